@@ -1,0 +1,53 @@
+"""Live analytics, pushed from Python applications to dashboards.
+
+`Hub` is what an application holds: it enters it, publishes to the channels it declared, and a transport
+(`analytics_hub.transports`) serves whoever subscribes. `docs/design.md` tells how it works inside.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .channels import Channel
+from .contracts import Handshake, anonymous
+from .exceptions import (
+    AuthenticationError,
+    ChannelLimitReached,
+    HubClosed,
+    HubError,
+    HubOverloaded,
+    InvalidChannel,
+    InvalidItem,
+    JournalError,
+    PermissionDenied,
+    TableFull,
+    UnknownChannel,
+)
+from .hub import Hub, HubStatistics, Receipt
+from .identity import Identity
+from .tuning import Tuning
+
+try:
+    __version__ = version("analytics-hub")
+except PackageNotFoundError:  # pragma: no cover - a checkout that was never installed
+    __version__ = "0"
+
+__all__ = [
+    "AuthenticationError",
+    "Channel",
+    "ChannelLimitReached",
+    "Handshake",
+    "Hub",
+    "HubClosed",
+    "HubError",
+    "HubOverloaded",
+    "HubStatistics",
+    "Identity",
+    "InvalidChannel",
+    "InvalidItem",
+    "JournalError",
+    "PermissionDenied",
+    "Receipt",
+    "TableFull",
+    "Tuning",
+    "UnknownChannel",
+    "anonymous",
+]

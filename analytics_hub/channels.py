@@ -1,0 +1,93 @@
+"""Channels as the application declares them, and the rule for their names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from .exceptions import InvalidChannel
+from .identity import Identity
+
+Mode = Literal["events", "table", "latest", "durable"]
+MODES: Final[tuple[str, ...]] = get_args(Mode)
+
+MAX_NAME_LENGTH: Final = 255
+_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,255}\Z")
+
+
+def check_name(name: object) -> str:
+    """Return `name` if it is a legal channel name, else raise `InvalidChannel` naming it."""
+    if isinstance(name, str) and _NAME.match(name):
+        return name
+    raise InvalidChannel(
+        f"channel name {shorten(name)} is not 1 to {MAX_NAME_LENGTH} characters of A-Z a-z 0-9 . _ : / -"
+    )
+
+
+def shorten(value: object, limit: int = 64) -> str:
+    """The `repr` of a peer's value, cut so that an error message cannot become a flood."""
+    text = repr(value[: limit + 1] if isinstance(value, str) else value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}...'"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether `name` is `pattern`, or a member of it where it ends in `*`."""
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One declared channel, or with a `name` that ends in `*` a pattern whose members appear at first use.
+
+    `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` are those
+    that may subscribe, None for everyone. `max_keys` bounds a `table`. `keep_items`, `keep_bytes` and `keep_seconds`
+    bound what is kept for `last`, `snapshot` and `since`: of `events` and `durable` channels in memory; None takes the
+    hub's `burst`. `keep_seconds` is also how long a pattern's member that nobody watches is remembered.
+    """
+
+    name: str
+    mode: Mode = "events"
+    key: str | None = None
+    type: str | None = None
+    roles: frozenset[str] | None = None
+    max_keys: int = 10_000
+    keep_items: int | None = None
+    keep_bytes: int | None = None
+    keep_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_name(self.name.removesuffix("*") or "*" if self.name != "*" else "a")
+        if self.mode not in MODES:
+            raise InvalidChannel(f"channel {self.name!r} has mode {self.mode!r}; the modes are {', '.join(MODES)}")
+        if self.key is not None and self.mode != "table":
+            raise InvalidChannel(f"channel {self.name!r} is keyed by {self.key!r}, which only a table can be")
+        if isinstance(self.roles, str):
+            raise InvalidChannel(f"roles of channel {self.name!r} must be a set of names, not the text {self.roles!r}")
+        if self.roles is not None:
+            object.__setattr__(self, "roles", frozenset(self.roles))
+        if self.type is not None:
+            check_type(self.type)
+        for field, least in (("max_keys", 1), ("keep_items", 1), ("keep_bytes", 1), ("keep_seconds", 0)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise InvalidChannel(f"{field} of channel {self.name!r} is {value!r}; at least {least} is right")
+
+    @property
+    def is_pattern(self) -> bool:
+        return self.name.endswith("*")
+
+    def admits(self, identity: Identity, name: str) -> bool:
+        """Whether `identity` may subscribe to `name`, this channel or a member of it."""
+        if self.roles is not None and not (self.roles & identity.roles):
+            return False
+        return identity.channels is None or any(matches(pattern, name) for pattern in identity.channels)
+
+
+def check_type(type_: object) -> str:
+    """Return `type_` if an item may have it, else raise `InvalidChannel`."""
+    if isinstance(type_, str) and type_ and not type_.startswith("$"):
+        return type_
+    raise InvalidChannel(f"type {shorten(type_)} must be a text that is not empty and does not start with $")

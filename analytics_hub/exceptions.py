@@ -1,0 +1,60 @@
+"""Every exception the package raises, under one base.
+
+A programming mistake raises in the caller's frame; a peer's mistake never raises out of the hub: it becomes an
+`$error` item or a close code (`docs/protocol.md`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+TokenFault = Literal["missing", "invalid", "expired"]
+
+
+class HubError(Exception):
+    """The base of everything below."""
+
+
+class InvalidChannel(HubError, ValueError):
+    """A channel declaration or a channel name breaks the rules of `docs/protocol.md` §3."""
+
+
+class UnknownChannel(HubError, LookupError):
+    """No declared channel or pattern has this name."""
+
+
+class ChannelLimitReached(HubError):
+    """A pattern already has as many members as it may have."""
+
+
+class InvalidItem(HubError, ValueError):
+    """The published data, type or key cannot become an item."""
+
+
+class TableFull(HubError):
+    """A `table` channel already holds `max_keys` keys."""
+
+
+class HubClosed(HubError, RuntimeError):
+    """The hub has not been entered yet, or has been shut down."""
+
+
+class HubOverloaded(HubError):
+    """The inbox for other threads is full: its items or bytes are not drained fast enough."""
+
+
+class JournalError(HubError):
+    """The journal of a durable channel did not accept or return items."""
+
+
+class AuthenticationError(HubError):
+    """There is no valid token. `fault` is all that a peer is ever told; `detail` is for the operator's counters."""
+
+    def __init__(self, fault: TokenFault, detail: str = "") -> None:
+        super().__init__(f"{fault} token")
+        self.fault: TokenFault = fault
+        self.detail = detail
+
+
+class PermissionDenied(HubError):
+    """The peer is known and may not come in (HTTP 403, close code 4403)."""

@@ -1,0 +1,21 @@
+"""Who a session belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What `authenticate` found out about a peer.
+
+    `expires` is Unix time in seconds, None for never. `channels`, when given, narrows what the roles allow to these
+    names and patterns (`user:*`). `token_id` is the `jti` claim, for revocation.
+    """
+
+    id: str
+    roles: frozenset[str] = frozenset()
+    expires: float | None = None
+    account: str | None = None
+    channels: tuple[str, ...] | None = None
+    token_id: str | None = None
