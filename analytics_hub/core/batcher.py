@@ -1,0 +1,155 @@
+"""What a cohort gets in one flush, when it may have the next, and what it has to lose.
+
+The short way serves cohorts that nothing holds back: every dirty reader gives all it has. The long way (`ration.py`)
+knows gaps, paced subscriptions, the rate, large tables in several writes, and the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter, itemgetter
+from typing import Final, NamedTuple
+
+from ..protocol import MAX_FRAME_BYTES, Timestamps
+from ..tuning import Tuning
+from .cohort import Cohort, Reader
+from .ration import Ration
+from .ring import Entry
+from .wire import Wire
+
+_by_order: Final = attrgetter("order")
+_by_place: Final = itemgetter(0)
+
+
+class Batch(NamedTuple):
+    """One write: `frame` for every member, and for cohorts of several slices what it holds of which reader."""
+
+    frame: bytes
+    taken: dict[Reader, int]
+
+
+class Batcher:
+    """Takes from a cohort's readers what may go now.
+
+    `behind` collects the readers that need the journal; the engine asks it and empties the list.
+    """
+
+    def __init__(self, tuning: Tuning, timestamps: Timestamps) -> None:
+        self.behind: list[Reader] = []
+        self._max_batch = tuning.max_batch
+        self._max_items = tuning.max_batch * tuning.max_frames if tuning.max_frames else None
+        self._buffer_items = tuning.buffer_items
+        self._buffer_bytes = tuning.buffer_bytes
+        self._interval = tuning.interval
+        self._timestamps = timestamps
+
+    def take(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
+        """Everything that is due, framed; positions and `not_before` are advanced. None if nothing may go."""
+        items: list[Entry] = []
+        dirty = cohort.dirty
+        for reader in dirty:
+            log = reader.log
+            if not reader.is_plain or reader.position < log.floor:
+                return self._ration(cohort, wire, now, wall)
+            items += log.after(reader.position)
+        count = len(items)
+        bucket = cohort.bucket
+        if count > self._max_batch or not count or bucket.available(now) < count:
+            return self._ration(cohort, wire, now, wall)
+        if len(dirty) > 1:
+            items.sort(key=_by_order)
+        frame = wire.frame([entry.data for entry in items])
+        if len(frame) > MAX_FRAME_BYTES:
+            return self._ration(cohort, wire, now, wall)
+
+        bucket.spend(count)
+        taken: dict[Reader, int] = {}
+        needs_counts = len(cohort.slices) > 1
+        for reader in dirty:
+            log = reader.log
+            log.idle[reader] = None
+            if needs_counts:
+                taken[reader] = log.pending(reader.position, False)
+            if log.conflates:
+                reader.take_live()
+            else:
+                reader.position = log.head
+        cohort.dirty = []
+        cohort.held_by = "rate"
+        cohort.not_before = now + self._interval
+        return Batch(frame, taken)
+
+    def _ration(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
+        due = [reader for reader in cohort.dirty if reader.next_at <= now]
+        ration = Ration(cohort, now, self._max_items, self._timestamps.format(wall))
+        ration.fill(due)
+        bucket = cohort.bucket
+        bucket.spend(ration.spent)
+        cohort.held_by = "rate"
+        if ration.items:
+            cohort.not_before = now + self._interval
+        if ration.is_short_of_tokens:
+            self.trim(due)
+            if not any(reader.carry for reader in due):
+                cohort.not_before = max(cohort.not_before, bucket.when(now))
+        for reader in due:
+            if reader.every and reader in ration.taken:
+                reader.next_at = now + reader.every
+            reader.update_plain()
+        self.behind += ration.behind
+        self._sort_out(cohort, ration.behind)
+        if not ration.items:
+            return None
+        return Batch(self._frames(wire, ration.items), ration.taken)
+
+    @staticmethod
+    def _sort_out(cohort: Cohort, behind: Sequence[Reader]) -> None:
+        """Keep as dirty what has more to give; what waits for the journal is neither dirty nor idle."""
+        still = []
+        for reader in cohort.dirty:
+            if reader in behind:
+                continue
+            if reader.has_more:
+                still.append(reader)
+            else:
+                reader.log.idle[reader] = None
+        cohort.dirty = still
+
+    def _frames(self, wire: Wire, items: list[bytes]) -> bytes:
+        size = self._max_batch
+        if len(items) <= size:
+            return wire.frame(items)
+        return b"".join([wire.frame(items[at : at + size]) for at in range(0, len(items), size)])
+
+    @staticmethod
+    def next_turn(cohort: Cohort) -> float:
+        """When the dirty readers of `cohort` may be flushed."""
+        return max(cohort.not_before, min([reader.next_at for reader in cohort.dirty]))
+
+    def trim(self, readers: Sequence[Reader]) -> None:
+        """Drop what a session that is held back may not wait for: `events` beyond the newest `buffer`, oldest first.
+
+        The room is the session's, over all its channels; the other modes have theirs and lose nothing here.
+        """
+        events = [reader for reader in readers if reader.log.channel.mode == "events"]
+        waiting = 0
+        kept: list[tuple[int, int, Reader]] = []
+        for reader in events:
+            reader.settle()
+            log = reader.log
+            waiting += log.head - reader.position
+            newest = log.after(max(reader.position, log.head - self._buffer_items))
+            kept += [(entry.order, len(entry.data), reader) for entry in newest]
+        kept.sort(key=_by_place, reverse=True)
+        room = self._buffer_bytes
+        stay = dict.fromkeys(events, 0)
+        for _, size, reader in kept[: self._buffer_items]:
+            room -= size
+            if room < 0:
+                break
+            stay[reader] += 1
+        if sum(stay.values()) < waiting:
+            for reader, number in stay.items():
+                excess = reader.log.head - reader.position - number
+                if excess:
+                    reader.drop(excess)

@@ -1,0 +1,223 @@
+"""Which cohort a session is in: coming, falling behind, catching up, going.
+
+A cohort is defined by its layout, positions and tokens. Members that are held back together stay together; one that
+has caught up rejoins the home of its layout as soon as that would let it exceed neither its rate nor its pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from .batcher import Batcher
+from .bucket import TokenBucket
+from .cohort import Cohort, Reader
+from .log import ChannelLog
+from .registry import Layout, SubscriptionRegistry
+from .schedule import Schedule
+from .session import Session
+
+STALLED_BEAT: Final = 0.1
+"""Seconds between two looks at what a stalled cohort may keep. Trimming sooner would save no memory, the log has it."""
+
+_ROUNDING: Final = 1e-6
+
+
+class Standing:
+    """What a session takes along when it leaves a cohort."""
+
+    __slots__ = ("bucket", "held_by", "is_stalled", "not_before", "readers")
+
+    def __init__(self, readers: dict[str, Reader], bucket: TokenBucket) -> None:
+        self.readers = readers
+        self.bucket = bucket
+        self.not_before = 0.0
+        self.held_by = "rate"
+        self.is_stalled = False
+
+
+class Placement:
+    """Moves sessions between cohorts and tells the schedule when layouts want a turn.
+
+    `owe` is called with a session and the frame it is still owed by a flush under way: the engine writes it first.
+    """
+
+    def __init__(
+        self,
+        registry: SubscriptionRegistry,
+        batcher: Batcher,
+        rate: float | None,
+        owe: Callable[[Session, bytes], None],
+    ) -> None:
+        self._registry = registry
+        self._batcher = batcher
+        self._rate = rate
+        self._owe = owe
+        self.turns: Schedule[Layout] = Schedule()
+        self.dirty_logs: list[ChannelLog] = []
+
+    # --- coming and going
+
+    def detach(self, session: Session, now: float) -> Standing:
+        """Take a session out of its cohort with all it has; a frame it is owed is written first."""
+        cohort = session.cohort
+        if cohort is None:
+            return Standing({}, TokenBucket(self._rate, now))
+        self.settle(session)
+        if cohort.size == 1:
+            standing = Standing(cohort.readers, cohort.bucket)
+        else:
+            standing = Standing({name: r.copy() for name, r in cohort.readers.items()}, cohort.bucket.copy())
+        standing.not_before = cohort.not_before
+        standing.held_by = cohort.held_by
+        standing.is_stalled = cohort.is_stalled
+        self.remove(session)
+        return standing
+
+    def remove(self, session: Session) -> None:
+        """Take a session out of its cohort, and the cohort away with its last member."""
+        cohort = session.cohort
+        if cohort is None:
+            return
+        session.last_write = max(session.last_write, cohort.last_write)
+        cohort.remove(session)
+        if not cohort.size:
+            cohort.unwatch()
+            self._registry.leave(cohort)
+
+    def settle(self, session: Session) -> None:
+        """Write to a session what a flush under way still owes it, before anything else goes to it."""
+        cohort = session.cohort
+        if cohort is not None and cohort.owes(session):
+            self._owe(session, cohort.settle(session))
+
+    def attach(self, session: Session, standing: Standing, now: float) -> None:
+        """Put a session where it now belongs. Without a subscription that is nowhere."""
+        if not standing.readers:
+            return
+        layout = self._registry.layout(
+            session.wire, [(name, subscription.max_hz) for name, subscription in session.subscriptions.items()]
+        )
+        cohort = Cohort(layout, standing.readers, standing.bucket)
+        cohort.not_before = standing.not_before
+        cohort.held_by = standing.held_by
+        cohort.is_stalled = standing.is_stalled
+        layout.cohorts[cohort] = None
+        cohort.add(session)
+        cohort.watch()
+        if cohort.dirty:
+            self.wants(cohort, now)
+        elif layout.home is None:
+            layout.home = cohort
+        else:
+            self._join(cohort, layout.home, now)
+
+    # --- falling behind and catching up
+
+    def stall(self, session: Session, now: float) -> None:
+        """Give a session that takes nothing more positions of its own, just after the frame it took."""
+        cohort = session.cohort
+        if cohort is None or cohort.is_stalled:
+            return
+        self.settle(session)
+        stray = cohort.stray
+        if stray is not None and stray.size and stray.is_stalled and stray.last_write == cohort.last_write:
+            self.remove(session)
+            stray.add(session)
+            return
+        origin = cohort if cohort.size > 1 else None
+        standing = self.detach(session, now)
+        standing.is_stalled = True
+        standing.held_by = "buffer"
+        last_write = cohort.last_write
+        self.attach(session, standing, now)
+        placed = session.cohort
+        assert placed is not None
+        placed.last_write = last_write
+        if origin is not None:
+            origin.stray = placed
+
+    def resume(self, session: Session, now: float) -> None:
+        """Let a stalled session read on from its own positions."""
+        cohort = session.cohort
+        if cohort is None or not cohort.is_stalled:
+            return
+        standing = self.detach(session, now)
+        standing.is_stalled = False
+        self.attach(session, standing, now)
+
+    def trim(self, cohort: Cohort, now: float) -> None:
+        """The turn of a stalled cohort: it loses what it may not wait for, and looks again when more has come."""
+        self._batcher.trim(list(cohort.readers.values()))
+        cohort.held_by = "buffer"
+        cohort.not_before = now + STALLED_BEAT
+        cohort.last_write = -1.0  # nobody joins any more who stalled in the same flush
+        for reader in cohort.dirty:
+            reader.log.idle[reader] = None
+        cohort.dirty = []
+
+    def merge(self, layout: Layout, now: float) -> None:
+        """Bring together the cohorts of a layout that are in step. O(its cohorts x their subscriptions)."""
+        if len(layout.cohorts) < 2:
+            return
+        in_step = [cohort for cohort in layout.cohorts if cohort.is_in_step]
+        if not in_step:
+            return
+        home = layout.home = max(in_step, key=lambda cohort: cohort.size)
+        for cohort in in_step:
+            if cohort is not home:
+                self._join(cohort, home, now)
+
+    def _join(self, cohort: Cohort, home: Cohort, now: float) -> None:
+        if not (cohort.is_in_step and home.is_in_step and self._may_join(cohort, home, now)):
+            return
+        for session in list(cohort.members()):
+            for name, subscription in session.subscriptions.items():
+                subscription.move(cohort.readers[name], home.readers[name])
+            session.last_write = max(session.last_write, cohort.last_write)
+            cohort.remove(session)
+            home.add(session)
+        cohort.unwatch()
+        self._registry.leave(cohort)
+
+    @staticmethod
+    def _may_join(cohort: Cohort, home: Cohort, now: float) -> bool:
+        """Whether the members of `cohort` could do at `home` nothing that they could not do here."""
+        return (
+            cohort.bucket.available(now) + _ROUNDING >= home.bucket.available(now)
+            and cohort.not_before <= max(now, home.not_before)
+            and all(reader.next_at <= max(now, home.readers[name].next_at) for name, reader in cohort.readers.items())
+        )
+
+    # --- turns
+
+    def mark(self, log: ChannelLog) -> None:
+        """Remember that a log has entries that its idle readers have not been told of. O(1)."""
+        if log.idle and not log.is_dirty:
+            log.is_dirty = True
+            self.dirty_logs.append(log)
+
+    def propagate(self, now: float) -> None:
+        """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
+        logs, self.dirty_logs = self.dirty_logs, []
+        for log in logs:
+            log.is_dirty = False
+            readers, log.idle = log.idle, {}
+            for reader in readers:
+                cohort = reader.cohort
+                assert cohort is not None
+                cohort.dirty.append(reader)
+                wake_at = cohort.layout.wake_at
+                if wake_at is None or (wake_at > now and wake_at > cohort.not_before):
+                    self.wants(cohort, now)
+
+    def wants(self, cohort: Cohort, now: float) -> None:
+        """Let the layout of a dirty cohort have a turn as early as the cohort may be flushed."""
+        layout = cohort.layout
+        at = self._batcher.next_turn(cohort)
+        if at <= now:
+            at = now
+        elif len(layout.cohorts) > 1 and not cohort.is_stalled:
+            at = max(at, layout.not_before)
+        if layout.wake_at is None or at < layout.wake_at:
+            self.turns.at(layout, at)

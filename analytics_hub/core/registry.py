@@ -1,0 +1,140 @@
+"""Which channels there are, and which sessions want the same of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ..channels import Channel, check_name
+from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
+from ..tuning import Tuning
+from .cohort import Cohort
+from .log import ChannelLog, DurableLog, EventLog, KeyedLog
+from .wire import Wire
+
+LayoutKey = tuple[str, tuple[tuple[str, float | None], ...]]
+
+
+class Layout:
+    """What a dashboard shows: a wire and a set of subscriptions. Its cohorts take their turns together.
+
+    `not_before` is the interval after the last turn in which one of them was written: a cohort that keeps a beat of its
+    own waits for it once, and by that falls into step and can be joined.
+    """
+
+    __slots__ = ("cohorts", "home", "key", "not_before", "wake_at", "wire")
+
+    def __init__(self, key: LayoutKey, wire: Wire) -> None:
+        self.key = key
+        self.wire = wire
+        self.cohorts: dict[Cohort, None] = {}
+        self.home: Cohort | None = None  # the one that the others rejoin
+        self.not_before = 0.0
+        self.wake_at: float | None = None
+
+
+class SubscriptionRegistry:
+    """The declared channels, their logs, and the layouts in use.
+
+    Every name that is asked for is either a declared channel or a member of a pattern. Members appear at first use,
+    at most `max_members` a pattern, and go when nobody watches them and nothing is kept.
+    """
+
+    def __init__(self, channels: Iterable[Channel], tuning: Tuning, nonce: str) -> None:
+        self._tuning: Final = tuning
+        self._nonce: Final = nonce
+        self._lives = 0
+        self._patterns: list[Channel] = []
+        self._members: dict[str, int] = {}
+        self.logs: dict[str, ChannelLog] = {}
+        self.layouts: dict[LayoutKey, Layout] = {}
+        declared: set[str] = set()
+        for channel in channels:
+            if channel.name in declared:
+                raise InvalidChannel(f"channel {channel.name!r} is declared twice")
+            declared.add(channel.name)
+            if channel.is_pattern:
+                if channel.mode == "durable":
+                    raise InvalidChannel(f"pattern {channel.name!r} is durable; durable channels are declared by name")
+                self._patterns.append(channel)
+                self._members[channel.name] = 0
+            else:
+                self._open(channel, channel.name)
+        # The longest pattern that matches wins, so that `user:admin:*` may differ from `user:*`.
+        self._patterns.sort(key=lambda pattern: len(pattern.name), reverse=True)
+
+    def new_epoch(self) -> str:
+        """An epoch that no other life of a channel in this or another process has."""
+        self._lives += 1
+        return f"{self._nonce}.{self._lives}"
+
+    def _open(self, channel: Channel, name: str) -> ChannelLog:
+        log: ChannelLog
+        if channel.mode == "events":
+            log = EventLog(channel, name, self.new_epoch(), self._tuning)
+        elif channel.mode == "durable":
+            log = DurableLog(channel, name, self.new_epoch(), self._tuning)
+        else:
+            log = KeyedLog(channel, name, self.new_epoch())
+        self.logs[name] = log
+        return log
+
+    def restore(self, name: str, epoch: str, kept: int, head: int) -> None:
+        """Let a durable channel go on where its journal stands. Before anybody reads or publishes."""
+        log = self.logs[name]
+        restored = DurableLog(log.channel, name, epoch, self._tuning, head, kept)
+        self.logs[name] = restored
+
+    def declaration(self, name: str) -> Channel:
+        """The declaration that `name` falls under; raises `InvalidChannel` or `UnknownChannel`. Any thread may ask."""
+        log = self.logs.get(name)
+        if log is not None:
+            return log.channel
+        check_name(name)
+        for pattern in self._patterns:
+            if name.startswith(pattern.name[:-1]) and len(name) >= len(pattern.name):
+                return pattern
+        declared = ", ".join(sorted(self.logs)[:8] + [pattern.name for pattern in self._patterns[:8]])
+        raise UnknownChannel(f"channel {name!r} is not declared; the hub has {declared or 'none'}")
+
+    def resolve(self, name: str) -> ChannelLog:
+        """The log of `name`; a member of a pattern appears. Raises what `declaration` does, or
+        `ChannelLimitReached`."""
+        log = self.logs.get(name)
+        if log is not None:
+            return log
+        pattern = self.declaration(name)
+        if self._members[pattern.name] >= self._tuning.max_members:
+            raise ChannelLimitReached(
+                f"channel {name!r} would be one more than the {self._tuning.max_members} members that pattern "
+                f"{pattern.name!r} may have"
+            )
+        self._members[pattern.name] += 1
+        return self._open(pattern, name)
+
+    def forget(self, log: ChannelLog) -> None:
+        """Let a member of a pattern go; if it comes back it has a new epoch."""
+        del self.logs[log.name]
+        self._members[log.channel.name] -= 1
+
+    def members(self, pattern: str) -> Iterator[ChannelLog]:
+        """The members of a pattern there are now."""
+        return (log for log in list(self.logs.values()) if log.is_member and log.channel.name == pattern)
+
+    def layout(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> Layout:
+        """The layout of these subscriptions; O(subscriptions)."""
+        key = (wire.name, tuple(sorted(subscriptions, key=lambda pair: pair[0])))
+        layout = self.layouts.get(key)
+        if layout is None:
+            layout = self.layouts[key] = Layout(key, wire)
+        return layout
+
+    def leave(self, cohort: Cohort) -> None:
+        """Take an empty cohort out of its layout, and the layout away with its last cohort."""
+        layout = cohort.layout
+        del layout.cohorts[cohort]
+        if layout.home is cohort:
+            layout.home = None
+        if not layout.cohorts:
+            layout.wake_at = None
+            self.layouts.pop(layout.key, None)

@@ -1,0 +1,101 @@
+"""One client's state: who it is, what it subscribed to, and the commands that wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from ..identity import Identity
+from ..protocol import CommandId, Parsed
+from .bucket import TokenBucket
+from .ledger import Ledger, Subscription
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from .cohort import Cohort, Slice
+
+
+class SessionState(Enum):
+    """A session begins NEW without an identity or OPEN with one; it becomes OPEN by a token and ends CLOSED."""
+
+    NEW = "new"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Session:
+    """What the engine knows of one client. `peer` is the driver's: whatever it wants to find again.
+
+    `lane` holds control items on their way; they never wait behind data, only for a stalled client. While
+    `is_waiting` for an answer from outside, `commands` queue in order.
+    """
+
+    __slots__ = (
+        "bucket",
+        "cohort",
+        "commands",
+        "commands_bytes",
+        "expiry_warned",
+        "final",
+        "id",
+        "identity",
+        "is_paused",
+        "is_pinging",
+        "is_waiting",
+        "lane",
+        "lane_bytes",
+        "last_heard",
+        "last_write",
+        "malformed",
+        "peer",
+        "pending_id",
+        "refused",
+        "slice",
+        "stalled_since",
+        "started",
+        "state",
+        "subscriptions",
+        "wake_at",
+        "wire",
+    )
+
+    def __init__(self, id: str, wire: Wire, identity: Identity | None, bucket: TokenBucket, now: float) -> None:
+        self.id = id
+        self.wire = wire
+        self.identity = identity
+        self.state = SessionState.NEW
+        self.peer: Any = None
+        self.subscriptions: dict[str, Subscription] = {}
+        self.final: dict[str, Ledger] = {}
+        self.cohort: Cohort | None = None
+        self.slice: Slice | None = None
+        self.lane: list[bytes] = []
+        self.lane_bytes = 0
+        self.bucket = bucket
+        self.commands: deque[tuple[Parsed, int]] = deque()
+        self.commands_bytes = 0
+        self.is_waiting = False
+        self.pending_id: CommandId = None  # of the command that waits
+        self.is_paused = False
+        self.is_pinging = False
+        self.malformed = 0
+        self.refused = 0
+        self.started = now
+        self.last_heard = now
+        self.last_write = now
+        self.stalled_since: float | None = None
+        self.expiry_warned: float | None = None
+        self.wake_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is SessionState.OPEN
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state is SessionState.CLOSED
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.stalled_since is not None
