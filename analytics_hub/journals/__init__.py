@@ -1,0 +1,1 @@
+"""Where durable channels keep their items."""

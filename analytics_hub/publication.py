@@ -1,0 +1,83 @@
+"""What an application hands to `publish`, made ready in its own frame: errors raise there, later changes do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from .channels import MAX_NAME_LENGTH, Channel, check_type, shorten
+from .exceptions import InvalidChannel, InvalidItem
+from .protocol import encode
+
+_NO_TAG: Final = ""
+_tags: dict[type, str] = {}
+_attributes: dict[tuple[type, str], str] = {}
+
+
+def encode_data(data: object) -> bytes:
+    """`data` as JSON: whatever msgspec encodes, `msgspec.Raw` for JSON that is encoded already."""
+    try:
+        return encode(data)
+    except RecursionError:
+        raise InvalidItem(f"data of type {type(data).__name__} is nested too deeply or contains itself") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidItem(f"data of type {type(data).__name__} cannot be encoded as JSON: {error}") from error
+
+
+def find_type(channel: Channel, data: object, given: str | None) -> str | None:
+    """The type of an item: the one given, the channel's, or the struct's tag; None leaves it to the channel's name."""
+    if given is not None:
+        try:
+            return check_type(given)
+        except InvalidChannel as error:
+            raise InvalidItem(str(error)) from None
+    if channel.type is not None:
+        return None
+    cls = data.__class__
+    tag = _tags.get(cls)
+    if tag is None:
+        tag = _tags[cls] = _tag_of(cls)
+    return tag or None
+
+
+def _tag_of(cls: type) -> str:
+    config = getattr(cls, "__struct_config__", None)
+    tag = getattr(config, "tag", None)
+    return tag if isinstance(tag, str) and not tag.startswith("$") else _NO_TAG
+
+
+def find_key(channel: Channel, data: object, given: str | None) -> str | None:
+    """The key of an item: the one given, or the field that the channel names."""
+    if given is not None:
+        return check_key(given)
+    if channel.key is None:
+        return None
+    try:
+        value = data[channel.key] if isinstance(data, Mapping) else getattr(data, _attribute(data, channel.key))
+    except (KeyError, AttributeError):
+        raise InvalidItem(
+            f"data for channel {channel.name!r} has no field {channel.key!r} to take its key from"
+        ) from None
+    return check_key(value)
+
+
+def check_key(key: object) -> str:
+    """Return `key` if an item may have it, else raise `InvalidItem`."""
+    if isinstance(key, str) and 0 < len(key) <= MAX_NAME_LENGTH:
+        return key
+    raise InvalidItem(f"key {shorten(key)} must be a text of 1 to {MAX_NAME_LENGTH} characters")
+
+
+def _attribute(data: object, field: str) -> str:
+    """The attribute behind a field's name on the wire: a struct may rename `lp_name` to `lpName`."""
+    cls = data.__class__
+    found = _attributes.get((cls, field))
+    if found is None:
+        found = field
+        if isinstance(data, msgspec.Struct):
+            names = {info.encode_name: info.name for info in msgspec.structs.fields(data)}
+            found = names.get(field, field)
+        _attributes[cls, field] = found
+    return found

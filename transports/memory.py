@@ -1,0 +1,182 @@
+"""The in-process subscriber, which is also the test double of a network client.
+
+It speaks the whole protocol, commands and control items included, but for bytes on a wire.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import anyio
+import msgspec
+
+from ..contracts import Handshake
+from ..core.session import Session
+from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
+from ..hub import Hub
+from ..identity import Identity
+from ..protocol import Parsed, encode, parse_json
+
+Item = dict[str, Any]
+Batch = list[Item]
+
+ROOM: Final = 16
+"""Writes that may wait for the subscriber before the hub is told to hold back; each is up to 256 KiB."""
+
+
+class _Lines:
+    """Frames as lines, so that several in one write can be told apart."""
+
+    name = "memory.json"
+
+    def frame(self, items: Sequence[bytes]) -> bytes:
+        return b"[" + b",".join(items) + b"]\n"
+
+    def parse(self, data: str | bytes) -> list[Parsed]:
+        return parse_json(data)
+
+
+WIRE: Final = _Lines()
+_decode: Final = msgspec.json.Decoder(Batch).decode
+
+
+class MemoryClient:
+    """One client in this process. An async iterator of batches, data and control items in the order of the wire.
+
+    It ends when the session does; `close_code` and `close_reason` then say why. Heartbeats are left out.
+    """
+
+    def __init__(self, hub: Hub, room: int = ROOM) -> None:
+        self._hub = hub
+        self._room = room
+        self._writes: deque[bytes] = deque()
+        self._batches: deque[Batch] = deque()
+        self._news = anyio.Event()
+        self._is_full = False
+        self.session: Session | None = None
+        self.is_reading_paused = False
+        self.close_code: int | None = None
+        self.close_reason: str | None = None
+
+    # --- as a transport
+
+    def write(self, frame: bytes) -> bool:
+        if self.close_code is not None:
+            return True
+        self._writes.append(frame)
+        self._news.set()
+        self._is_full = len(self._writes) >= self._room
+        return not self._is_full
+
+    def close(self, code: int, reason: str) -> None:
+        self.close_code = code
+        self.close_reason = reason
+        self._news.set()
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+
+    # --- as a client
+
+    def send(self, command: Mapping[str, Any] | str | bytes) -> None:
+        """Send one command, or raw text or bytes as a peer might."""
+        assert self.session is not None
+        data = command if isinstance(command, (str, bytes)) else encode(dict(command)).decode()
+        self._hub.receive_data(self.session, data)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        while not self._batches:
+            if self._writes:
+                self._unpack(self._writes.popleft())
+            elif self.close_code is not None:
+                raise StopAsyncIteration
+            else:
+                await self._wait()
+        return self._batches.popleft()
+
+    def _unpack(self, write: bytes) -> None:
+        self._batches.extend(batch for line in write.splitlines() if (batch := _decode(line)))
+        if self._is_full and not self._writes and self.session is not None:
+            self._is_full = False
+            self._hub.resumed(self.session)
+
+    async def _wait(self) -> None:
+        if self._news.is_set():
+            self._news = anyio.Event()
+        await self._news.wait()
+
+    def leave(self) -> None:
+        """Go without a word, as a peer that vanishes."""
+        if self.session is not None:
+            self._hub.disconnect(self.session)
+        if self.close_code is None:
+            self.close(1000, "left")
+
+
+@asynccontextmanager
+async def connect(
+    hub: Hub, *, identity: Identity | None = None, token: str | None = None, room: int = ROOM
+) -> AsyncIterator[MemoryClient]:
+    """A client without subscriptions. Without `identity` the hub's `authenticate` decides, as over a network."""
+    handshake = Handshake(token=token, transport="memory")
+    if identity is None:
+        identity = await hub.admit(handshake)
+    client = MemoryClient(hub, room)
+    client.session = hub.connect(client, WIRE, identity, handshake)
+    try:
+        yield client
+    finally:
+        client.leave()
+
+
+@asynccontextmanager
+async def subscribe(
+    hub: Hub,
+    *channels: str | Mapping[str, Any],
+    identity: Identity | None = None,
+    token: str | None = None,
+    room: int = ROOM,
+) -> AsyncIterator[MemoryClient]:
+    """Subscribe within this process: `async with subscribe(hub, "alerts") as batches: async for batch in batches: ...`
+
+    `channels` are names, or mappings with the options of the protocol (`{"channel": "alerts", "last": 5}`). Raises
+    `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if one of them is refused.
+    """
+    async with connect(hub, identity=identity, token=token, room=room) as client:
+        client.send({"action": "subscribe", "channels": list(channels)})
+        async for batch in client:
+            if _is_answered(client, batch):
+                break
+        else:
+            raise PermissionDenied(f"{client.close_reason} ({client.close_code})")
+        yield client
+
+
+def _is_answered(client: MemoryClient, batch: Batch) -> bool:
+    for place, item in enumerate(batch):
+        if item["type"] == "$error":
+            raise HubError(item["message"])
+        if item["type"] == "$subscribed":
+            for answer in item["channels"]:
+                if not answer["ok"]:
+                    raise _REFUSALS.get(answer["code"], HubError)(answer["message"])
+            if batch[place + 1 :]:
+                client._batches.appendleft(batch[place + 1 :])
+            return True
+    return False
+
+
+_REFUSALS: Final[dict[str, type[HubError]]] = {
+    "unknown-channel": UnknownChannel,
+    "forbidden": PermissionDenied,
+    "bad-request": InvalidChannel,
+}
