@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 _ROUNDING: Final = 1e-9  # sums of floats: a bucket that is full but for this is full
@@ -24,7 +25,7 @@ class TokenBucket:
     def available(self, now: float) -> float:
         """The tokens there are at `now`, which may be a debt. Time that goes backwards refills nothing."""
         if self.rate is None:
-            return self.capacity
+            return inf
         if now > self._at:
             self._tokens = min(self.capacity, self._tokens + (now - self._at) * self.rate)
             self._at = now

@@ -39,7 +39,7 @@ class Ration:
         self.spent = 0
         self.is_short_of_tokens = False
         self._held_by = cohort.held_by
-        self._tokens = cohort.bucket.available(now) if cohort.bucket.rate is not None else float("inf")
+        self._tokens = cohort.bucket.available(now)
         self._max_items = max_items
         self._count = 0
         self._room = MAX_FRAME_BYTES
