@@ -6,6 +6,7 @@ knows gaps, paced subscriptions, the rate, large tables in several writes, and t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 from ..protocol import MAX_FRAME_BYTES, Timestamps
 from ..tuning import Tuning
 from .cohort import Cohort, Reader
+from .following import unfollow
 from .ration import Ration
 from .ring import Entry
 from .wire import Wire
@@ -45,6 +47,12 @@ class Batcher:
 
     def take(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
         """Everything that is due, framed; positions and `not_before` are advanced. None if nothing may go."""
+        inbox = cohort.inbox
+        if inbox is not None:
+            batch = self._take_inbox(cohort, inbox, wire, now)
+            if batch is not None:
+                return batch
+            unfollow(cohort)
         items: list[Entry] = []
         dirty = cohort.dirty
         for reader in dirty:
@@ -77,6 +85,22 @@ class Batcher:
         cohort.dirty = []
         cohort.held_by = "rate"
         cohort.not_before = now + self._interval
+        return Batch(frame, taken)
+
+    def _take_inbox(self, cohort: Cohort, inbox: list[Entry], wire: Wire, now: float) -> Batch | None:
+        """All that a follower was handed; None if it must not go at once."""
+        count = len(inbox)
+        if cohort.bucket.available(now) < count or (self._max_items is not None and count > self._max_items):
+            return None
+        items = [entry.data for entry in inbox]
+        frame = wire.frame(items) if count <= self._max_batch else self._frames(wire, items)
+        if len(frame) > MAX_FRAME_BYTES:
+            return None
+        cohort.bucket.spend(count)
+        cohort.held_by = "rate"
+        cohort.not_before = now + self._interval
+        taken = Counter([cohort.readers[entry.channel] for entry in inbox]) if len(cohort.slices) > 1 else {}
+        inbox.clear()
         return Batch(frame, taken)
 
     def _ration(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
@@ -124,6 +148,8 @@ class Batcher:
     @staticmethod
     def next_turn(cohort: Cohort) -> float:
         """When the dirty readers of `cohort` may be flushed."""
+        if not cohort.dirty:
+            return cohort.not_before
         return max(cohort.not_before, min([reader.next_at for reader in cohort.dirty]))
 
     def trim(self, readers: Sequence[Reader]) -> None:

@@ -136,6 +136,7 @@ class Cohort:
         "dirty",
         "frame",
         "held_by",
+        "inbox",
         "is_stalled",
         "last_write",
         "layout",
@@ -155,6 +156,7 @@ class Cohort:
             reader.cohort = self
         self.bucket = bucket
         self.dirty: list[Reader] = []
+        self.inbox: list[Entry] | None = None  # of a follower: what it was handed and has not written yet
         self.slices: list[Slice] = []
         self.size = 0
         self.not_before = 0.0
@@ -207,9 +209,16 @@ class Cohort:
     @property
     def is_in_step(self) -> bool:
         """Nothing to come, nothing under way: every reader is at its head. O(subscriptions)."""
-        if self.dirty or self.is_stalled or self.owed:
+        if self.has_work or self.is_stalled or self.owed:
             return False
+        if self.inbox is not None:
+            return all(reader.log.told == reader.log.head for reader in self.readers.values())
         return not any(reader.has_more or reader.gap for reader in self.readers.values())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to look at in the next turn."""
+        return bool(self.dirty or self.inbox)
 
     def watch(self) -> None:
         """Sort the readers into those with something to come and those that wait for their log's next entry."""
@@ -224,5 +233,7 @@ class Cohort:
     def unwatch(self) -> None:
         for reader in self.readers.values():
             reader.log.idle.pop(reader, None)
+            reader.log.followers.pop(self, None)
             reader.cohort = None
         self.dirty = []
+        self.inbox = None

@@ -75,7 +75,7 @@ class JournalDesk:
         log = self._log(name)
         for item in self._writing.pop(log):
             order += 1
-            log.append(Entry(order, log.head + 1, item))
+            log.append(Entry(order, log.head + 1, item, name))
         log.batch = []
         log.kept = kept
         log.published_at = now
@@ -110,7 +110,7 @@ class JournalDesk:
             log.reading[after] = readers
             self.retries.at(_Retry(log, after), now + RETRY)
             return
-        entries = entries_of(items)
+        entries = entries_of(name, items)
         first = entries[0].seq if entries else log.floor + 1
         for reader in readers:
             cohort = reader.cohort

@@ -23,6 +23,7 @@ from .cohort import Cohort
 from .dialogue import Dialogue, Outside, Refusal
 from .durable import JournalDesk
 from .events import Close, Event
+from .following import follow, unfollow, waiting
 from .ledger import Ledger
 from .log import ChannelLog, Draft, DurableLog, KeyedLog
 from .placement import Placement
@@ -34,6 +35,10 @@ from .statistics import EngineStatistics, observe
 from .wire import Wire
 
 _GRAIN: Final = 4  # deadlines of sessions are rounded up to a quarter of a second, to share their places in the heap
+
+
+_BUSY: Final = 1.5
+"""A cohort that is written again within so many intervals is busy enough to follow its logs."""
 
 
 class Delivery(NamedTuple):
@@ -132,19 +137,21 @@ class Engine:
         self._journal.handle_timer(now)
 
     def _take_turn(self, layout: Layout, now: float) -> None:
-        waiting = []
-        for cohort in layout.cohorts:
-            if not cohort.dirty:
+        later = []
+        for cohort in list(layout.cohorts):
+            if cohort.inbox is not None and not cohort.inbox:
+                unfollow(cohort)
+            if not cohort.has_work:
                 continue
             if self._batcher.next_turn(cohort) > now:
-                waiting.append(cohort)
+                later.append(cohort)
             elif cohort.is_stalled:
                 self._placement.trim(cohort, now)
             else:
                 self._due.append(cohort)
         if len(layout.cohorts) > 1:
             self._crowded[layout] = None
-        for cohort in waiting:
+        for cohort in later:
             self._placement.wants(cohort, now)
 
     # --- publishing
@@ -181,9 +188,12 @@ class Engine:
         if len(item) > self.tuning.max_item_bytes:
             self._check_size(log.name, len(item))
         self._order = order = self._order + 1
-        log.append(Entry(order, seq, item, key, deleted))
+        log.append(Entry(order, seq, item, channel, key, deleted))
         log.published_at = now
-        if log.idle and not log.is_dirty:
+        if log.idle:
+            if not log.is_dirty:
+                self._placement.mark(log)
+        elif log.followers and not log.is_fresh:
             self._placement.mark(log)
         return log.epoch, seq
 
@@ -326,7 +336,7 @@ class Engine:
         if self.has_output or self._placement.dirty_logs or self._journal.is_busy:
             return False
         return not any(
-            cohort.dirty and not cohort.is_stalled
+            cohort.has_work and not cohort.is_stalled
             for layout in self.registry.layouts.values()
             for cohort in layout.cohorts
         )
@@ -460,19 +470,27 @@ class Engine:
     def _flush(self, cohort: Cohort) -> Delivery | None:
         """Take what is due to a cohort; returns the write for its first slice."""
         layout = cohort.layout
-        if not cohort.size or cohort.is_stalled or not cohort.dirty:
+        if not cohort.size or cohort.is_stalled or not cohort.has_work:
             return None
         now = self._now
+        if cohort.not_before > now:
+            self._placement.wants(cohort, now)
+            return None
         batch = self._batcher.take(cohort, layout.wire, now, now + self._wall_offset)
         if self._batcher.behind:
             self._journal.ask(self._batcher.behind)
             self._batcher.behind = []
-        if cohort.dirty:
-            self._placement.wants(cohort, now)
         if batch is None:
+            if cohort.dirty:
+                self._placement.wants(cohort, now)
             return None
         layout.not_before = cohort.not_before
+        is_busy = now - cohort.last_write < _BUSY * self.tuning.interval
         cohort.last_write = now
+        if cohort.inbox is None and not cohort.dirty and is_busy:
+            follow(cohort)
+        if cohort.dirty or cohort.inbox is not None:
+            self._placement.wants(cohort, now)
         cohort.stray = None
         slices = cohort.slices
         if len(slices) > 1:
@@ -523,9 +541,11 @@ class Engine:
         cohort = session.cohort
         if cohort is None:
             return {}
-        owes = cohort.owes(session)
+        owed = waiting(cohort)
+        if cohort.owes(session):
+            owed.update({reader.log.name: count for reader, count in cohort.taken.items()})
         return {
-            name: subscription.ledger(reader, cohort.taken.get(reader, 0) if owes else 0)
+            name: subscription.ledger(reader, owed[name])
             for name, subscription in session.subscriptions.items()
             for reader in (cohort.readers[name],)
         }

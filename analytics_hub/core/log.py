@@ -6,7 +6,7 @@ whatever the number of readers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +17,7 @@ from ..tuning import Tuning
 from .ring import Entry, RingBuffer
 
 if TYPE_CHECKING:
-    from .cohort import Reader
+    from .cohort import Cohort, Reader
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class ChannelLog:
 
     `head` is the newest sequence number, `floor` the last one that is gone from memory. `after(position)` lists what
     is live above a position. `idle` holds the readers that have nothing to come: the first new entry marks them.
+    `followers` are busy cohorts, which were handed everything up to `told` (`following.py`).
     """
 
     conflates: ClassVar[bool] = False
@@ -45,13 +46,16 @@ class ChannelLog:
         "closed",
         "epoch",
         "floor",
+        "followers",
         "head",
         "idle",
         "is_dirty",
+        "is_fresh",
         "is_member",
         "name",
         "prefix",
         "published_at",
+        "told",
         "types",
         "wake_at",
         "watchers",
@@ -64,7 +68,10 @@ class ChannelLog:
         self.head = 0
         self.floor = 0
         self.idle: dict[Reader, None] = {}
+        self.followers: dict[Cohort, Callable[[Entry], None]] = {}  # and how to hand them one
+        self.told = 0
         self.is_dirty = False
+        self.is_fresh = False
         self.is_member = channel.is_pattern
         self.watchers = 0
         self.closed = Totals()
@@ -314,6 +321,6 @@ class DurableLog(EventLog):
         return self.head <= self.kept and not self.drafts and not self.batch
 
 
-def entries_of(items: Sequence[tuple[int, bytes]], order: int = 0) -> list[Entry]:
+def entries_of(name: str, items: Sequence[tuple[int, bytes]]) -> list[Entry]:
     """Items read back from a journal as entries. They are older than anything in memory, so `order` 0 sorts first."""
-    return [Entry(order, seq, data) for seq, data in items]
+    return [Entry(0, seq, data, name) for seq, data in items]

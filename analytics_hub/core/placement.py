@@ -12,6 +12,7 @@ from typing import Final
 from .batcher import Batcher
 from .bucket import TokenBucket
 from .cohort import Cohort, Reader
+from .following import hand_out, place, unfollow
 from .log import ChannelLog
 from .registry import Layout, SubscriptionRegistry
 from .schedule import Schedule
@@ -55,6 +56,7 @@ class Placement:
         self._owe = owe
         self.turns: Schedule[Layout] = Schedule()
         self.dirty_logs: list[ChannelLog] = []
+        self._fresh_logs: list[ChannelLog] = []
 
     # --- coming and going
 
@@ -65,9 +67,12 @@ class Placement:
             return Standing({}, TokenBucket(self._rate, now))
         self.settle(session)
         if cohort.size == 1:
+            unfollow(cohort)
             standing = Standing(cohort.readers, cohort.bucket)
         else:
             standing = Standing({name: r.copy() for name, r in cohort.readers.items()}, cohort.bucket.copy())
+            if cohort.inbox is not None:
+                place(standing.readers, cohort.inbox)
         standing.not_before = cohort.not_before
         standing.held_by = cohort.held_by
         standing.is_stalled = cohort.is_stalled
@@ -192,13 +197,22 @@ class Placement:
     # --- turns
 
     def mark(self, log: ChannelLog) -> None:
-        """Remember that a log has entries that its idle readers have not been told of. O(1)."""
+        """Remember that a log has entries that its idle readers or its followers have not been told of. O(1).
+
+        Idle readers want to hear of it at once; followers have a turn at every beat anyway.
+        """
         if log.idle and not log.is_dirty:
             log.is_dirty = True
             self.dirty_logs.append(log)
+        if log.followers and not log.is_fresh:
+            log.is_fresh = True
+            self._fresh_logs.append(log)
 
     def propagate(self, now: float) -> None:
         """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
+        if self._fresh_logs:
+            fresh, self._fresh_logs = self._fresh_logs, []
+            hand_out(fresh)
         logs, self.dirty_logs = self.dirty_logs, []
         for log in logs:
             log.is_dirty = False

@@ -17,6 +17,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     order: int
     seq: int
     data: bytes
+    channel: str
     key: str | None = None
     deleted: bool = False
 
