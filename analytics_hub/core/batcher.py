@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
-from ..protocol import MAX_FRAME_BYTES, Timestamps
+from ..protocol import MAX_FRAME_BYTES
 from ..tuning import Tuning
 from .cohort import Cohort, Reader
 from .following import unfollow
+from .moment import Moment
 from .ration import Ration
 from .ring import Entry
 from .wire import Wire
@@ -36,17 +37,18 @@ class Batcher:
     `behind` collects the readers that need the journal; the engine asks it and empties the list.
     """
 
-    def __init__(self, tuning: Tuning, timestamps: Timestamps) -> None:
+    def __init__(self, tuning: Tuning, moment: Moment) -> None:
         self.behind: list[Reader] = []
         self._max_batch = tuning.max_batch
         self._max_items = tuning.max_batch * tuning.max_frames if tuning.max_frames else None
         self._buffer_items = tuning.buffer_items
         self._buffer_bytes = tuning.buffer_bytes
         self._interval = tuning.interval
-        self._timestamps = timestamps
+        self._moment = moment
 
-    def take(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
+    def take(self, cohort: Cohort, wire: Wire) -> Batch | None:
         """Everything that is due, framed; positions and `not_before` are advanced. None if nothing may go."""
+        now = self._moment.now
         inbox = cohort.inbox
         if inbox is not None:
             batch = self._take_inbox(cohort, inbox, wire, now)
@@ -58,17 +60,17 @@ class Batcher:
         for reader in dirty:
             log = reader.log
             if not reader.is_plain or reader.position < log.floor:
-                return self._ration(cohort, wire, now, wall)
+                return self._ration(cohort, wire, now)
             items += log.after(reader.position)
         count = len(items)
         bucket = cohort.bucket
         if count > self._max_batch or not count or bucket.available(now) < count:
-            return self._ration(cohort, wire, now, wall)
+            return self._ration(cohort, wire, now)
         if len(dirty) > 1:
             items.sort(key=_by_order)
         frame = wire.frame([entry.data for entry in items])
         if len(frame) > MAX_FRAME_BYTES:
-            return self._ration(cohort, wire, now, wall)
+            return self._ration(cohort, wire, now)
 
         bucket.spend(count)
         taken: dict[Reader, int] = {}
@@ -103,9 +105,9 @@ class Batcher:
         inbox.clear()
         return Batch(frame, taken)
 
-    def _ration(self, cohort: Cohort, wire: Wire, now: float, wall: float) -> Batch | None:
+    def _ration(self, cohort: Cohort, wire: Wire, now: float) -> Batch | None:
         due = [reader for reader in cohort.dirty if reader.next_at <= now]
-        ration = Ration(cohort, now, self._max_items, self._timestamps.format(wall))
+        ration = Ration(cohort, now, self._max_items, self._moment.stamp())
         ration.fill(due)
         bucket = cohort.bucket
         bucket.spend(ration.spent)

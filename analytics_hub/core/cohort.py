@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..protocol import control
 from .bucket import TokenBucket
 from .log import ChannelLog
 from .ring import Entry
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 SLICE: Final = 256
 """Members written in one go. At 8 to 20 microseconds for each write a slice is at most 5 ms, then the event loop gets
 its turn."""
+
+
+class Delivery(NamedTuple):
+    """`frame` is to be written to each of `recipients`, without anything in between."""
+
+    frame: bytes
+    recipients: Sequence[Session]
 
 
 class Gap(NamedTuple):
@@ -104,6 +112,26 @@ class Reader:
         self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)
         self.dropped += count
         self.is_plain = False
+
+    def notice(self, held_by: str, timestamp: str) -> bytes:
+        """The `$gap` that reports what was lost, which then is reported."""
+        assert self.gap is not None
+        first, last, lost = self.gap
+        self.gap = None
+        reason = "retention" if self.log.channel.mode == "durable" else held_by
+        span = {"from": first, "to": last}
+        return control("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+
+    def pace(self, every: float) -> None:
+        """At most one flush in `every` seconds from now on; 0 for no such limit."""
+        self.every = every
+        self.next_at = 0.0
+        self.update_plain()
+
+    @property
+    def settled(self) -> int:
+        """The number up to which everything is delivered or accounted for."""
+        return self.carry[0].seq - 1 if self.carry else self.position
 
     def update_plain(self) -> None:
         """Whether the short way of a flush will do: nothing but a position to advance."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cohort import Reader
-
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -22,44 +20,16 @@ class Ledger:
     def is_balanced(self) -> bool:
         return self.published == self.delivered + self.conflated + self.dropped + self.abandoned + self.pending
 
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(
+            self.published + other.published,
+            self.delivered + other.delivered,
+            self.conflated + other.conflated,
+            self.dropped + other.dropped,
+            self.abandoned + other.abandoned,
+            self.pending + other.pending,
+        )
+
     def close(self) -> Ledger:
         """The same once the subscription has ended: what was pending is abandoned."""
         return Ledger(self.published, self.delivered, self.conflated, self.dropped, self.abandoned + self.pending, 0)
-
-
-class Subscription:
-    """One session's part in a reader that its cohort shares.
-
-    The reader's counters run since the reader began; `dropped` and `conflated` are what must be added to get this
-    session's own. So a flush counts once for all members, and joining or leaving a cohort costs two subtractions.
-    """
-
-    __slots__ = ("conflated", "dropped", "max_hz", "start")
-
-    def __init__(self, start: int, max_hz: float | None) -> None:
-        self.start = start
-        self.max_hz = max_hz
-        self.dropped = 0
-        self.conflated = 0
-
-    def move(self, old: Reader, new: Reader) -> None:
-        """Follow the session from one reader to another at the same position."""
-        self.dropped += old.dropped - new.dropped
-        self.conflated += old.conflated - new.conflated
-
-    def ledger(self, reader: Reader, owed: int = 0) -> Ledger:
-        """The counts now. `owed` items are taken from the log, but not yet written to this session."""
-        log = reader.log
-        lost = log.is_lost(reader.position)
-        pending = log.pending(reader.position, reader.is_fresh)
-        superseded = log.head - reader.position - pending - lost
-        dropped = self.dropped + reader.dropped
-        conflated = self.conflated + reader.conflated
-        waiting = len(reader.carry) + owed
-        return Ledger(
-            published=log.head - self.start,
-            delivered=reader.position - self.start - dropped - conflated - waiting,
-            conflated=conflated + superseded,
-            dropped=dropped + lost,
-            pending=pending + waiting,
-        )

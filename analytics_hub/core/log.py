@@ -14,21 +14,11 @@ from ..channels import Channel
 from ..exceptions import InvalidItem, TableFull
 from ..protocol import encode
 from ..tuning import Tuning
+from .ledger import Ledger
 from .ring import Entry, RingBuffer
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Reader
-
-
-@dataclass(slots=True)
-class Totals:
-    """What became of the items of subscriptions that have ended, summed over them."""
-
-    published: int = 0
-    delivered: int = 0
-    conflated: int = 0
-    dropped: int = 0
-    abandoned: int = 0
 
 
 class ChannelLog:
@@ -74,7 +64,7 @@ class ChannelLog:
         self.is_fresh = False
         self.is_member = channel.is_pattern
         self.watchers = 0
-        self.closed = Totals()
+        self.closed = Ledger()  # of the subscriptions that have ended, summed
         self.published_at = 0.0
         self.wake_at: float | None = None
         self.prefix = b'{"channel":%b,"seq":' % encode(name)

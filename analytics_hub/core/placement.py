@@ -6,12 +6,12 @@ has caught up rejoins the home of its layout as soon as that would let it exceed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from typing import Final
 
 from .batcher import Batcher
 from .bucket import TokenBucket
-from .cohort import Cohort, Reader
+from .cohort import Cohort, Delivery, Reader
 from .following import hand_out, place, unfollow
 from .log import ChannelLog
 from .registry import Layout, SubscriptionRegistry
@@ -40,7 +40,7 @@ class Standing:
 class Placement:
     """Moves sessions between cohorts and tells the schedule when layouts want a turn.
 
-    `owe` is called with a session and the frame it is still owed by a flush under way: the engine writes it first.
+    Whoever leaves in the middle of a flush is first written what it is owed: that goes to the `outbox`.
     """
 
     def __init__(
@@ -48,12 +48,11 @@ class Placement:
         registry: SubscriptionRegistry,
         batcher: Batcher,
         rate: float | None,
-        owe: Callable[[Session, bytes], None],
     ) -> None:
         self._registry = registry
         self._batcher = batcher
         self._rate = rate
-        self._owe = owe
+        self.outbox: deque[Delivery] = deque()
         self.turns: Schedule[Layout] = Schedule()
         self.dirty_logs: list[ChannelLog] = []
         self._fresh_logs: list[ChannelLog] = []
@@ -94,7 +93,7 @@ class Placement:
         """Write to a session what a flush under way still owes it, before anything else goes to it."""
         cohort = session.cohort
         if cohort is not None and cohort.owes(session):
-            self._owe(session, cohort.settle(session))
+            self.outbox.append(Delivery(cohort.settle(session), (session,)))
 
     def attach(self, session: Session, standing: Standing, now: float) -> None:
         """Put a session where it now belongs. Without a subscription that is nowhere."""

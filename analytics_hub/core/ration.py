@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Final
 
-from ..protocol import MAX_FRAME_BYTES, control
+from ..protocol import MAX_FRAME_BYTES
 from .cohort import Cohort, Reader
 from .ring import Entry
 
+_NOTICE_BYTES: Final = 512  # room for a `$gap`, whose channel's name has at most 255 bytes
 _A_TOKEN: Final = 1 - 1e-9  # but for rounding
 
 
@@ -104,13 +105,11 @@ class Ration:
         """Put the next entry into this write, after the notice of a gap before it; False if there is no room."""
         reader = source.reader
         entry = source.entries[source.index]
-        notice = self._notice(reader) if reader.gap else b""
-        need = len(entry.data) + len(notice) + 4
+        need = len(entry.data) + (_NOTICE_BYTES if reader.gap else 4)
         if need > self._room or self._count == self._max_items:
             return False
-        if notice:
-            self.items.append(notice)
-            reader.gap = None
+        if reader.gap:
+            self.items.append(reader.notice(self._held_by, self._timestamp))
         self.items.append(entry.data)
         self.taken[reader] = self.taken.get(reader, 0) + 1
         self._count += 1
@@ -127,16 +126,3 @@ class Ration:
             reader.carry = reader.carry[source.index :]
         elif source.index:
             reader.position = source.entries[source.index - 1].seq
-
-    def _notice(self, reader: Reader) -> bytes:
-        assert reader.gap is not None
-        first, last, count = reader.gap
-        reason = "retention" if reader.log.channel.mode == "durable" else self._held_by
-        return control(
-            "$gap",
-            self._timestamp,
-            channel=reader.log.name,
-            **{"from": first, "to": last},
-            count=count,
-            reason=reason,
-        )

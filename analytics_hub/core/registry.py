@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from ..channels import Channel, check_name
@@ -10,6 +10,7 @@ from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
 from ..tuning import Tuning
 from .cohort import Cohort
 from .log import ChannelLog, DurableLog, EventLog, KeyedLog
+from .schedule import Schedule
 from .wire import Wire
 
 LayoutKey = tuple[str, tuple[tuple[str, float | None], ...]]
@@ -46,6 +47,7 @@ class SubscriptionRegistry:
         self._lives = 0
         self._patterns: list[Channel] = []
         self._members: dict[str, int] = {}
+        self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
         self.layouts: dict[LayoutKey, Layout] = {}
         declared: set[str] = set()
@@ -97,7 +99,7 @@ class SubscriptionRegistry:
         declared = ", ".join(sorted(self.logs)[:8] + [pattern.name for pattern in self._patterns[:8]])
         raise UnknownChannel(f"channel {name!r} is not declared; the hub has {declared or 'none'}")
 
-    def resolve(self, name: str) -> ChannelLog:
+    def resolve(self, name: str, now: float) -> ChannelLog:
         """The log of `name`; a member of a pattern appears. Raises what `declaration` does, or
         `ChannelLimitReached`."""
         log = self.logs.get(name)
@@ -110,16 +112,20 @@ class SubscriptionRegistry:
                 f"{pattern.name!r} may have"
             )
         self._members[pattern.name] += 1
-        return self._open(pattern, name)
+        log = self._open(pattern, name)
+        log.published_at = now
+        self.members.at(log, now + pattern.keep_seconds)
+        return log
 
-    def forget(self, log: ChannelLog) -> None:
-        """Let a member of a pattern go; if it comes back it has a new epoch."""
-        del self.logs[log.name]
-        self._members[log.channel.name] -= 1
-
-    def members(self, pattern: str) -> Iterator[ChannelLog]:
-        """The members of a pattern there are now."""
-        return (log for log in list(self.logs.values()) if log.is_member and log.channel.name == pattern)
+    def handle_timer(self, now: float) -> None:
+        """Let members go that nobody watches and of which nothing is kept; who comes back has a new epoch."""
+        for log in self.members.due(now):
+            expires = log.published_at + log.channel.keep_seconds
+            if not log.watchers and (log.is_empty or now >= expires):
+                del self.logs[log.name]
+                self._members[log.channel.name] -= 1
+            else:
+                self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
 
     def layout(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> Layout:
         """The layout of these subscriptions; O(subscriptions)."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..identity import Identity
 from ..protocol import CommandId, Parsed
 from .bucket import TokenBucket
-from .ledger import Ledger, Subscription
+from .ledger import Ledger
+from .subscription import Subscription
 from .wire import Wire
 
 if TYPE_CHECKING:

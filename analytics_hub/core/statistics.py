@@ -39,10 +39,10 @@ class EngineStatistics:
 
 def observe(engine: Engine) -> EngineStatistics:
     """Add up the open accounts and those that were closed."""
-    sums = {name: _Sum() for name in engine.registry.logs}
+    sums = {name: log.closed for name, log in engine.registry.logs.items()}
     for session in engine.sessions.values():
         for name, ledger in engine.ledger(session).items():
-            sums[name].add(ledger)
+            sums[name] += ledger
     layouts = engine.registry.layouts.values()
     return EngineStatistics(
         sessions=len(engine.sessions),
@@ -57,35 +57,9 @@ def observe(engine: Engine) -> EngineStatistics:
                 head=log.head,
                 kept=log.head - log.floor,
                 watchers=log.watchers,
-                ledger=sums[name].with_closed(
-                    log.closed.published,
-                    log.closed.delivered,
-                    log.closed.conflated,
-                    log.closed.dropped,
-                    log.closed.abandoned,
-                ),
+                ledger=sums[name],
             )
             for name, log in engine.registry.logs.items()
         },
         counters=dict(engine.counters),
     )
-
-
-class _Sum:
-    def __init__(self) -> None:
-        self.open = Ledger()
-
-    def add(self, other: Ledger) -> None:
-        mine = self.open
-        self.open = Ledger(
-            mine.published + other.published,
-            mine.delivered + other.delivered,
-            mine.conflated + other.conflated,
-            mine.dropped + other.dropped,
-            mine.abandoned + other.abandoned,
-            mine.pending + other.pending,
-        )
-
-    def with_closed(self, *closed: int) -> Ledger:
-        self.add(Ledger(*closed))
-        return self.open

@@ -1,0 +1,183 @@
+"""What goes out, in which order: answers first, then what a flush still owes, then the next flush."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ..protocol import CloseCode
+from ..tuning import Tuning
+from .batcher import Batcher
+from .cohort import Cohort, Delivery
+from .durable import JournalDesk
+from .following import follow, unfollow
+from .moment import Moment
+from .placement import Placement
+from .registry import Layout
+from .session import Session
+
+_BUSY: Final = 1.5
+"""A cohort that is written again within so many intervals is busy enough to follow its logs."""
+
+
+class Output:
+    """The lanes of control items, the flushes that are due, and the one that is under way."""
+
+    def __init__(
+        self,
+        moment: Moment,
+        tuning: Tuning,
+        placement: Placement,
+        batcher: Batcher,
+        journal: JournalDesk,
+        end: Callable[[Session, int, str], None],
+    ) -> None:
+        self._moment = moment
+        self._tuning = tuning
+        self._placement = placement
+        self._batcher = batcher
+        self._journal = journal
+        self._end = end
+        self._outbox = placement.outbox
+        self._talking: dict[Session, None] = {}
+        self._due: deque[Cohort] = deque()
+        self._sending: Cohort | None = None
+        self._crowded: dict[Layout, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._outbox or self._due or self._sending or self._talking)
+
+    # --- control items
+
+    def say(self, session: Session, *items: bytes) -> None:
+        """Queue control items for one session; they go at once, or when it is resumed, and bypass all data."""
+        if session.is_closed:
+            return
+        session.lane += items
+        session.lane_bytes += sum(map(len, items))
+        if not session.is_stalled:
+            self._talking[session] = None
+        elif session.lane_bytes > self._tuning.control_bytes:
+            self._end(session, CloseCode.UNWRITABLE, "too many control items wait")
+
+    def beat(self, session: Session) -> None:
+        """Send the empty array that shows a silent connection to be alive."""
+        self._placement.settle(session)
+        self._outbox.append(Delivery(session.wire.frame(()), (session,)))
+        session.last_write = self._moment.now
+
+    def resume(self, session: Session) -> None:
+        """A session can be spoken to again."""
+        if session.lane:
+            self._talking[session] = None
+
+    def finish(self, session: Session) -> None:
+        """Let a session that ends have what it is owed and what was said to it, unless it takes nothing."""
+        self._talking.pop(session, None)
+        self._placement.settle(session)
+        if session.lane and not session.is_stalled:
+            self._outbox.append(self._speech(session))
+
+    def forget(self, session: Session) -> None:
+        """A session has gone."""
+        self._talking.pop(session, None)
+        session.lane = []
+
+    def _speech(self, session: Session) -> Delivery:
+        """The lane of a session as one write."""
+        size = self._tuning.max_batch
+        items, session.lane = session.lane, []
+        session.lane_bytes = 0
+        session.last_write = self._moment.now
+        frames = [session.wire.frame(items[at : at + size]) for at in range(0, len(items), size)]
+        return Delivery(b"".join(frames), (session,))
+
+    # --- flushes
+
+    def take_turn(self, layout: Layout, now: float) -> None:
+        """It is the turn of a layout: find its cohorts that are due, and let the others have another turn."""
+        later = []
+        for cohort in list(layout.cohorts):
+            if cohort.inbox is not None and not cohort.inbox:
+                unfollow(cohort)  # nothing for a whole beat: its next item is to go at once
+            if not cohort.has_work:
+                continue
+            if self._batcher.next_turn(cohort) > now:
+                later.append(cohort)
+            elif cohort.is_stalled:
+                self._placement.trim(cohort, now)
+            else:
+                self._due.append(cohort)
+        if len(layout.cohorts) > 1:
+            self._crowded[layout] = None
+        for cohort in later:
+            self._placement.wants(cohort, now)
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """What is to be written now. Keeps no state of its own between two deliveries."""
+        while True:
+            if self._outbox:
+                yield self._outbox.popleft()
+            elif self._talking:
+                session, _ = self._talking.popitem()
+                if not session.is_stalled:
+                    self._placement.settle(session)
+                    self._outbox.append(self._speech(session))
+            elif self._sending is not None:
+                delivery = self._next_slice(self._sending)
+                if delivery is not None:
+                    yield delivery
+            elif self._due:
+                delivery = self._flush(self._due.popleft())
+                if delivery is not None:
+                    yield delivery
+            else:
+                break
+        while self._crowded:
+            layout, _ = self._crowded.popitem()
+            self._placement.merge(layout, self._moment.now)
+
+    def _flush(self, cohort: Cohort) -> Delivery | None:
+        """Take what is due to a cohort; returns the write for its first slice."""
+        if not cohort.size or cohort.is_stalled or not cohort.has_work:
+            return None
+        now = self._moment.now
+        placement = self._placement
+        if cohort.not_before > now:
+            placement.wants(cohort, now)
+            return None
+        layout = cohort.layout
+        batch = self._batcher.take(cohort, layout.wire)
+        if self._batcher.behind:
+            self._journal.ask(self._batcher.behind)
+            self._batcher.behind = []
+        if batch is None:
+            if cohort.dirty:
+                placement.wants(cohort, now)
+            return None
+        layout.not_before = cohort.not_before
+        is_busy = now - cohort.last_write < _BUSY * self._tuning.interval
+        cohort.last_write = now
+        cohort.stray = None
+        if cohort.inbox is None and not cohort.dirty and is_busy:
+            follow(cohort)
+        if cohort.dirty or cohort.inbox is not None:
+            placement.wants(cohort, now)
+        slices = cohort.slices
+        if len(slices) > 1:
+            cohort.frame = batch.frame
+            cohort.taken = batch.taken
+            cohort.owed = dict.fromkeys(slices[1:])
+            self._sending = cohort
+        return Delivery(batch.frame, list(slices[0].members))
+
+    def _next_slice(self, cohort: Cohort) -> Delivery | None:
+        if not cohort.owed:
+            self._sending = None
+            cohort.frame = b""
+            cohort.taken = {}
+            return None
+        part = next(iter(cohort.owed))
+        del cohort.owed[part]
+        return Delivery(cohort.frame, list(part.members))
