@@ -25,9 +25,10 @@ _by_place: Final = itemgetter(0)
 
 
 class Batch(NamedTuple):
-    """One write: `frame` for every member, and for cohorts of several slices what it holds of which reader."""
+    """One write of `size` items: `frame` for every member, and for several slices what it holds of which reader."""
 
     frame: bytes
+    size: int
     taken: dict[Reader, int]
 
 
@@ -40,7 +41,8 @@ class Batcher:
     def __init__(self, tuning: Tuning, moment: Moment) -> None:
         self.behind: list[Reader] = []
         self._max_batch = tuning.max_batch
-        self._max_items = tuning.max_batch * tuning.max_frames if tuning.max_frames else None
+        # No limit is the most that could fit: an item is longer than a byte.
+        self._max_items = tuning.max_batch * tuning.max_frames if tuning.max_frames else MAX_FRAME_BYTES
         self._buffer_items = tuning.buffer_items
         self._buffer_bytes = tuning.buffer_bytes
         self._interval = tuning.interval
@@ -64,11 +66,11 @@ class Batcher:
             items += log.after(reader.position)
         count = len(items)
         bucket = cohort.bucket
-        if count > self._max_batch or not count or bucket.available(now) < count:
+        if not count or count > self._max_items or bucket.available(now) < count:
             return self._ration(cohort, wire, now)
         if len(dirty) > 1:
             items.sort(key=_by_order)
-        frame = wire.frame([entry.data for entry in items])
+        frame = self._frame(wire, [entry.data for entry in items])
         if len(frame) > MAX_FRAME_BYTES:
             return self._ration(cohort, wire, now)
 
@@ -87,15 +89,14 @@ class Batcher:
         cohort.dirty = []
         cohort.held_by = "rate"
         cohort.not_before = now + self._interval
-        return Batch(frame, taken)
+        return Batch(frame, count, taken)
 
     def _take_inbox(self, cohort: Cohort, inbox: list[Entry], wire: Wire, now: float) -> Batch | None:
         """All that a follower was handed; None if it must not go at once."""
         count = len(inbox)
-        if cohort.bucket.available(now) < count or (self._max_items is not None and count > self._max_items):
+        if count > self._max_items or cohort.bucket.available(now) < count:
             return None
-        items = [entry.data for entry in inbox]
-        frame = wire.frame(items) if count <= self._max_batch else self._frames(wire, items)
+        frame = self._frame(wire, [entry.data for entry in inbox])
         if len(frame) > MAX_FRAME_BYTES:
             return None
         cohort.bucket.spend(count)
@@ -103,7 +104,7 @@ class Batcher:
         cohort.not_before = now + self._interval
         taken = Counter([cohort.readers[entry.channel] for entry in inbox]) if len(cohort.slices) > 1 else {}
         inbox.clear()
-        return Batch(frame, taken)
+        return Batch(frame, count, taken)
 
     def _ration(self, cohort: Cohort, wire: Wire, now: float) -> Batch | None:
         due = [reader for reader in cohort.dirty if reader.next_at <= now]
@@ -126,7 +127,7 @@ class Batcher:
         self._sort_out(cohort, ration.behind)
         if not ration.items:
             return None
-        return Batch(self._frames(wire, ration.items), ration.taken)
+        return Batch(self._frame(wire, ration.items), len(ration.items), ration.taken)
 
     @staticmethod
     def _sort_out(cohort: Cohort, behind: Sequence[Reader]) -> None:
@@ -141,7 +142,7 @@ class Batcher:
                 reader.log.idle[reader] = None
         cohort.dirty = still
 
-    def _frames(self, wire: Wire, items: list[bytes]) -> bytes:
+    def _frame(self, wire: Wire, items: list[bytes]) -> bytes:
         size = self._max_batch
         if len(items) <= size:
             return wire.frame(items)

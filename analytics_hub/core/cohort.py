@@ -154,8 +154,8 @@ class Slice:
 class Cohort:
     """Sessions that share readers, a token bucket and, at each flush, one frame.
 
-    `dirty` are the readers that have something to come; the others lie in the `idle` of their logs, unless the cohort
-    is stalled. No data before `not_before`. `is_stalled`: its members take nothing until they are resumed.
+    `dirty` are the readers that have something to come; the others lie in the `idle` of their logs. No data before
+    `not_before`. `is_stalled`: its members take nothing until they are resumed, and its readers are in neither place.
     `held_by` is what kept items back when its last flush ended, the reason of the next `$gap`.
     """
 

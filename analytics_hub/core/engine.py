@@ -306,9 +306,11 @@ class Engine:
         return self._output.deliveries()
 
     def events(self) -> Iterator[Event]:
-        """What the driver must do or know, oldest first; after it has written what `data_to_send` had."""
+        """What the driver must do or know, oldest first. A `Close` waits until its session's last words were written."""
         self._journal.hand_out()
         while self._events:
+            if self._placement.outbox and isinstance(self._events[0], Close):
+                return
             yield self._events.popleft()
 
     # --- looking in

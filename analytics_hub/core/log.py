@@ -112,6 +112,10 @@ class ChannelLog:
     def after(self, position: int) -> list[Entry]:
         raise NotImplementedError  # pragma: no cover - each mode has its own
 
+    def some_after(self, position: int, limit: int) -> list[Entry]:
+        """At most `limit` of what `after` lists."""
+        return self.after(position)[:limit]
+
     def is_lost(self, position: int) -> int:
         """How many entries above `position` will never be delivered from there, supersession aside."""
         return max(0, self.floor - position)
@@ -144,13 +148,14 @@ class ChannelLog:
 class EventLog(ChannelLog):
     """`events`: every item, the oldest overwritten."""
 
-    __slots__ = ("after", "ring")
+    __slots__ = ("after", "ring", "some_after")
 
     def __init__(self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0) -> None:
         super().__init__(channel, name, epoch)
         self.ring = RingBuffer(channel.keep_items or tuning.burst_items, channel.keep_bytes or tuning.burst_bytes, head)
         self.head = self.floor = head
         self.after = self.ring.after  # type: ignore[method-assign]  # one call less on the hot path
+        self.some_after = self.ring.some_after  # type: ignore[method-assign]
 
     def append(self, entry: Entry) -> None:
         ring = self.ring

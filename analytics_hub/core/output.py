@@ -17,8 +17,8 @@ from .placement import Placement
 from .registry import Layout
 from .session import Session
 
-_BUSY: Final = 1.5
-"""A cohort that is written again within so many intervals is busy enough to follow its logs."""
+_BUSY: Final = 2
+"""Items to be expected in an interval that make a cohort busy enough to follow its logs."""
 
 
 class Output:
@@ -105,8 +105,6 @@ class Output:
                 continue
             if self._batcher.next_turn(cohort) > now:
                 later.append(cohort)
-            elif cohort.is_stalled:
-                self._placement.trim(cohort, now)
             else:
                 self._due.append(cohort)
         if len(layout.cohorts) > 1:
@@ -157,7 +155,7 @@ class Output:
                 placement.wants(cohort, now)
             return None
         layout.not_before = cohort.not_before
-        is_busy = now - cohort.last_write < _BUSY * self._tuning.interval
+        is_busy = batch.size * self._tuning.interval >= _BUSY * (now - cohort.last_write)
         cohort.last_write = now
         cohort.stray = None
         if cohort.inbox is None and not cohort.dirty and is_busy:

@@ -18,9 +18,6 @@ from .registry import Layout, SubscriptionRegistry
 from .schedule import Schedule
 from .session import Session
 
-STALLED_BEAT: Final = 0.1
-"""Seconds between two looks at what a stalled cohort may keep. Trimming sooner would save no memory, the log has it."""
-
 _ROUNDING: Final = 1e-6
 
 
@@ -108,6 +105,8 @@ class Placement:
         cohort.is_stalled = standing.is_stalled
         layout.cohorts[cohort] = None
         cohort.add(session)
+        if cohort.is_stalled:
+            return
         cohort.watch()
         if cohort.dirty:
             self.wants(cohort, now)
@@ -142,23 +141,19 @@ class Placement:
             origin.stray = placed
 
     def resume(self, session: Session, now: float) -> None:
-        """Let a stalled session read on from its own positions."""
+        """Let a stalled session read on from its own positions.
+
+        If a flush was due meanwhile, it has missed it, and loses what it may not wait for. While it was stalled nothing
+        was done for it at all: positions cost nothing, and the logs have bounds of their own.
+        """
         cohort = session.cohort
         if cohort is None or not cohort.is_stalled:
             return
         standing = self.detach(session, now)
         standing.is_stalled = False
+        if now >= standing.not_before:
+            self._batcher.trim(list(standing.readers.values()))
         self.attach(session, standing, now)
-
-    def trim(self, cohort: Cohort, now: float) -> None:
-        """The turn of a stalled cohort: it loses what it may not wait for, and looks again when more has come."""
-        self._batcher.trim(list(cohort.readers.values()))
-        cohort.held_by = "buffer"
-        cohort.not_before = now + STALLED_BEAT
-        cohort.last_write = -1.0  # nobody joins any more who stalled in the same flush
-        for reader in cohort.dirty:
-            reader.log.idle[reader] = None
-        cohort.dirty = []
 
     def merge(self, layout: Layout, now: float) -> None:
         """Bring together the cohorts of a layout that are in step. O(its cohorts x their subscriptions)."""
@@ -230,7 +225,7 @@ class Placement:
         at = self._batcher.next_turn(cohort)
         if at <= now:
             at = now
-        elif len(layout.cohorts) > 1 and not cohort.is_stalled:
+        elif len(layout.cohorts) > 1:
             at = max(at, layout.not_before)
         if layout.wake_at is None or at < layout.wake_at:
             self.turns.at(layout, at)
