@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -17,22 +17,35 @@ _attributes: dict[tuple[type, str], str] = {}
 
 
 def encode_data(data: object) -> bytes:
-    """`data` as JSON: whatever msgspec encodes, `msgspec.Raw` for JSON that is encoded already."""
+    """`data` as JSON: whatever msgspec encodes, `msgspec.Raw` for JSON that is encoded already.
+
+    Raw JSON is checked and put on one line, because an item shares its frame with others, and some transports tell
+    frames apart by lines. Raw parts deeper in `data` are taken as they are: whoever nests them answers for them.
+    """
     try:
-        return encode(data)
+        return encode(data) if data.__class__ is not msgspec.Raw else _check_raw(bytes(cast("msgspec.Raw", data)))
     except RecursionError:
         raise InvalidItem(f"data of type {type(data).__name__} is nested too deeply or contains itself") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidItem(f"data of type {type(data).__name__} cannot be encoded as JSON: {error}") from error
 
 
+def _check_raw(data: bytes) -> bytes:
+    if not data.isascii():
+        data.decode()
+    return bytes(msgspec.json.format(data, indent=-1))
+
+
 def find_type(channel: Channel, data: object, given: str | None) -> str | None:
     """The type of an item: the one given, the channel's, or the struct's tag; None leaves it to the channel's name."""
     if given is not None:
         try:
-            return check_type(given)
+            check_type(given)
         except InvalidChannel as error:
             raise InvalidItem(str(error)) from None
+        if not given.isascii():
+            _check_text("type", given)
+        return given
     if channel.type is not None:
         return None
     cls = data.__class__
@@ -66,8 +79,17 @@ def find_key(channel: Channel, data: object, given: str | None) -> str | None:
 def check_key(key: object) -> str:
     """Return `key` if an item may have it, else raise `InvalidItem`."""
     if isinstance(key, str) and 0 < len(key) <= MAX_NAME_LENGTH:
+        if not key.isascii():
+            _check_text("key", key)
         return key
     raise InvalidItem(f"key {shorten(key)} must be a text of 1 to {MAX_NAME_LENGTH} characters")
+
+
+def _check_text(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidItem(f"{what} {shorten(text)} must be a text that UTF-8 can encode; half a surrogate is not") from None
 
 
 def _attribute(data: object, field: str) -> str:

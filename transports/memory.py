@@ -27,19 +27,22 @@ ROOM: Final = 16
 """Writes that may wait for the subscriber before the hub is told to hold back; each is up to 256 KiB."""
 
 
-class _Lines:
-    """Frames as lines, so that several in one write can be told apart."""
+_END: Final = b"\x1e"  # RFC 7464's separator: no JSON text can hold it, while a line feed may stand between tokens
+
+
+class _Records:
+    """Frames with a mark at their end, so that several in one write can be told apart."""
 
     name = "memory.json"
 
     def frame(self, items: Sequence[bytes]) -> bytes:
-        return b"[" + b",".join(items) + b"]\n"
+        return b"[" + b",".join(items) + b"]" + _END
 
     def parse(self, data: str | bytes) -> list[Parsed]:
         return parse_json(data)
 
 
-WIRE: Final = _Lines()
+WIRE: Final = _Records()
 _decode: Final = msgspec.json.Decoder(Batch).decode
 
 
@@ -104,7 +107,7 @@ class MemoryClient:
         return self._batches.popleft()
 
     def _unpack(self, write: bytes) -> None:
-        self._batches.extend(batch for line in write.splitlines() if (batch := _decode(line)))
+        self._batches.extend(batch for frame in write.split(_END)[:-1] if (batch := _decode(frame)))
         if self._is_full and not self._writes and self.session is not None:
             self._is_full = False
             self._hub.resumed(self.session)

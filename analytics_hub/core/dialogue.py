@@ -70,7 +70,7 @@ class Dialogue:
     def proceed(self, session: Session, now: float) -> None:
         """Carry out what waits, up to the next command that needs an answer from outside."""
         while session.commands and not session.is_waiting and not session.is_closed:
-            command, share = session.commands.popleft()
+            command, share = session.commands.pop(0)
             session.commands_bytes -= share
             self._carry_out(session, command, now)
         if session.is_closed:

@@ -289,7 +289,7 @@ class Engine:
     @property
     def is_quiet(self) -> bool:
         """Nothing is pending for any client that could take it, and no batch is with the journal."""
-        if self.has_output or self._placement.dirty_logs or self._journal.is_busy:
+        if self.has_output or not self._placement.is_told or self._journal.is_busy:
             return False
         return not any(
             cohort.has_work and not cohort.is_stalled

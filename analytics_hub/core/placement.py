@@ -202,6 +202,11 @@ class Placement:
             log.is_fresh = True
             self._fresh_logs.append(log)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether everybody knows of everything that was published."""
+        return not (self.dirty_logs or self._fresh_logs)
+
     def propagate(self, now: float) -> None:
         """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
         if self._fresh_logs:
