@@ -1,0 +1,147 @@
+"""The plain HTTP next to the socket, as pure functions from a request to a response.
+
+A transport parses and writes; what is answered is decided here, so that every transport answers the same. A part
+returns None for what is not its business; `compose` asks the parts in turn, and a transport answers 404 to None.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+Headers: TypeAlias = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, read whole. `headers` have lower-case names; `path` is as sent, without the query.
+
+    `repr` shows neither query, headers nor body: each may hold a token or a password.
+    """
+
+    method: str
+    path: str
+    query: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response. The transport adds `Content-Length`, and to a HEAD request sends the head alone."""
+
+    status: int
+    body: bytes = field(default=b"", repr=False)
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Headers = ()
+
+
+Respond: TypeAlias = Callable[[Request], Response | None]
+Handler: TypeAlias = Callable[[Request], Response]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without port or brackets, can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+NO_STORE: Final = ("Cache-Control", "no-store")
+NO_SNIFF: Final = ("X-Content-Type-Options", "nosniff")
+
+
+def compose(*parts: Respond) -> Respond:
+    """The first answer that is not None."""
+
+    def respond(request: Request) -> Response | None:
+        for part in parts:
+            if (response := part(request)) is not None:
+                return response
+        return None
+
+    return respond
+
+
+def route(path: str, methods: Mapping[str, Handler]) -> Respond:
+    """Answers `path`, by method; HEAD is served by GET's handler, and other methods get 405 with `Allow`."""
+    handlers = dict(methods)
+    if "GET" in handlers:
+        handlers.setdefault("HEAD", handlers["GET"])
+    allowed = ", ".join(sorted(handlers))
+
+    def respond(request: Request) -> Response | None:
+        if request.path != path:
+            return None
+        if (handler := handlers.get(request.method)) is None:
+            sentence = f"{path} takes {allowed}\n"
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, sentence.encode(), headers=(("Allow", allowed),))
+        return handler(request)
+
+    return respond
+
+
+def json_response(status: int, value: object, headers: Headers = ()) -> Response:
+    """`value` as JSON, never cached and never taken for anything else."""
+    return Response(status, msgspec.json.encode(value) + b"\n", "application/json", (NO_STORE, NO_SNIFF, *headers))
+
+
+class _Drainable(Protocol):
+    @property
+    def is_draining(self) -> bool: ...
+
+
+def respond_health(hub: _Drainable) -> Respond:
+    """`/healthz`: 200 while the hub takes clients and 503 once it drains, so that a balancer sends no more."""
+
+    def health(request: Request) -> Response:
+        if hub.is_draining:
+            return json_response(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
+        return json_response(HTTPStatus.OK, {"status": "ok"})
+
+    return route("/healthz", {"GET": health})
+
+
+_INLINE: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+def respond_page(path: str, html: str) -> Respond:
+    """`html` at `path`: one document whose own inline `<script>` and `<style>` are all that may run or be loaded.
+
+    The policy names them by hash, so whatever gets into the page from elsewhere does not run.
+    """
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, text in _INLINE.findall(html):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        hashes[kind].append(f"'sha256-{digest}'")
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(hashes["script"]) or "'none'",
+        "style-src": " ".join(hashes["style"]) or "'none'",
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    response = Response(
+        HTTPStatus.OK,
+        html.encode(),
+        "text/html; charset=utf-8",
+        (
+            ("Content-Security-Policy", "; ".join(f"{name} {value}" for name, value in policy.items())),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cache-Control", "no-cache"),
+            NO_SNIFF,
+        ),
+    )
+    return route(path, {"GET": lambda request: response})
