@@ -1,0 +1,634 @@
+"""The trading profile: its items on the wire, what they refuse, its channels, and the hub of the process."""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from analytics_hub import (
+    Channel,
+    Handshake,
+    Hub,
+    HubClosed,
+    HubError,
+    Identity,
+    InvalidItem,
+    PermissionDenied,
+    anonymous,
+    trading,
+)
+from analytics_hub.trading import (
+    CHANNELS,
+    Alert,
+    ExposureUpdate,
+    LPMetrics,
+    RoutingDecision,
+    assess,
+    get_hub,
+    init_hub,
+    notify_alert,
+    notify_exposure_change,
+    notify_lp_status_change,
+    notify_routing_decision,
+    process,
+    shutdown_hub,
+)
+from analytics_hub.transports.memory import MemoryClient, subscribe
+
+pytestmark = pytest.mark.anyio
+
+ROUTING: dict[str, Any] = {
+    "symbol": "EURUSD",
+    "side": "BUY",
+    "volume": 10_000,
+    "routing_decision": "ABOOK",
+    "lp_name": "OANDA",
+    "execution_time_ms": 45,
+    "spread": 0.00015,
+    "slippage": 0.00002,
+}
+LP: dict[str, Any] = {
+    "lp_name": "OANDA",
+    "status": "connected",
+    "avg_spread": 0.00015,
+    "execution_quality": 0.98,
+    "latency_ms": 25,
+    "quotes_per_second": 500,
+    "reject_rate": 0.02,
+    "uptime": 99.9,
+}
+EXPOSURE: dict[str, Any] = {
+    "total_exposure": 80_000.0,
+    "net_exposure": -20_000.0,
+    "exposure_limit": 100_000.0,
+    "by_symbol": {"EURUSD": 30_000.0, "GBPUSD": -50_000.0},
+    "by_lp": {"OANDA": 80_000.0},
+}
+ALERT: dict[str, Any] = {
+    "severity": "critical",
+    "category": "exposure",
+    "title": "Exposure limit exceeded",
+    "message": "Net exposure is at 95 % of its limit",
+    "source": "ExposureMonitor",
+    "suggested_actions": ("Review positions", "Consider hedging"),
+}
+KINDS: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
+    (RoutingDecision, ROUTING),
+    (LPMetrics, LP),
+    (ExposureUpdate, EXPOSURE),
+    (Alert, ALERT),
+]
+NAMES = [kind.__name__ for kind, _ in KINDS]
+
+
+def on_the_wire(item: object) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(item))
+
+
+class FloatOfNumPy(float):
+    """As `numpy.float64`: a float to Python, and nothing the encoder knows."""
+
+
+class SideOfTheirs(enum.StrEnum):
+    LONG = "BUY"
+
+
+class OldSideOfTheirs(str, enum.Enum):  # noqa: UP042  # what the code of 3.10 is full of
+    LONG = "BUY"
+
+
+class TestItems:
+    def test_routing_decision_on_the_wire(self) -> None:
+        assert on_the_wire(RoutingDecision(**ROUTING)) == {
+            "symbol": "EURUSD",
+            "side": "BUY",
+            "volume": 10_000,
+            "routingDecision": "ABOOK",
+            "lpName": "OANDA",
+            "executionTimeMs": 45,
+            "spread": 0.00015,
+            "slippage": 0.00002,
+        }
+
+    def test_lp_metrics_on_the_wire(self) -> None:
+        assert on_the_wire(LPMetrics(**LP)) == {
+            "lpName": "OANDA",
+            "status": "connected",
+            "avgSpread": 0.00015,
+            "executionQuality": 0.98,
+            "latencyMs": 25,
+            "quotesPerSecond": 500,
+            "rejectRate": 0.02,
+            "uptime": 99.9,
+        }
+
+    def test_exposure_update_on_the_wire(self) -> None:
+        assert on_the_wire(ExposureUpdate(**EXPOSURE)) == {
+            "totalExposure": 80_000.0,
+            "netExposure": -20_000.0,
+            "exposureLimit": 100_000.0,
+            "bySymbol": {"EURUSD": 30_000.0, "GBPUSD": -50_000.0},
+            "byLP": {"OANDA": 80_000.0},
+            "utilizationPct": 80.0,
+            "riskLevel": "high",
+        }
+
+    def test_alert_on_the_wire(self) -> None:
+        assert on_the_wire(Alert(**ALERT)) == {
+            "severity": "critical",
+            "category": "exposure",
+            "title": "Exposure limit exceeded",
+            "message": "Net exposure is at 95 % of its limit",
+            "source": "ExposureMonitor",
+            "suggestedActions": ["Review positions", "Consider hedging"],
+        }
+
+    @pytest.mark.parametrize(("kind", "fields"), KINDS, ids=NAMES)
+    def test_what_was_encoded_decodes_to_the_same(self, kind: type[msgspec.Struct], fields: dict[str, Any]) -> None:
+        item = kind(**fields)
+
+        assert msgspec.json.decode(msgspec.json.encode(item), type=kind) == item
+
+    @pytest.mark.parametrize("lp", ["", None])
+    def test_an_order_that_no_lp_had_a_part_in(self, lp: str | None) -> None:
+        item = RoutingDecision(**{**ROUTING, "routing_decision": "BBOOK", "lp_name": lp})
+
+        assert on_the_wire(item)["lpName"] is None
+
+    def test_exposure_is_a_copy(self) -> None:
+        """The caller goes on counting in its own dict."""
+        books = {"EURUSD": 1.0}
+        item = ExposureUpdate(**{**EXPOSURE, "by_symbol": books})
+
+        books["EURUSD"] = 2.0
+
+        assert item.by_symbol == {"EURUSD": 1.0}
+
+    def test_what_follows_from_other_fields_cannot_contradict_them(self) -> None:
+        item = ExposureUpdate(**EXPOSURE, utilization_pct=1.0, risk_level="low")
+
+        assert (item.utilization_pct, item.risk_level) == (80.0, "high")
+
+    def test_items_do_not_change(self) -> None:
+        with pytest.raises(AttributeError):
+            RoutingDecision(**ROUTING).volume = 1  # type: ignore[misc]
+
+    @pytest.mark.parametrize("side", [SideOfTheirs.LONG, OldSideOfTheirs.LONG], ids=["StrEnum", "str, Enum"])
+    def test_members_of_text_enums_become_their_text(self, side: str) -> None:
+        assert on_the_wire(RoutingDecision(**{**ROUTING, "side": side, "symbol": side})) == {
+            **on_the_wire(RoutingDecision(**ROUTING)),
+            "side": "BUY",
+            "symbol": "BUY",
+        }
+
+    @pytest.mark.parametrize("number", [FloatOfNumPy(0.5), Decimal("0.5"), Fraction(1, 2)], ids=repr)
+    def test_other_kinds_of_numbers_become_plain_ones(self, number: Any) -> None:
+        assert on_the_wire(RoutingDecision(**{**ROUTING, "spread": number}))["spread"] == 0.5
+        assert on_the_wire(ExposureUpdate(**{**EXPOSURE, "by_lp": {"LMAX": number}}))["byLP"] == {"LMAX": 0.5}
+
+    def test_a_list_of_actions_becomes_a_tuple(self) -> None:
+        assert Alert(**{**ALERT, "suggested_actions": ["Wait"]}).suggested_actions == ("Wait",)
+
+
+REFUSED: list[tuple[type[msgspec.Struct], dict[str, Any], str, Any, str]] = [
+    (RoutingDecision, ROUTING, "side", "buy", "side is 'buy'; it must be one of BUY, SELL"),
+    (RoutingDecision, ROUTING, "side", 1, "side is 1; it must be one of BUY, SELL"),
+    (RoutingDecision, ROUTING, "side", ["BUY"], "side is ['BUY']; it must be one of"),
+    (RoutingDecision, ROUTING, "routing_decision", "A", "must be one of ABOOK, BBOOK, CBOOK, PARTIAL, HEDGE, REJECT"),
+    (RoutingDecision, ROUTING, "symbol", "", "symbol is ''; it must be a text that is not empty"),
+    (RoutingDecision, ROUTING, "symbol", None, "symbol is None; it must be a text that is not empty"),
+    (RoutingDecision, ROUTING, "lp_name", 7, "lp_name is 7; it must be a text"),
+    (RoutingDecision, ROUTING, "volume", -1, "volume is -1; it must be a finite number, at least 0"),
+    (RoutingDecision, ROUTING, "volume", "10", "volume is '10'; it must be a finite number, at least 0"),
+    (RoutingDecision, ROUTING, "volume", True, "volume is True; it must be a finite number, at least 0"),
+    (RoutingDecision, ROUTING, "volume", None, "volume is None; it must be a finite number, at least 0"),
+    (RoutingDecision, ROUTING, "volume", 10**400, "it must be a finite number, at least 0"),
+    (RoutingDecision, ROUTING, "volume", 10**5000, "a number of thousands of digits; it must be a finite number"),
+    (RoutingDecision, ROUTING, "execution_time_ms", -0.5, "execution_time_ms is -0.5; it must be"),
+    (RoutingDecision, ROUTING, "spread", Decimal("NaN"), "spread is Decimal('NaN'); it must be a finite number"),
+    (RoutingDecision, ROUTING, "spread", Decimal("sNaN"), "spread is Decimal('sNaN'); it must be a finite number"),
+    (RoutingDecision, ROUTING, "slippage", Fraction(10**400), "it must be a finite number"),
+    (LPMetrics, LP, "lp_name", "", "lp_name is ''; it must be a text that is not empty"),
+    (LPMetrics, LP, "status", "up", "status is 'up'; it must be one of connected, degraded, disconnected"),
+    (LPMetrics, LP, "reject_rate", -0.1, "reject_rate is -0.1; it must be a finite number, at least 0"),
+    (ExposureUpdate, EXPOSURE, "exposure_limit", 0, "exposure_limit is 0; it must be above 0"),
+    (ExposureUpdate, EXPOSURE, "exposure_limit", -5.0, "exposure_limit is -5.0; it must be above 0"),
+    (ExposureUpdate, EXPOSURE, "exposure_limit", 1e-310, "utilization_pct is inf; it must be a finite number"),
+    (ExposureUpdate, EXPOSURE, "by_symbol", [1], "by_symbol is [1]; it must map names to numbers"),
+    (ExposureUpdate, EXPOSURE, "by_symbol", {7: 1.0}, "a name in by_symbol is 7; it must be a text"),
+    (ExposureUpdate, EXPOSURE, "by_lp", {"LMAX": math.nan}, "by_lp is nan; it must be a finite number"),
+    (ExposureUpdate, EXPOSURE, "by_lp", {"LMAX": "1"}, "by_lp is '1'; it must be a finite number"),
+    (Alert, ALERT, "severity", "fatal", "severity is 'fatal'; it must be one of info, warning, error, critical"),
+    (Alert, ALERT, "title", "", "title is ''; it must be a text that is not empty"),
+    (Alert, ALERT, "suggested_actions", "Wait", "suggested_actions is 'Wait'; it must be a list of texts"),
+    (Alert, ALERT, "suggested_actions", 3, "suggested_actions is 3; it must be a list of texts"),
+    (Alert, ALERT, "suggested_actions", ["Wait", 3], "one of suggested_actions is 3; it must be a text"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("kind", "fields", "field", "value", "sentence"),
+        [pytest.param(*case, id=f"{case[2]}-{number}") for number, case in enumerate(REFUSED)],
+    )
+    def test_says_what_is_wrong_and_what_would_be_right(
+        self, kind: type[msgspec.Struct], fields: dict[str, Any], field: str, value: Any, sentence: str
+    ) -> None:
+        with pytest.raises(InvalidItem) as caught:
+            kind(**{**fields, field: value})
+
+        assert sentence in str(caught.value)
+
+    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize(("kind", "fields"), KINDS[:3], ids=NAMES[:3])
+    def test_numbers_that_json_cannot_carry(
+        self, kind: type[msgspec.Struct], fields: dict[str, Any], number: float
+    ) -> None:
+        """The encoder would write null, and a dashboard would show nothing where the risk is greatest."""
+        for field in (name for name, value in fields.items() if isinstance(value, (int, float))):
+            with pytest.raises(InvalidItem, match=field):
+                kind(**{**fields, field: number})
+
+    def test_a_missing_field_is_named(self) -> None:
+        with pytest.raises(TypeError, match="symbol"):
+            RoutingDecision(**{name: value for name, value in ROUTING.items() if name != "symbol"})
+
+    def test_checked_when_decoded_too(self) -> None:
+        sent = msgspec.json.encode({**on_the_wire(RoutingDecision(**ROUTING)), "volume": -1})
+
+        with pytest.raises(msgspec.ValidationError, match="volume is -1"):
+            msgspec.json.decode(sent, type=RoutingDecision)
+
+
+class TestAssess:
+    @pytest.mark.parametrize(
+        ("total", "used", "level"),
+        [
+            (0, 0.0, "low"),
+            (49_999, 49.999, "low"),
+            (50_000, 50.0, "medium"),
+            (74_999, 74.999, "medium"),
+            (75_000, 75.0, "high"),
+            (89_999, 89.999, "high"),
+            (90_000, 90.0, "critical"),
+            (250_000, 250.0, "critical"),
+            (-90_000, 90.0, "critical"),
+        ],
+    )
+    def test_thresholds(self, total: float, used: float, level: str) -> None:
+        assert assess(total, 100_000) == (used, level)
+
+    @given(st.integers(1, 2**53), st.sampled_from([(50, "medium"), (75, "high"), (90, "critical")]))
+    @example(241_017_372_875_003, (50, "medium"))
+    def test_a_threshold_that_is_reached_exactly_counts(self, unit: int, threshold: tuple[int, str]) -> None:
+        """Whatever the limit: no rounding moves a book below a threshold that it has reached."""
+        percent, level = threshold
+
+        assert assess(unit * percent, unit * 100) == (percent, level)
+        assert assess(float(unit * percent), float(unit * 100)) == (percent, level)
+
+    @given(st.floats(0, 1e300), st.floats(0, 1e300), st.floats(1e-3, 1e300))
+    def test_more_exposure_is_never_less_risk(self, one: float, other: float, limit: float) -> None:
+        order = ["low", "medium", "high", "critical"]
+        less, more = assess(min(one, other), limit), assess(max(one, other), limit)
+
+        assert less.utilization_pct <= more.utilization_pct
+        assert order.index(less.level) <= order.index(more.level)
+
+
+class TestChannels:
+    def test_modes_and_types(self) -> None:
+        declared = {channel.name: (channel.mode, channel.key, channel.type) for channel in CHANNELS}
+
+        assert declared == {
+            "routing-metrics": ("events", None, "routing-decision"),
+            "lp-performance": ("table", "lpName", "lp-metrics"),
+            "exposure-updates": ("latest", None, "exposure-update"),
+            "alerts": ("durable", None, "alert"),
+        }
+
+    @pytest.mark.parametrize(
+        ("role", "names"),
+        [
+            ("admin", {"routing-metrics", "lp-performance", "exposure-updates", "alerts"}),
+            ("trader", {"exposure-updates", "alerts"}),
+            ("monitor", {"lp-performance", "alerts"}),
+            ("guest", set()),
+        ],
+    )
+    def test_roles(self, role: str, names: set[str]) -> None:
+        identity = Identity(id="someone", roles=frozenset({role}))
+
+        assert {channel.name for channel in CHANNELS if channel.admits(identity, channel.name)} == names
+
+    def test_every_name_of_the_facade_exists(self) -> None:
+        assert [name for name in trading.__all__ if not hasattr(trading, name)] == []
+
+
+class FakeHub:
+    """Records what is published; drains when told."""
+
+    def __init__(self, channels: Iterable[Channel], *, authenticate: object, **options: object) -> None:
+        self.channels = tuple(channels)
+        self.authenticate = authenticate
+        self.options = options
+        self.is_draining = False
+        self.shutdowns: list[float | None] = []
+        self.published: list[tuple[str, object, str | None]] = []
+
+    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
+        assert type is None  # the channel's own
+        if self.is_draining:
+            raise HubClosed("this hub has been shut down")
+        self.published.append((channel, data, key))
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        self.is_draining = True
+        self.shutdowns.append(grace)
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins and ends without a hub of the process, and makes fakes."""
+    monkeypatch.setattr(process, "Hub", FakeHub)
+    monkeypatch.setattr(process, "_current", None)
+
+
+def fake(**options: Any) -> FakeHub:
+    hub: object = init_hub(**{"authenticate": anonymous, **options})
+    assert isinstance(hub, FakeHub)
+    return hub
+
+
+def current() -> object:
+    return get_hub()
+
+
+class TestHubOfTheProcess:
+    def test_without_one_says_how_to_start_it(self) -> None:
+        with pytest.raises(HubClosed, match=r"async with init_hub\(authenticate=...\):"):
+            get_hub()
+
+    def test_init_makes_it_with_the_channels_and_options(self) -> None:
+        def authenticate(handshake: Handshake) -> Identity:
+            return Identity(id="someone")
+
+        hub = fake(authenticate=authenticate, channels=[Channel("user:*")], grace=2.0)
+
+        assert hub.channels == (*CHANNELS, Channel("user:*"))
+        assert hub.authenticate is authenticate
+        assert hub.options == {"grace": 2.0}
+        assert current() is hub
+
+    def test_a_second_one_is_refused_while_the_first_lives(self) -> None:
+        hub = fake()
+
+        with pytest.raises(HubError, match="already has a hub"):
+            init_hub(authenticate=anonymous)
+
+        assert current() is hub
+
+    async def test_a_hub_that_was_shut_down_makes_room(self) -> None:
+        """As leaving `async with` does it: the process never called shutdown_hub()."""
+        first = fake()
+        await first.shutdown()
+
+        second = fake()
+
+        assert current() is second
+
+    async def test_shutdown_drains_and_forgets(self) -> None:
+        hub = fake()
+
+        await shutdown_hub(1.5)
+        await shutdown_hub()
+
+        assert hub.shutdowns == [1.5]
+        with pytest.raises(HubClosed):
+            get_hub()
+
+    async def test_shutdown_forgets_also_where_draining_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def fail(self: FakeHub, grace: float | None = None) -> None:
+            raise ConnectionError
+
+        monkeypatch.setattr(FakeHub, "shutdown", fail)
+        fake()
+
+        with pytest.raises(ConnectionError):
+            await shutdown_hub()
+
+        with pytest.raises(HubClosed):
+            get_hub()
+
+    async def test_shutdown_leaves_the_next_one_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        followers: list[FakeHub] = []
+        drain = FakeHub.shutdown
+
+        async def shutdown(self: FakeHub, grace: float | None = None) -> None:
+            await drain(self, grace)
+            followers.append(fake())
+
+        fake()
+        monkeypatch.setattr(FakeHub, "shutdown", shutdown)
+
+        await shutdown_hub()
+
+        assert current() is followers[0]
+
+    def test_of_many_threads_one_makes_it(self) -> None:
+        made: list[object] = []
+        refused: list[HubError] = []
+        start = threading.Barrier(8)
+
+        def init() -> None:
+            start.wait()
+            try:
+                made.append(init_hub(authenticate=anonymous))
+            except HubError as exc:
+                refused.append(exc)
+
+        run_in_threads([init] * 8)
+
+        assert len(made) == 1
+        assert len(refused) == 7
+        assert current() is made[0]
+
+
+class TestHelpers:
+    def test_arguments_in_the_order_of_the_go_server(self) -> None:
+        hub = fake()
+
+        publish_one_of_each()
+
+        assert hub.published == [
+            ("routing-metrics", RoutingDecision(**ROUTING), None),
+            ("lp-performance", LPMetrics(**LP), "OANDA"),
+            ("exposure-updates", ExposureUpdate(**EXPOSURE), None),
+            ("alerts", Alert(**ALERT), None),
+        ]
+
+    def test_what_may_be_left_out(self) -> None:
+        hub = fake()
+
+        notify_routing_decision("EURUSD", "SELL", 1, "REJECT", None, 0, 0.0)
+        notify_alert("info", "system", "Hello", "World", "Test")
+
+        assert hub.published == [
+            (
+                "routing-metrics",
+                RoutingDecision(
+                    symbol="EURUSD",
+                    side="SELL",
+                    volume=1,
+                    routing_decision="REJECT",
+                    execution_time_ms=0,
+                    spread=0.0,
+                ),
+                None,
+            ),
+            ("alerts", Alert(severity="info", category="system", title="Hello", message="World", source="Test"), None),
+        ]
+
+    @pytest.mark.parametrize(
+        "notify",
+        [
+            lambda: notify_routing_decision("EURUSD", "BUY", 1, "ABOOK", "LMAX", 1, 0.0),
+            lambda: notify_lp_status_change("LMAX", "degraded", 0.0, 1, 1, 1, 0, 100),
+            lambda: notify_exposure_change(0, 0, 1, {}, {}),
+            lambda: notify_alert("info", "system", "Hello", "World", "Test"),
+        ],
+        ids=["routing", "lp", "exposure", "alert"],
+    )
+    async def test_without_a_hub_they_raise(self, notify: Callable[[], None]) -> None:
+        """Nothing is lost silently: not before the hub, and not after it."""
+        with pytest.raises(HubClosed):
+            notify()
+        hub = fake()
+        notify()
+        await shutdown_hub()
+        with pytest.raises(HubClosed):
+            notify()
+
+        assert len(hub.published) == 1
+
+    def test_a_wrong_value_raises_in_the_caller_and_publishes_nothing(self) -> None:
+        hub = fake()
+
+        with pytest.raises(InvalidItem, match="severity is 'fatal'"):
+            notify_alert("fatal", "system", "Hello", "World", "Test")  # type: ignore[arg-type]
+
+        assert hub.published == []
+
+    def test_from_any_thread(self) -> None:
+        hub = fake()
+
+        def notify() -> None:
+            for number in range(50):
+                notify_routing_decision("EURUSD", "BUY", number, "BBOOK", None, 1, 0.0)
+
+        run_in_threads([notify] * 8)
+
+        assert len(hub.published) == 400
+
+
+class TestWithARealHub:
+    """What the fakes above stand for."""
+
+    @pytest.fixture(autouse=True)
+    def real_hub(self, no_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "Hub", Hub)
+
+    async def test_from_another_thread_to_a_subscriber(self) -> None:
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous) as hub, subscribe(hub, *NAMES_FOR_ADMIN, identity=ADMIN) as got:
+                await anyio.to_thread.run_sync(publish_one_of_each)
+                items = await take_items(got, 4)
+
+        assert {item["channel"]: (item["type"], item.get("key"), item["data"]) for item in items} == {
+            "routing-metrics": ("routing-decision", None, on_the_wire(RoutingDecision(**ROUTING))),
+            "lp-performance": ("lp-metrics", "OANDA", on_the_wire(LPMetrics(**LP))),
+            "exposure-updates": ("exposure-update", None, on_the_wire(ExposureUpdate(**EXPOSURE))),
+            "alerts": ("alert", None, on_the_wire(Alert(**ALERT))),
+        }
+
+    async def test_a_trader_does_not_see_the_routing(self) -> None:
+        trader = Identity(id="t", roles=frozenset({"trader"}))
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous) as hub:
+                with pytest.raises(PermissionDenied):
+                    await subscribe(hub, "routing-metrics", identity=trader).__aenter__()
+                async with subscribe(hub, "exposure-updates", "alerts", identity=trader):
+                    pass
+
+    async def test_one_after_the_other(self) -> None:
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous) as first:
+                with pytest.raises(HubError, match="already has a hub"):
+                    init_hub(authenticate=anonymous)
+                assert get_hub() is first
+            with pytest.raises(HubClosed):
+                publish_one_of_each()
+
+            async with init_hub(authenticate=anonymous) as second:
+                publish_one_of_each()
+                assert get_hub() is second is not first
+                await shutdown_hub(0.0)
+            with pytest.raises(HubClosed, match="no hub yet"):
+                get_hub()
+
+    async def test_one_that_was_never_entered_can_be_forgotten(self) -> None:
+        init_hub(authenticate=anonymous)
+        with pytest.raises(HubClosed, match="async with"):
+            publish_one_of_each()
+
+        await shutdown_hub()
+
+        init_hub(authenticate=anonymous)
+
+
+ADMIN = Identity(id="a", roles=frozenset({"admin"}))
+NAMES_FOR_ADMIN = [channel.name for channel in CHANNELS]
+
+
+def publish_one_of_each() -> None:
+    notify_routing_decision("EURUSD", "BUY", 10_000, "ABOOK", "OANDA", 45, 0.00015, 0.00002)
+    notify_lp_status_change("OANDA", "connected", 0.00015, 0.98, 25, 500, 0.02, 99.9)
+    notify_exposure_change(
+        80_000.0, -20_000.0, 100_000.0, {"EURUSD": 30_000.0, "GBPUSD": -50_000.0}, {"OANDA": 80_000.0}
+    )
+    notify_alert(
+        "critical",
+        "exposure",
+        "Exposure limit exceeded",
+        "Net exposure is at 95 % of its limit",
+        "ExposureMonitor",
+        ["Review positions", "Consider hedging"],
+    )
+
+
+async def take_items(client: MemoryClient, count: int) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    async for batch in client:
+        items += [item for item in batch if not item["type"].startswith("$")]
+        if len(items) >= count:
+            break
+    return items
+
+
+def run_in_threads(calls: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
