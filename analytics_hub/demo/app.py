@@ -1,0 +1,179 @@
+"""The demo as one program: a hub, the simulation or a feed, the socket, and the small HTTP next to it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..auth import JWTAuthenticator
+from ..exceptions import HubError
+from ..http import Respond, compose, is_loopback, respond_health, respond_page
+from ..hub import Hub
+from ..trading import CHANNELS
+from ..transports.websocket import serve
+from ..tuning import Profile, Tuning
+from .driver import run
+from .feed import CHANNELS_OF_A_FEED, publish_feed
+from .login import refuse_login, respond_login
+from .office import BackOffice
+
+GRACE: Final = 1.0
+"""Seconds that clients get to leave after Ctrl-C; with all the rest the end takes less than two."""
+DEFAULT_RATE: Final = 100.0
+
+Say = Callable[[str], None]
+
+
+class DemoError(HubError):
+    """Something is in the way of the demo; the message is the sentence for its user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What `analytics-hub demo` was told. `rate` None: 100 events a second, or a feed as fast as it comes."""
+
+    secret: str = field(repr=False)
+    host: str = "127.0.0.1"
+    port: int = 7999
+    rate: float | None = None
+    seed: int = 1
+    feed: str | None = None
+    profile: Profile = "default"
+    has_login: bool = True
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+async def run_demo(options: DemoOptions, say: Say = _print) -> None:
+    """Run until SIGINT or SIGTERM, then drain. Raises `DemoError` if it cannot start or go on."""
+    hub = Hub(
+        CHANNELS if options.feed is None else CHANNELS_OF_A_FEED,
+        authenticate=JWTAuthenticator(options.secret, algorithms=["HS256"]),
+        tuning=Tuning.profile(options.profile),
+        grace=GRACE,
+    )
+    failure: DemoError | None = None
+    signals: AsyncIterator[object]
+    with ExitStack() as stack:
+        try:
+            signals = stack.enter_context(anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
+        except NotImplementedError:  # an event loop without signals: Ctrl-C stays KeyboardInterrupt
+            signals = _never()
+        async with hub, anyio.create_task_group() as tasks:
+            try:
+                port = await _start_serving(hub, options, tasks)
+                say(introduction(options, port))
+                await _publish_until(signals, hub, options, say)
+                say("Draining.")
+            except DemoError as error:  # raised below, where no task group wraps it
+                failure = error
+            await hub.shutdown()
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _never() -> AsyncIterator[object]:
+    await anyio.sleep_forever()
+    yield None
+
+
+async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> int:
+    respond = respond_demo(hub, options)
+    try:
+        port: int = await tasks.start(functools.partial(serve, hub, options.host, options.port, respond=respond))
+    except OSError as error:
+        raise DemoError(_explain(error, options)) from None
+    return port
+
+
+def respond_demo(hub: Hub, options: DemoOptions) -> Respond:
+    """The demo's HTTP: the page at `/`, `/login` and `/healthz`."""
+    page = files("analytics_hub.demo").joinpath("page.html").read_text(encoding="utf-8")
+    if options.has_login:
+        login = respond_login(options.secret, local_only=is_loopback(options.host))
+    else:
+        login = refuse_login("no logins here, because others can reach this demo; use a token of `analytics-hub token`")
+    return compose(respond_health(hub), respond_page("/", page), login)
+
+
+async def _publish_until(signals: AsyncIterator[object], hub: Hub, options: DemoOptions, say: Say) -> None:
+    failure: DemoError | None = None
+
+    async def publish() -> None:
+        nonlocal failure
+        try:
+            await _publish(hub, options, say)
+        except OSError as error:
+            failure = DemoError(f"cannot read the feed {options.feed}: {error.strerror}")
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(publish)
+        await anext(signals)
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _publish(hub: Hub, options: DemoOptions, say: Say) -> None:
+    if options.feed is None:
+        await run(hub, BackOffice(options.seed), options.rate or DEFAULT_RATE)
+        return
+
+    def report(number: int, sentence: str) -> None:
+        if number <= 10 or number % 1000 == 0:  # a feed that is wrong throughout must not bury everything else
+            say(f"feed: {sentence}" + (f" ({number} bad lines so far)" if number >= 10 else ""))
+
+    summary = await publish_feed(hub, options.feed, on_error=report, rate=options.rate)
+    refused = f", {summary.refused} refused" if summary.refused else ""
+    say(f"feed: ended after {summary.published} items{refused}. The hub serves what it keeps until Ctrl-C.")
+
+
+def introduction(options: DemoOptions, port: int) -> str:
+    """What the demo says once it runs: where it is and what to try, ready to be copied."""
+    host = "localhost" if options.host in ("0.0.0.0", "::", "") else options.host
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if options.feed is None:
+        source = f"publishes {options.rate or DEFAULT_RATE:g} events a second of a simulated back office"
+    else:
+        source = f"publishes {'standard input' if options.feed == '-' else options.feed}"
+    login, users = "TOKEN=$(analytics-hub token)", "with a token"
+    if options.has_login:
+        login = (
+            f"""TOKEN=$(curl -s http://{place}/login -d '{{"username":"admin","password":"admin"}}' | jq -r .token)"""
+        )
+        users = "admin/admin, trader/trader or monitor/monitor"
+    return f"""The hub listens on {place} and {source}. Ctrl-C ends it.
+
+  page     http://{place}/   {users}
+  health   curl http://{place}/healthz
+  login    {login}
+  connect  wscat -c "ws://{place}/ws/analytics?token=$TOKEN"
+           > {{"action":"subscribe","channels":["routing-metrics","alerts"]}}
+  follow   analytics-hub tail ws://{place}
+  token    analytics-hub token --sub ann --role trader
+"""
+
+
+def _explain(error: OSError, options: DemoOptions) -> str:
+    where = f"{options.host}:{options.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"something already listens on {where}; end it, or choose another --port (0 takes any free one)"
+    if isinstance(error, socket.gaierror):
+        return f"--host {options.host} is no address of this machine"
+    reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    return f"cannot listen on {where}: {reason}"

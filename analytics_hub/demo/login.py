@@ -1,0 +1,87 @@
+"""`/login` of the demo: three accounts whose passwords everyone knows. For the demo only, never for an application.
+
+An application keeps the login it has and lets it `mint` a token, or takes the tokens of its identity provider.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..auth import mint
+from ..http import Request, Respond, Response, is_loopback, json_response, route
+
+ACCOUNTS: Final = {"admin": "admin", "trader": "trader", "monitor": "monitor"}
+"""Name -> password; each account has the one role of its name."""
+
+TTL: Final = 3600
+MAX_BODY: Final = 4096
+_MALFORMED: Final = (
+    "the body must be a JSON object with the texts username and password, "
+    'for example {"username":"admin","password":"admin"}'
+)
+
+
+class _Credentials(msgspec.Struct):
+    username: str
+    password: str
+
+
+_decoder: Final = msgspec.json.Decoder(_Credentials)
+
+
+def respond_login(
+    secret: str, *, local_only: bool = True, ttl: int = TTL, clock: Callable[[], float] = time.time
+) -> Respond:
+    """POST of a JSON object, whatever its Content-Type says (`curl -d` calls it a form), for a token.
+
+    A page of another site may send such a request but cannot read the answer, unless its name was made to point to
+    this machine (DNS rebinding); `local_only` therefore refuses requests to any name but this machine's own.
+    """
+
+    def login(request: Request) -> Response:
+        if local_only and not _names_this_machine(request.headers.get("host", "")):
+            return _refuse(HTTPStatus.FORBIDDEN, "log in at http://localhost; these accounts are for this machine only")
+        if len(request.body) > MAX_BODY:
+            return _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body must not exceed {MAX_BODY} bytes")
+        try:
+            given = _decoder.decode(request.body)
+        except (ValueError, RecursionError):
+            return _refuse(HTTPStatus.BAD_REQUEST, _MALFORMED)
+        if not _is_right(given):
+            return _refuse(HTTPStatus.UNAUTHORIZED, "wrong username or password")
+        token = mint(
+            secret, subject=given.username, roles=[given.username], ttl=ttl, now=clock(), account=given.username
+        )
+        return json_response(HTTPStatus.OK, {"token": token, "expiresIn": ttl})
+
+    return route("/login", {"POST": login})
+
+
+def refuse_login(reason: str) -> Respond:
+    """`/login` where it would let strangers in: 403 with the sentence `reason`."""
+    return route("/login", {"POST": lambda request: _refuse(HTTPStatus.FORBIDDEN, reason)})
+
+
+def _names_this_machine(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _is_right(given: _Credentials) -> bool:
+    # An unknown name takes as long as a wrong password.
+    password = ACCOUNTS.get(given.username, "")
+    matches = hmac.compare_digest(given.password.encode(), password.encode())
+    return matches and given.username in ACCOUNTS
+
+
+def _refuse(status: HTTPStatus, sentence: str) -> Response:
+    return json_response(status, {"error": sentence})
