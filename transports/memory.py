@@ -15,7 +15,7 @@ import msgspec
 
 from ..contracts import Handshake
 from ..core.session import Session
-from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
+from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, UnknownChannel
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import Parsed, encode, parse_json
@@ -152,15 +152,18 @@ async def subscribe(
     """Subscribe within this process: `async with subscribe(hub, "alerts") as batches: async for batch in batches: ...`
 
     `channels` are names, or mappings with the options of the protocol (`{"channel": "alerts", "last": 5}`). Raises
-    `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if one of them is refused.
+    `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if one of them is refused, and without `identity` what
+    `Hub.check` raises.
     """
-    async with connect(hub, identity=identity, token=token, room=room) as client:
+    if identity is None:
+        identity = await hub.check(Handshake(token=token, transport="memory"))
+    async with connect(hub, identity=identity, room=room) as client:
         client.send({"action": "subscribe", "channels": list(channels)})
         async for batch in client:
             if _is_answered(client, batch):
                 break
         else:
-            raise PermissionDenied(f"{client.close_reason} ({client.close_code})")
+            raise HubClosed(f"{client.close_reason} ({client.close_code})")
         yield client
 
 

@@ -1,0 +1,297 @@
+"""The HTTP request and the upgrade, without sockets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_hub.http import Request, Response
+from analytics_hub.transports._exchange import MAX_BODY, Exchange, Refused
+from analytics_hub.transports._handshake import accept, check_upgrade, is_origin_allowed
+
+from .peer import ACCEPT, KEY, upgrade
+
+
+def receive(*portions: bytes) -> Request:
+    exchange = Exchange()
+    for portion in portions:
+        if (request := exchange.receive(portion)) is not None:
+            return request
+    raise AssertionError("the request is not complete")
+
+
+def refusal(*portions: bytes) -> Response:
+    with pytest.raises(Refused) as caught:
+        check_upgrade(receive(*portions), "1.1")
+    return caught.value.response
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_handed_out_whole() -> None:
+    head = b"POST /login?x=1&y HTTP/1.1\r\nHost: hub\r\nContent-Length: 5\r\nX-A: 1\r\nX-a: 2\r\n\r\n"
+
+    request = receive(head, b"he", b"llo")
+
+    assert (request.method, request.path, request.query, request.body) == ("POST", "/login", "x=1&y", b"hello")
+    assert request.headers == {"host": "hub", "content-length": "5", "x-a": "1, 2"}
+
+
+@given(st.lists(st.integers(min_value=1, max_value=60)))
+def test_it_does_not_matter_how_a_request_is_cut(sizes: list[int]) -> None:
+    whole = upgrade("X-Long: " + "y" * 200)
+    portions = []
+    rest = whole
+    for size in sizes:
+        portions.append(rest[:size])
+        rest = rest[size:]
+
+    assert receive(*portions, rest) == receive(whole)
+
+
+def test_a_request_target_may_be_a_whole_url() -> None:
+    request = receive(b"GET http://hub:7999/a/b?c=d HTTP/1.1\r\nHost: hub:7999\r\n\r\n")
+
+    assert (request.path, request.query) == ("/a/b", "c=d")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01", 400, id="TLS on the plain port"),
+        pytest.param(b"\r\n\r\n", 400, id="nothing"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no host"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two hosts"),
+        pytest.param(b"GET /\r\n\r\n", 400, id="HTTP/0.9"),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400, id="HTTP/2.0"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\n", 400, id="the preface of HTTP/2"),
+        pytest.param(b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="a star"),
+        pytest.param(b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="another scheme"),
+        pytest.param(b"GET http://[a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="a broken URL"),
+        pytest.param(b"GET / HTTP/1.1\nHost: a\n\r\n\r\n", 400, id="bare line feeds"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", 400, id="a bare carriage return"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400, id="a folded header"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, id="a blank before the colon"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n", 400, id="NUL"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, id="a length that is none"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\n", 400, id="two lengths"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, id="another coding"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            id="smuggling",
+        ),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n", 413, id="a long body declared"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n" + b"x" * (MAX_BODY + 1),
+            413,
+            id="a long body in chunks",
+        ),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400, id="a bad chunk"),
+        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, id="a long line"),
+    ],
+)
+def test_what_is_no_request_is_refused(head: bytes, status: int) -> None:
+    with pytest.raises(Refused) as caught:
+        receive(head)
+
+    assert caught.value.response.status == status
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5))
+def test_no_bytes_raise_anything_but_a_refusal(portions: list[bytes]) -> None:
+    exchange = Exchange()
+    answer = b"HTTP/1.1 4"
+    try:
+        for portion in portions:
+            exchange.receive(portion)
+    except Refused as refused:
+        answer = exchange.answer(refused.response)
+
+    assert answer.startswith(b"HTTP/1.1 4")
+
+
+@given(st.data())
+def test_no_mutation_of_a_handshake_raises_anything_but_a_refusal(data: st.DataObject) -> None:
+    """20,549 of 266,790 mutated handshakes raised something else out of wsproto."""
+    head = bytearray(
+        upgrade("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Extensions: permessage-deflate", "Origin: x")
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(head) - 1))
+        head[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    exchange = Exchange()
+    answer = b""
+    try:
+        request = exchange.receive(bytes(head))
+        if request is not None:
+            chosen = check_upgrade(request, exchange.http_version)
+            is_origin_allowed(request.headers, (), is_secure=False)
+            answer = accept(exchange, chosen)
+    except Refused as refused:
+        answer = exchange.answer(refused.response)
+
+    assert answer[:12] in (b"", b"HTTP/1.1 101") or answer.startswith(b"HTTP/1.1 4")
+
+
+def test_what_follows_a_handshake_is_kept() -> None:
+    exchange = Exchange()
+
+    request = exchange.receive(upgrade() + b"frames")
+
+    assert request is not None
+    assert b"Sec-WebSocket-Accept: " + ACCEPT.encode() in accept(exchange, check_upgrade(request, "1.1"))
+    assert exchange.trailing == b"frames"
+
+
+def test_an_answer_states_its_length_and_the_end() -> None:
+    exchange = Exchange()
+    exchange.receive(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    head, _, body = exchange.answer(Response(200, b"hello", headers=[("X-A", "b")])).partition(b"\r\n\r\n")
+
+    assert body == b"hello"
+    for line in (b"HTTP/1.1 200 OK", b"Content-Length: 5", b"Connection: close", b"X-A: b"):
+        assert line in head
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    exchange = Exchange()
+    exchange.receive(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    answer = exchange.answer(Response(299, b"hello"))
+
+    assert b"Content-Length: 5" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_who_expects_to_be_invited_is() -> None:
+    exchange = Exchange()
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+
+    assert exchange.receive(head) is None
+    assert exchange.invite().startswith(b"HTTP/1.1 100 ")
+    assert exchange.invite() == b""
+    assert exchange.receive(b"x") is not None
+
+
+# --- upgrades -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(upgrade(drop=("Upgrade",)), 426, id="no upgrade"),
+        pytest.param(upgrade(drop=("Connection",)), 426, id="no connection"),
+        pytest.param(upgrade("Upgrade: h2c", drop=("Upgrade",)), 426, id="another upgrade"),
+        pytest.param(upgrade("Connection: close", drop=("Connection",)), 426, id="another connection"),
+        pytest.param(upgrade(drop=("Sec-WebSocket-Version",)), 400, id="no version"),
+        pytest.param(upgrade("Sec-WebSocket-Version: 8", drop=("Sec-WebSocket-Version",)), 426, id="an old version"),
+        pytest.param(upgrade("Sec-WebSocket-Version: 14", drop=("Sec-WebSocket-Version",)), 426, id="a new version"),
+        pytest.param(upgrade("Sec-WebSocket-Version: 13"), 400, id="two versions"),
+        pytest.param(upgrade(drop=("Sec-WebSocket-Key",)), 400, id="no key"),
+        pytest.param(upgrade("Sec-WebSocket-Key:", drop=("Sec-WebSocket-Key",)), 400, id="an empty key"),
+        pytest.param(upgrade("Sec-WebSocket-Key: abc", drop=("Sec-WebSocket-Key",)), 400, id="a short key"),
+        pytest.param(upgrade(f"Sec-WebSocket-Key: {KEY[:-2]}!=", drop=("Sec-WebSocket-Key",)), 400, id="not base64"),
+        pytest.param(upgrade(f"Sec-WebSocket-Key: {'A' * 24}", drop=("Sec-WebSocket-Key",)), 400, id="18 bytes"),
+        pytest.param(upgrade(f"Sec-WebSocket-Key: {KEY}"), 400, id="two keys"),
+        pytest.param(upgrade(drop=("Host",)), 400, id="no host"),
+        pytest.param(upgrade("Content-Length: 3") + b"abc", 400, id="a body"),
+        pytest.param(upgrade("Transfer-Encoding: chunked") + b"0\r\n\r\n", 400, id="chunks"),
+        pytest.param(upgrade().replace(b"GET", b"POST", 1), 405, id="POST"),
+        pytest.param(upgrade().replace(b"GET", b"get", 1), 405, id="a method in small letters"),
+        pytest.param(upgrade("Sec-WebSocket-Protocol: graphql-ws, mqtt"), 400, id="unknown subprotocols"),
+    ],
+)
+def test_malformed_upgrades_are_refused(head: bytes, status: int) -> None:
+    response = refusal(head)
+
+    assert response.status == status
+    assert response.body.strip()
+
+
+def test_an_upgrade_begins_with_http_1_1() -> None:
+    with pytest.raises(Refused):
+        check_upgrade(receive(upgrade(version="HTTP/1.0")), "1.0")
+
+
+def test_a_refused_version_is_told_the_right_one() -> None:
+    response = refusal(upgrade("Sec-WebSocket-Version: 8", drop=("Sec-WebSocket-Version",)))
+
+    assert ("Sec-WebSocket-Version", "13") in response.headers
+
+
+def test_names_are_not_case_sensitive_and_lists_may_be_longer() -> None:
+    head = upgrade("connection: keep-alive, UPGRADE", "UPGRADE: WebSocket", drop=("Upgrade", "Connection"))
+
+    assert check_upgrade(receive(head), "1.1").subprotocol is None
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ("analytics-hub.v1.json", "analytics-hub.v1.json"),
+        ("analytics-hub.v2.json, analytics-hub.v1.json", "analytics-hub.v1.json"),
+        ("bearer.secret, analytics-hub.v1.json", "analytics-hub.v1.json"),
+        ("bearer.secret", None),
+        (", ,", None),
+    ],
+)
+def test_the_first_supported_subprotocol_is_chosen_and_a_token_never(offered: str, chosen: str | None) -> None:
+    result = check_upgrade(receive(upgrade(f"Sec-WebSocket-Protocol: {offered}")), "1.1")
+
+    assert result.subprotocol == chosen
+    assert "secret" not in repr(result)
+
+
+def test_a_refused_subprotocol_is_told_the_supported_ones() -> None:
+    assert b"analytics-hub.v1.json" in refusal(upgrade("Sec-WebSocket-Protocol: mqtt")).body
+
+
+# --- origins --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_allowed"),
+    [
+        (None, "hub.example", True),
+        ("http://hub.example", "hub.example", True),
+        ("https://hub.example", "hub.example", True),  # TLS may end in a proxy
+        ("http://hub.example:80", "hub.example", True),
+        ("https://hub.example", "hub.example:443", True),
+        ("http://HUB.example", "hub.EXAMPLE", True),
+        ("http://127.0.0.1:7999", "127.0.0.1:7999", True),
+        ("http://[::1]:7999", "[::1]:7999", True),
+        ("https://friend.example", "hub.example", True),
+        ("https://friend.example:8443", "hub.example", False),
+        ("http://friend.example", "hub.example", False),
+        ("http://hub.example:7999", "hub.example", False),
+        ("http://hub.example", "hub.example:7999", False),
+        ("https://hub.example", "hub.example:80", False),
+        ("https://evil.example", "hub.example", False),
+        ("https://hub.example.evil.example", "hub.example", False),
+        ("https://evil-hub.example", "hub.example", False),
+        ("https://sub.hub.example", "hub.example", False),
+        ("https://hub.example/path", "hub.example", False),
+        ("https://x@hub.example", "hub.example", False),
+        ("https://hub.example, https://hub.example", "hub.example", False),
+        ("null", "hub.example", False),
+        ("", "", False),
+        ("file://", "hub.example", False),
+        ("http://hub.example:port", "hub.example", False),
+        ("http://[hub", "hub.example", False),
+        ("http://hub.example", "hub.example:port", False),
+        ("chrome-extension://hub.example", "hub.example", False),
+    ],
+)
+def test_origins(origin: str | None, host: str, is_allowed: bool) -> None:
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+
+    assert is_origin_allowed(headers, ["https://friend.example"], is_secure=False) is is_allowed
+
+
+def test_where_tls_ends_here_a_page_without_it_is_foreign() -> None:
+    assert is_origin_allowed({"host": "hub", "origin": "https://hub"}, (), is_secure=True)
+    assert not is_origin_allowed({"host": "hub", "origin": "http://hub"}, (), is_secure=True)

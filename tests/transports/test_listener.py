@@ -1,0 +1,215 @@
+"""Accepting: addresses, ports, and a process that runs out of descriptors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from analytics_hub.transports._listener import LONGEST_PAUSE, Listener, bind
+from analytics_hub.transports._poller import READ
+from analytics_hub.transports._selector import SelectorLoop
+
+from .fake_hub import FakeHub
+from .peer import Clock, serving
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_port_0_takes_a_free_one_and_a_taken_one_is_an_error() -> None:
+    (first,) = await bind("127.0.0.1", 0, 16)
+    with first:
+        port = first.getsockname()[1]
+        assert port > 0
+        with pytest.raises(OSError, match="Address already in use"):
+            await bind("127.0.0.1", port, 16)
+
+
+async def test_a_name_with_two_addresses_listens_on_one_port_of_both() -> None:
+    sockets = await bind("localhost", 0, 16)
+
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    for sock in sockets:
+        sock.close()
+
+
+async def test_an_address_that_this_machine_has_not_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*args: object, **options: object) -> Sequence[tuple[object, ...]]:
+        return [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))][:found]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    found = 2
+    (sock,) = await bind("localhost", 0, 16)
+    sock.close()
+
+    found = 1
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        await bind("localhost", 0, 16)
+
+
+async def test_no_host_means_every_interface() -> None:
+    sockets = await bind("", 0, 16)
+
+    with socket.create_connection(("127.0.0.1", sockets[0].getsockname()[1])):
+        pass
+    for sock in sockets:
+        sock.close()
+
+
+class FakeSocket(socket.socket):
+    """A listening socket whose `accept` does what a list says."""
+
+    def __init__(self, outcomes: list[OSError]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+
+    def accept(self) -> tuple[socket.socket, object]:
+        raise self.outcomes.pop(0) if self.outcomes else BlockingIOError
+
+
+class FakePoller:
+    def __init__(self) -> None:
+        self.is_watching = False
+
+    def watch(self, sock: socket.socket, events: int, handler: object) -> None:
+        self.is_watching = events == READ
+
+    def forget(self, sock: socket.socket) -> None:
+        self.is_watching = False
+
+
+def make(outcomes: list[OSError]) -> tuple[Listener, FakePoller, SelectorLoop, Clock, list[str]]:
+    clock, poller, counted = Clock(), FakePoller(), list[str]()
+    loop = SelectorLoop(poller, clock)  # type: ignore[arg-type]
+    listener = Listener(loop, FakeSocket(outcomes), lambda sock, address: None, counted.append)
+    return listener, poller, loop, clock, counted
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_pauses_grow_and_are_said_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    listener, poller, loop, clock, counted = make([OSError(number, "x")] * 10)
+    pauses = []
+    while listener._sock.outcomes:  # type: ignore[attr-defined]
+        listener.ready(READ)
+        assert not poller.is_watching
+        pauses.append(round(loop.timers.next() - clock.now, 6))
+        clock.now = loop.timers.next()
+        assert [*loop.timers.take(clock.now)] == [listener]
+        listener.due()
+        assert poller.is_watching
+
+    assert pauses == sorted(pauses)
+    assert 0 < pauses[0] < 0.1
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE, abs=0.06)
+    assert counted == [f"accept-{errno.errorcode[number].lower()}"] * 10
+    assert caplog.text.count("cannot accept connections for now") == 1
+
+    listener.ready(READ)
+    listener.ready(READ)
+
+    assert caplog.text.count("accepting connections again") == 1
+    listener.close()
+    listener.close()
+
+
+def test_a_client_that_left_before_it_was_accepted_is_passed_over() -> None:
+    listener, poller, _, _, counted = make([ConnectionAbortedError(), OSError(errno.EPROTO, "x")])
+
+    listener.ready(READ)
+
+    assert poller.is_watching
+    assert counted == []
+    listener.close()
+
+
+def test_a_closed_listener_does_not_come_back() -> None:
+    listener, poller, loop, clock, _ = make([OSError(errno.EMFILE, "x")])
+    listener.ready(READ)
+    listener.close()
+
+    listener.due()
+
+    assert not poller.is_watching
+    assert [*loop.timers.take(clock.now + 10)] == []
+
+
+SCRIPT = """
+import logging, resource, sys
+sys.path.insert(0, {root!r})
+import anyio
+from analytics_hub.channels import Channel
+from analytics_hub.contracts import anonymous
+from analytics_hub.hub import Hub
+from analytics_hub.transports.websocket import serve
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+async def main():
+    async with Hub([Channel("a")], authenticate=anonymous, grace=0.1) as hub, anyio.create_task_group() as group:
+        async def run(*, task_status):
+            await serve(hub, port=0, task_status=task_status)
+        port = await group.start(run)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        print(port, flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read)
+        print(hub.statistics().counters["accept-emfile"], flush=True)
+        group.cancel_scope.cancel()
+
+anyio.run(main, backend={backend!r}, backend_options={options!r})
+"""
+
+
+def test_a_server_without_descriptors_waits_and_recovers(anyio_backend: tuple[str, dict[str, object]]) -> None:
+    """anyio's own listener ends for good here, on both backends (trap 10)."""
+    script = SCRIPT.format(root=str(ROOT), backend=anyio_backend[0], options=anyio_backend[1])
+    server = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=-1, stdout=-1, stderr=-1, text=True, env=os.environ, cwd=ROOT
+    )
+    with server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(120)]
+        head = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+        clients[0].sendall(head)
+        assert clients[0].recv(12) == b"HTTP/1.1 404"
+        for client in clients[:-1]:
+            client.close()
+
+        clients[-1].sendall(head)  # it was not accepted before the others left
+
+        assert clients[-1].recv(12) == b"HTTP/1.1 404"
+        clients[-1].close()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as late:
+            late.sendall(head)
+            assert late.recv(12) == b"HTTP/1.1 404"
+        output, errors = server.communicate("", timeout=20)
+
+    assert int(output) >= 1
+    assert errors.count("cannot accept connections for now: Too many open files") == 1
+    assert errors.count("accepting connections again") == 1
+    assert "Traceback" not in errors
+    assert server.returncode == 0
+
+
+async def test_a_connection_that_cannot_be_taken_is_one_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = FakeHub()
+
+    def refuse(sock: socket.socket) -> None:
+        raise OSError(errno.EINVAL, "gone already")
+
+    async with serving(hub) as port:
+        monkeypatch.setattr("analytics_hub.transports._listener.configure", refuse)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setblocking(False)
+            await anyio.wait_readable(client)
+            assert client.recv(1) == b""
+        assert hub.counters["accept-failed"] == 1

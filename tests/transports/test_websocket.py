@@ -1,0 +1,492 @@
+"""One WebSocket client on a real socket: messages, pace, pings, and every way to end."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from analytics_hub.transports.websocket import Limits
+
+from .fake_hub import FakeHub, FakeSession
+from .peer import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PATH,
+    PING,
+    PONG,
+    TEXT,
+    Clock,
+    Peer,
+    Received,
+    frame,
+    is_served,
+    serving,
+    upgrade,
+)
+
+pytestmark = pytest.mark.anyio
+
+SMALL_ROOM = 4096
+
+
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def feed(peer: Peer, data: bytes) -> None:
+    """Send all of it, or raise `BlockingIOError`."""
+    while data:
+        data = data[peer.sock.send(data) :]
+
+
+def fill(session: FakeSession, size: int = 4000) -> list[bytes]:
+    """Write numbered items until the transport says no; what was written, the refused-but-taken one included."""
+    items: list[bytes] = []
+    while True:
+        items.append(b'"%06d%s"' % (len(items), b"x" * size))
+        if not session.write(items[-1]):
+            return items
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+async def test_messages_arrive_in_both_directions() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        await peer.send_frame(TEXT, "café".encode())
+        await peer.send_frame(BINARY, b"\xff")
+        await hub.until(lambda: len(hub.session.received) == 2)
+
+        assert hub.session.received == ["café", b"\xff"]
+        assert hub.session.write(b"1", b'"two"')
+        assert await peer.read_frame() == Received(TEXT, b'[1,"two"]')
+
+
+async def test_a_message_may_come_byte_by_byte() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        for byte in frame(TEXT, b"he", fin=False) + frame(PING, b"!") + frame(CONTINUATION, b"llo"):
+            await peer.send(bytes([byte]))
+            await anyio.lowlevel.checkpoint()
+
+        assert await peer.read_frame() == Received(PONG, b"!")
+        await hub.until(lambda: hub.session.received)
+        assert hub.session.received == ["hello"]
+
+
+async def test_the_websockets_client_is_served() -> None:
+    hub = FakeHub()
+    hub.on_data = lambda session, data: session.transport.close(1000, "enough") if data == "end" else None
+
+    def talk(port: int) -> tuple[object, int]:
+        with connect(f"ws://127.0.0.1:{port}{PATH}", subprotocols=["analytics-hub.v1.json"]) as client:  # type: ignore[list-item]
+            client.send(["frag", "ment", "ed"])
+            client.ping().wait()
+            received = client.recv()
+            client.send("end")
+            with pytest.raises(ConnectionClosed):
+                client.recv()
+            assert client.subprotocol == "analytics-hub.v1.json"
+            assert client.close_code is not None
+            return received, client.close_code
+
+    async with serving(hub) as port:
+        outcome: list[tuple[object, int]] = []
+        async with anyio.create_task_group() as group:
+
+            async def run() -> None:
+                outcome.append(await anyio.to_thread.run_sync(talk, port))
+
+            group.start_soon(run)
+            await hub.until(lambda: hub.sessions and hub.session.received)
+            hub.session.write(b"1")
+
+        assert outcome == [("[1]", 1000)]
+        assert hub.session.received == ["fragmented", "end"]
+        await hub.until(lambda: hub.session.disconnected)
+
+
+async def test_a_kilobyte_of_frames_with_the_handshake_is_served_in_order() -> None:
+    hub = FakeHub()
+    messages = [f"message {number}" for number in range(300)]
+    async with serving(hub) as port:
+        async with await Peer.open(port, then=b"".join(frame(TEXT, text.encode()) for text in messages)):
+            await hub.until(lambda: len(hub.session.received) == 300)
+
+        assert hub.session.received == messages
+
+
+# --- pace -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_peer_that_does_not_read_gets_all_that_was_written_once_it_does() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        session = hub.session
+
+        items = fill(session)
+
+        assert session.resumed == 0
+        assert not session.write(b'"behind the tail"')
+        for item in [*items, b'"behind the tail"']:
+            assert await peer.read_frame() == Received(TEXT, b"[" + item + b"]")
+        await hub.until(lambda: session.resumed)
+        assert session.write(b"1")
+        assert await peer.read_frame() == Received(TEXT, b"[1]")
+        assert session.resumed == 1
+
+
+async def test_the_kernel_hides_little_of_what_a_peer_does_not_read() -> None:
+    """Left alone it takes 3.8 MB, seconds of stale frames on a slow link."""
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port, room=SMALL_ROOM):
+        assert len(fill(hub.session)) * 4000 < 1024 * 1024
+
+
+async def test_a_hub_that_writes_as_soon_as_it_may_starves_nobody() -> None:
+    hub = FakeHub()
+    written = 0
+
+    def go_on(session: FakeSession) -> None:
+        nonlocal written
+        while written < 2000:
+            written += 1
+            if not session.write(b"%d" % written, b'"%s"' % (b"x" * 4000)):
+                return
+
+    hub.on_resumed = go_on
+    async with serving(hub) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        go_on(hub.session)
+        for number in range(1, 2001):
+            assert (await peer.read_frame()).payload.startswith(b"[%d," % number)
+
+
+async def test_a_stuck_peer_is_reset_some_seconds_after_the_hub_gave_up() -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        fill(hub.session)
+        hub.session.transport.close(4503, "unwritable for too long")
+        assert hub.session.write(b"1")  # does nothing
+        assert await is_served(port)
+        assert not hub.sessions[0].disconnected
+
+        clock.now += 5.1
+        await hub.until(lambda: hub.sessions[0].disconnected)
+
+        await peer.read_end()
+        assert peer.was_reset
+
+
+async def test_a_close_waits_for_what_was_written() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        items = fill(hub.session)
+        hub.session.transport.close(1012, "restart")
+        hub.session.transport.close(1000, "again")
+
+        for item in items:
+            assert (await peer.read_frame()).payload == b"[" + item + b"]"
+        close = await peer.read_frame()
+        assert (close.code, close.reason) == (1012, "restart")
+        await peer.send_frame(CLOSE, struct.pack("!H", 1012))
+        assert await peer.read_end() == b""
+        assert not peer.was_reset
+        await hub.until(lambda: hub.session.disconnected)
+
+
+async def test_reading_stops_in_the_middle_of_a_packet_and_goes_on_there() -> None:
+    hub = FakeHub()
+
+    def pause(session: FakeSession, data: str | bytes) -> None:
+        if data == "stop":
+            session.transport.pause_reading()
+
+    hub.on_data = pause
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        last = frame(TEXT, b"3")
+        await peer.send(frame(TEXT, b"1") + frame(TEXT, b"stop") + frame(TEXT, b"2") + last[:5])
+        await hub.until(lambda: len(hub.session.received) == 2)
+        await peer.send(last[5:])
+        assert await is_served(port)
+        session = hub.sessions[0]
+        assert session.received == ["1", "stop"]
+
+        session.transport.resume_reading()
+        await hub.until(lambda: len(session.received) == 4)
+
+        assert session.received == ["1", "stop", "2", "3"]
+
+
+async def test_a_paused_peer_feels_it() -> None:
+    """What the hub does not take fills the kernel, and then the peer's `send` blocks."""
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        hub.session.transport.pause_reading()
+        hub.session.transport.pause_reading()
+        with pytest.raises(BlockingIOError):
+            feed(peer, frame(TEXT, b"x" * 4000) * 10_000)
+
+        assert await is_served(port)
+        assert hub.sessions[0].received == []
+
+
+# --- pings ----------------------------------------------------------------------------------------------------------
+
+
+async def test_pings_are_answered_and_pongs_taken() -> None:
+    async with serving(FakeHub()) as port, await Peer.open(port) as peer:
+        await peer.send(frame(PONG, b"unasked") + frame(PING, b"x" * 125))
+
+        assert await peer.read_frame() == Received(PONG, b"x" * 125)
+
+
+async def test_a_flood_of_pings_is_answered_with_few_pongs() -> None:
+    """The last one counts (RFC 6455 §5.5.3); one for each would fill memory behind a peer that does not read."""
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        await peer.send(b"".join(frame(PING, b"%d" % number) for number in range(20_000)))
+
+        pongs = 0
+        while (received := await peer.read_frame()).payload != b"19999":
+            assert received.opcode == PONG
+            pongs += 1
+        assert pongs < 1000
+
+
+async def test_a_pong_waits_behind_the_tail() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        items = fill(hub.session)
+        await peer.send(frame(PING, b"1") + frame(PING, b"2"))
+        assert await is_served(port)
+
+        for _ in items:
+            assert (await peer.read_frame()).opcode == TEXT
+        assert await peer.read_frame() == Received(PONG, b"2")
+        await hub.until(lambda: hub.sessions[0].resumed == 1)
+
+
+async def test_who_answers_pings_stays_and_any_byte_is_a_sign_of_life() -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        for _ in range(6):
+            clock.now += 20.1
+            assert (await peer.read_frame()).opcode == PING
+            await peer.send(frame(PONG)[:1])  # half a pong
+            assert await is_served(port)
+            await peer.send(frame(PONG)[1:2] + b"mask")
+
+        assert not hub.sessions[0].disconnected
+
+
+async def test_silence_while_the_hub_does_not_listen_is_no_silence() -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        hub.session.transport.pause_reading()
+        for _ in range(5):
+            clock.now += 20.1
+            assert (await peer.read_frame()).opcode == PING
+
+        assert not hub.session.disconnected
+
+
+async def test_a_message_that_is_never_finished_is_ended() -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        await peer.send(frame(TEXT, b"x", fin=False))
+        for _ in range(2):
+            assert await is_served(port)
+            clock.now += 20.1
+            assert (await peer.read_frame()).opcode in (PING, CLOSE)
+            await peer.send_frame(PONG)
+
+        assert hub.counters["closed-unfinished"] == 1
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 3000, 4999])
+async def test_a_close_is_answered_with_the_same_code(code: int | None) -> None:
+    hub = FakeHub()
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        await peer.send(frame(CLOSE, b"" if code is None else struct.pack("!H", code) + b"bye") + frame(TEXT, b"late"))
+
+        assert (await peer.read_frame()).code == code
+        assert await peer.read_end() == b""
+        assert hub.session.disconnected == 1
+        assert hub.session.received == []
+
+
+async def test_a_peer_that_closes_and_stays_is_left() -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        await peer.send_frame(CLOSE)
+        assert (await peer.read_frame()).code is None
+        assert hub.session.disconnected == 1
+        clock.now += 5.1
+
+        await peer.wait_hung_up()
+
+
+async def test_what_comes_after_the_hub_closed_is_not_delivered() -> None:
+    hub = FakeHub()
+    hub.on_data = lambda session, data: session.transport.close(4400, "no more")
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        await peer.send(frame(TEXT, b"1") + frame(TEXT, b"2") + frame(PING) + frame(TEXT, b"3"))
+        assert (await peer.read_frame()).code == 4400
+        await peer.send(frame(TEXT, b"4") + frame(CLOSE, struct.pack("!H", 4400)))
+
+        assert await peer.read_end() == b""
+        assert hub.session.received == ["1"]
+
+
+@pytest.mark.parametrize("is_polite", [True, False])
+async def test_a_peer_that_vanishes_is_noticed(is_polite: bool) -> None:
+    hub = FakeHub()
+    async with serving(hub) as port:
+        peer = await Peer.open(port)
+        await peer.send(frame(TEXT, b"half")[:-1])
+        peer.close() if is_polite else peer.reset()
+        await hub.until(lambda: hub.session.disconnected)
+
+        assert hub.session.disconnected == 1
+        assert hub.session.write(b"1")
+        hub.session.transport.close(1000, "")
+        hub.session.transport.pause_reading()
+        hub.session.transport.resume_reading()
+        assert await is_served(port)
+
+
+async def test_a_peer_that_vanishes_while_reading_is_paused_is_noticed_by_a_write() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port:
+        peer = await Peer.open(port)
+        hub.session.transport.pause_reading()
+        peer.reset()
+        while not hub.session.disconnected:
+            hub.session.write(b"1")
+            await anyio.lowlevel.checkpoint()
+
+        assert hub.session.disconnected == 1
+
+
+async def test_a_peer_that_vanishes_with_a_tail_is_noticed() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port:
+        peer = await Peer.open(port, room=SMALL_ROOM)
+        fill(hub.session)
+        peer.reset()
+        await hub.until(lambda: hub.session.disconnected)
+
+        assert hub.session.resumed == 0
+        assert hub.session.write(b"1")
+
+
+async def test_a_congested_peer_gets_no_pings_and_is_ended_when_it_is_silent() -> None:
+    hub, clock = FakeHub(), Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        items = fill(hub.session)
+        for _ in range(2):
+            clock.now += 20.1
+            assert await is_served(port)
+        clock.now += 20.1
+        await hub.until(lambda: hub.sessions[0].disconnected)
+
+        for _ in items:
+            assert (await peer.read_frame()).opcode == TEXT
+        assert (await peer.read_frame()).code == 4408
+
+
+async def test_a_hub_whose_disconnect_fails_loses_no_socket(caplog: pytest.LogCaptureFixture) -> None:
+    hub = FakeHub()
+
+    def fail(session: FakeSession) -> None:
+        raise RuntimeError
+
+    async with serving(hub) as port, await Peer.open(port) as peer:
+        hub.disconnect = fail  # type: ignore[method-assign]
+        await peer.send_frame(0x3)
+        await peer.read_end()
+        del hub.disconnect
+
+        assert await is_served(port)
+
+
+async def test_nothing_is_left_of_those_who_came_and_vanished() -> None:
+    hub = FakeHub()
+    async with serving(hub) as port:
+        assert await is_served(port)
+        await hub.until(lambda: not hub.connected)
+        before = descriptors()
+        for number in range(150):
+            peer = await (Peer.open(port) if number % 3 else Peer.connect(port))
+            await peer.send(upgrade()[:50] if number % 3 == 0 else frame(TEXT, b"x" * 70_000)[:40_000])
+            peer.reset()
+        assert await is_served(port)
+        await hub.until(lambda: not hub.connected)
+
+        assert descriptors() <= before
+
+
+async def test_cancelling_the_server_says_goodbye_and_closes_everything() -> None:
+    hub = FakeHub()
+    before = descriptors()
+    async with serving(hub) as port:
+        peer = await Peer.open(port)
+        pending = await Peer.connect(port)
+        await pending.send(b"GET")
+        assert await is_served(port)
+    close = await peer.read_frame()
+
+    assert close.code == 1001
+    assert await peer.read_end() == b""
+    assert await pending.read_end() == b""
+    assert hub.connected == 0
+    peer.close()
+    pending.close()
+    assert descriptors() <= before
+
+
+async def test_a_hub_that_has_drained_ends_the_server() -> None:
+    hub = FakeHub()
+    async with serving(hub, cancels=False) as port, await Peer.open(port) as peer:
+        hub.is_draining = True
+        hub.session.transport.close(1012, "restart")
+        assert (await peer.read_close()).code == 1012
+        await peer.send_frame(CLOSE, struct.pack("!H", 1012))
+
+        assert await peer.read_end() == b""
+    assert hub.session.disconnected
+    with pytest.raises(ConnectionRefusedError):
+        await Peer.connect(port)
+
+
+async def test_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="max_message is 0; it must be above 0"):
+        Limits(max_message=0)
+    with pytest.raises(ValueError, match="ping_interval is nan"):
+        Limits(ping_interval=float("nan"))
+
+
+async def test_a_smaller_message_limit_holds() -> None:
+    hub = FakeHub()
+    async with serving(hub, limits=Limits(max_message=10)) as port, await Peer.open(port) as peer:
+        await peer.send(frame(TEXT, b"x" * 10) + frame(TEXT, b"x" * 11))
+
+        assert (await peer.read_frame()).code == 1009
+        assert hub.session.received == ["x" * 10]

@@ -1,0 +1,212 @@
+"""One HTTP exchange, without I/O: bytes in, one checked request out, one answer back in, bytes out.
+
+h11 parses and writes. In front of it stand bounds of our own, because h11 limits only a head that is still incomplete,
+and a check of what it lets through and wsproto then stumbles over. A connection serves one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import h11
+
+from ..http import Request, Response
+
+# nginx allows 4 x 8 KiB by default, h11 16 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
+MAX_HEAD: Final = 16 * 1024
+MAX_LINE: Final = 8 * 1024
+MAX_HEADERS: Final = 100
+MAX_BODY: Final = 64 * 1024
+
+# Where two would leave it to each reader which one counts.
+_ONCE: Final = frozenset(
+    {
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "origin",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "transfer-encoding",
+    }
+)
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+class Refused(Exception):
+    """The request will not be served; says with what status and in which words."""
+
+    def __init__(self, status: int, sentence: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(sentence)
+        self.response = Response(status, f"{sentence}\n".encode(), headers=headers)
+
+
+@dataclass(slots=True)
+class _Incomplete:
+    """A request whose body is still under way."""
+
+    request: Request
+    body: bytearray
+
+
+class Exchange:
+    """Feed it with `receive` until it returns the request, then `answer`, or `switch` to another protocol."""
+
+    def __init__(self) -> None:
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._head = bytearray()
+        self._incomplete: _Incomplete | None = None
+        self._method = "GET"
+        self.http_version = "1.1"
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was received yet."""
+        return not self._head and self._incomplete is None
+
+    @property
+    def trailing(self) -> bytes:
+        """What came after the request, in the same portion."""
+        return self._http.trailing_data[0]
+
+    def receive(self, data: bytes) -> Request | None:
+        """The request, once it is whole; raises `Refused`, which `answer` can send."""
+        if self._incomplete is None:
+            searched = max(0, len(self._head) - len(_HEAD_END) + 1)
+            self._head += data
+            _check_start(self._head)
+            end = self._head.find(_HEAD_END, searched)
+            _check_size(self._head, end)
+            if end < 0:
+                return None
+            _check_lines(bytes(self._head[:end]))
+            data, self._head = bytes(self._head), bytearray()
+        try:
+            self._http.receive_data(data)
+            return self._next()
+        except h11.RemoteProtocolError as error:
+            # The hint is 501 for transfer codings that do not exist; what the peer did wrong is never our 5xx.
+            status = error.error_status_hint if error.error_status_hint < 500 else HTTPStatus.BAD_REQUEST
+            raise Refused(status, "this is not a request as RFC 9112 has it") from error
+
+    def _next(self) -> Request | None:
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._incomplete = _Incomplete(self._begin(event), bytearray())
+            elif isinstance(event, h11.Data):
+                assert self._incomplete is not None
+                self._incomplete.body += event.data
+                _check_body(len(self._incomplete.body))
+            elif isinstance(event, h11.EndOfMessage):
+                assert self._incomplete is not None
+                request = self._incomplete.request
+                return Request(
+                    request.method, request.path, request.query, request.headers, bytes(self._incomplete.body)
+                )
+            else:
+                return None
+
+    def _begin(self, event: h11.Request) -> Request:
+        self.http_version = event.http_version.decode()
+        self._method = event.method.decode()
+        if self.http_version not in ("1.0", "1.1"):
+            raise Refused(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in event.headers:
+            name, value = raw_name.decode(), raw_value.decode()
+            if name in headers:
+                if name in _ONCE:
+                    raise Refused(HTTPStatus.BAD_REQUEST, f"the header {name} must come once")
+                value = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
+            headers[name] = value
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Refused(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
+        _check_body(int(headers.get("content-length", "0")))
+        path, query = _split(event.target.decode())
+        return Request(self._method, path, query, headers)
+
+    def invite(self) -> bytes:
+        """What a client must hear that waits for `100 Continue` before it sends its body; else nothing."""
+        if not self._http.they_are_waiting_for_100_continue:
+            return b""
+        return self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
+
+    def answer(self, response: Response) -> bytes:
+        """The bytes of `response`, after which the connection ends. Raises `LocalProtocolError` if it is malformed."""
+        headers = [
+            ("Date", formatdate(usegmt=True)),
+            ("Connection", "close"),
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
+            *response.headers,
+        ]
+        reason = HTTPStatus(response.status).phrase if response.status in _STATUSES else ""
+        head = self._http.send(h11.Response(status_code=response.status, headers=headers, reason=reason))
+        return (head or b"") + (b"" if self._method == "HEAD" else response.body)
+
+    def switch(self, headers: Sequence[tuple[str, str]]) -> bytes:
+        """The bytes of `101 Switching Protocols`; whatever follows belongs to the other protocol."""
+        response = h11.InformationalResponse(status_code=101, headers=[*headers], reason="Switching Protocols")
+        return self._http.send(response) or b""
+
+
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
+
+
+def _check_start(head: bytearray) -> None:
+    # A TLS client on the plain port begins with 0x16; it would say nothing more before it is answered.
+    if head and not 0x21 <= head[0] <= 0x7E:
+        raise Refused(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+
+
+def _check_size(head: bytearray, end: int) -> None:
+    if (len(head) if end < 0 else end) <= MAX_HEAD:
+        return
+    if head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
+        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
+    raise Refused(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request line and headers may have {MAX_HEAD} bytes together"
+    )
+
+
+def _check_lines(head: bytes) -> None:
+    if not head.isascii():
+        raise Refused(HTTPStatus.BAD_REQUEST, "a request line and headers are ASCII")
+    request_line, *headers = head.split(b"\r\n")
+    if len(request_line) > MAX_LINE:
+        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
+    if len(headers) > MAX_HEADERS or any(len(line) > MAX_LINE for line in headers):
+        raise Refused(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there may be {MAX_HEADERS} headers of {MAX_LINE} bytes"
+        )
+    # h11 takes a bare line feed for the end of a line and folds continued lines; proxies differ (RFC 9112 §2.2, §5.2).
+    if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b""):
+        raise Refused(HTTPStatus.BAD_REQUEST, "lines end in CR LF")
+    if any(line[:1] in (b" ", b"\t") for line in headers):
+        raise Refused(HTTPStatus.BAD_REQUEST, "a header is one line")
+
+
+def _check_body(length: int) -> None:
+    if length > MAX_BODY:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY} bytes")
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Path and query of a request target, which may also be a whole URL (RFC 9112 §3.2.2)."""
+    if not target.startswith("/"):
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+            raise Refused(HTTPStatus.BAD_REQUEST, "the request target must be a path")
+        return parts.path or "/", parts.query
+    path, _, query = target.partition("?")
+    return path, query

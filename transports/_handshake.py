@@ -1,0 +1,136 @@
+"""Whether a request may become a WebSocket, and the answer that makes it one. Pure.
+
+The checks of RFC 6455 §4.2.1 are made here, over headers that `_exchange` has already bounded, and wsproto only
+computes the acceptance: handed a whole handshake, wsproto takes HTTP/1.0, two keys or a key of three characters for
+good, and raises `ValueError` on an extension offer that a stranger made up. Extensions are never negotiated, so no
+offer is looked at, malformed or not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from wsproto.utilities import generate_accept_token
+
+from ..http import Request
+from ..protocol import SUBPROTOCOL_JSON
+from ._exchange import Exchange, Refused
+
+VERSION: Final = "13"
+SUBPROTOCOLS: Final = (SUBPROTOCOL_JSON,)
+_BEARER: Final = "bearer."
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A request for a WebSocket that is in order."""
+
+    key: str
+    offered: tuple[str, ...]
+    """All subprotocols that were offered, tokens among them: never to be logged or echoed."""
+    subprotocol: str | None
+    """The one that was chosen."""
+
+    def __repr__(self) -> str:
+        return f"Upgrade(subprotocol={self.subprotocol!r})"
+
+
+def check_upgrade(request: Request, http_version: str) -> Upgrade:
+    """The upgrade that `request` asks for, or `Refused`."""
+    headers = request.headers
+    is_upgrade = "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
+    if request.method != "GET" and (is_upgrade or request.method != "HEAD"):
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", [("Allow", "GET")])
+    if not is_upgrade:
+        raise Refused(
+            HTTPStatus.UPGRADE_REQUIRED,
+            "this is a WebSocket: connect with Upgrade: websocket",
+            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+        )
+    if http_version != "1.1":
+        raise Refused(HTTPStatus.BAD_REQUEST, "a WebSocket begins with HTTP/1.1")
+    if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+        raise Refused(HTTPStatus.BAD_REQUEST, "a WebSocket begins without a body")
+    if (version := headers.get("sec-websocket-version")) != VERSION:
+        raise Refused(
+            HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED,
+            f"Sec-WebSocket-Version must be {VERSION}",
+            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+        )
+    key = headers.get("sec-websocket-key", "")
+    if not _is_key(key):
+        raise Refused(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
+    offered = tuple(_split(headers.get("sec-websocket-protocol", "")))
+    return Upgrade(key, offered, _choose(offered))
+
+
+def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
+    """The answer after which frames follow."""
+    headers = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", generate_accept_token(upgrade.key.encode()).decode()),
+    ]
+    if upgrade.subprotocol is not None:
+        headers.append(("Sec-WebSocket-Protocol", upgrade.subprotocol))
+    return exchange.switch(headers)
+
+
+def is_origin_allowed(headers: Mapping[str, str], allowed: Collection[str], *, is_secure: bool) -> bool:
+    """Whether the page that connects may: it is one of ours, one of `allowed`, or no page at all.
+
+    Browsers send `Origin` and scripts cannot change it, so it tells apart what a token does not: a page of another
+    site, in the browser of somebody who is logged in. Ours is a page at the host and port of the `Host` header.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in allowed:
+        return True
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return False
+    # Where TLS ends in front of us, both schemes are plausible; where it ends here, only one is.
+    if parts.scheme not in (("https",) if is_secure else ("http", "https")) or parts.hostname is None:
+        return False
+    if parts.path or parts.query or parts.fragment or parts.username is not None or parts.password is not None:
+        return False
+    default = _DEFAULT_PORTS[parts.scheme]
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}")
+        return (host.hostname, host.port or default) == (parts.hostname, port or default)
+    except ValueError:
+        return False
+
+
+def _choose(offered: tuple[str, ...]) -> str | None:
+    names = [name for name in offered if not name.startswith(_BEARER)]
+    for name in names:
+        if name in SUBPROTOCOLS:
+            return name
+    if names:
+        supported = ", ".join(SUBPROTOCOLS)
+        raise Refused(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; this server speaks {supported}, or offer none")
+    return None
+
+
+def _split(value: str) -> list[str]:
+    return [part for part in map(str.strip, value.split(",")) if part]
+
+
+def _tokens(headers: Mapping[str, str], name: str) -> list[str]:
+    return [part.lower() for part in _split(headers.get(name, ""))]
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        return False

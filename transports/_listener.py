@@ -1,0 +1,131 @@
+"""Listening sockets, and accepting on them whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from ..observability import logger
+from ._poller import READ
+from ._selector import SelectorLoop
+from ._stream import configure
+
+ACCEPTS: Final = 64
+"""Connections accepted at a time, so that a storm of them does not keep the others waiting."""
+FIRST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 1.0
+# Nothing is wrong with the listening socket: the process or the machine has run out of something for a while.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+Accepted = Callable[[socket.socket, object], None]
+Count = Callable[[str], None]
+
+
+async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`, all on one port; 0 takes a free one.
+
+    Raises `OSError` if it can listen on none of them, or one is taken. `localhost` often has an IPv6 address on
+    machines without IPv6; that one is passed over.
+    """
+    infos = await anyio.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
+        try:
+            sockets.append(_bind_one(family, (address[0], port, *address[2:]), backlog))
+            port = sockets[0].getsockname()[1]
+        except OSError as error:
+            missing = error
+            if error.errno not in _NOT_HERE:
+                break
+    if missing is not None and (not sockets or missing.errno not in _NOT_HERE):
+        for sock in sockets:
+            sock.close()
+        raise missing
+    return sockets
+
+
+def _bind_one(family: socket.AddressFamily, address: tuple[object, ...], backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would let a second process take the port over
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Listener:
+    """Accepts on one socket and hands on what comes; survives a process that has no descriptors left."""
+
+    def __init__(self, loop: SelectorLoop, sock: socket.socket, accepted: Accepted, count: Count) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._accepted = accepted
+        self._count = count
+        self._pause = 0.0
+        self._resumes = 0.0
+        loop.watch(sock, READ, self)
+
+    def ready(self, events: int) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                self._recover()  # everyone who waited is in; before that, the next accept may well fail again
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._back_off(error)
+                    return
+                continue  # that client has gone before it was accepted; the next may be fine
+            self._hand_on(sock, address)
+
+    def _hand_on(self, sock: socket.socket, address: object) -> None:
+        try:
+            configure(sock)
+            self._accepted(sock, address)
+        except Exception:  # noqa: BLE001  # gone already, or no memory: one connection less
+            self._count("accept-failed")
+            sock.close()
+
+    def _back_off(self, error: OSError) -> None:
+        # The socket stays readable, so trying on would spin; closing others' connections is not ours to decide.
+        name = errno.errorcode.get(error.errno or 0, "error").lower()
+        self._count(f"accept-{name}")
+        if not self._pause:
+            logger.warning("cannot accept connections for now: %s", os.strerror(error.errno or 0))
+        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
+        self._resumes = self._loop.clock() + self._pause
+        self._loop.forget(self._sock)
+        self._loop.timers.add(self._resumes, self)
+
+    def _recover(self) -> None:
+        if self._pause:
+            self._pause = 0.0
+            logger.warning("accepting connections again")
+
+    def due(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.watch(self._sock, READ, self)
+
+    def fail(self, error: Exception) -> None:
+        self._count("accept-failed")
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.timers.discard(self._resumes, self)
+            self._loop.forget(self._sock)
+            self._sock.close()
