@@ -18,7 +18,7 @@ from typing import Final, Self, cast
 
 import anyio
 import anyio.abc
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .admission import Admission
 from .channels import Channel
@@ -35,7 +35,7 @@ from .inbox import Inbox, Parcel, threadsafe
 from .journals.memory import MemoryJournal
 from .observability import Muffler, logger
 from .protocol import CloseCode, Timestamps
-from .publication import check_key, encode_data, find_key, find_type
+from .publication import check_key, check_mode, encode_data, find_key, find_type
 from .tuning import Tuning
 
 SLICE: Final = 0.005
@@ -110,7 +110,7 @@ class Hub:
         self._thread: int | None = None
         self._is_nudged = False
         self._nudged = anyio.Event()
-        self._quiet: anyio.Event | None = None
+        self._waiters: set[_Waiter] = set()
         self._state = "new"
 
     # --- life
@@ -121,6 +121,8 @@ class Hub:
         self._nudged = anyio.Event()
         self.draining = anyio.Event()
         """Set when the hub drains: transports stop accepting."""
+        self._quiet = anyio.Event()
+        self._ended = anyio.Event()
         self._inbox = Inbox(threadsafe(self._nudge))
         now = self._tick()
         for name, log in list(self._engine.registry.logs.items()):
@@ -138,17 +140,37 @@ class Hub:
     ) -> bool | None:
         with anyio.CancelScope(shield=True):
             await self.shutdown()
-        return await self._stack.__aexit__(exc_type, exc, traceback)
+        try:
+            if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):
+                # The application's own: in the group of a task group that it never saw, nobody would expect it.
+                await self._stack.aclose()
+                return None
+            return await self._stack.__aexit__(exc_type, exc, traceback)
+        finally:
+            for waiter in self._waiters:
+                waiter.settle(JournalError("the hub ended before the journal answered; it may have the item or not"))
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self._pump)
+        async with anyio.create_task_group() as outer:
+            with anyio.CancelScope(shield=True):
+                life = await outer.start(self._live)
             try:
                 yield
             finally:
-                tasks.cancel_scope.cancel()
+                life.cancel()
+
+    async def _live(self, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+        """Run the hub's own tasks. Shielded: an application that is cancelled still has its last words delivered."""
+        with anyio.CancelScope(shield=True) as life:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
+                    tasks.start_soon(self._pump)
+                    task_status.started(life)
+            finally:
+                self._tasks = None
+                self._quiet.set()  # nothing will be written any more, so nobody need wait for it
 
     @property
     def is_draining(self) -> bool:
@@ -158,25 +180,39 @@ class Hub:
     async def shutdown(self, grace: float | None = None) -> None:
         """Tell every client to come back in a slot of its own, write what is pending, close with 1012.
 
-        Takes at most `grace` seconds, whatever the clients do. A second call waits for nothing and does nothing.
+        Takes at most `grace` seconds, whatever the clients do; cancelled, it skips the waiting and ends them all the
+        same. A second call waits for the first.
         """
-        if self._state != "open":
+        if self._state in ("new", "closed"):
+            return
+        self._check_thread("shutdown")
+        if self._state == "draining":
+            await self._ended.wait()
             return
         self._state = "draining"
         grace = self._grace if grace is None else grace
         self.draining.set()
         self._take_parcels(self._tick())
         self._engine.drain(grace, self._clock())
-        self._quiet = anyio.Event()
         self._nudge()
-        with anyio.move_on_after(grace):
-            await self._quiet.wait()
+        try:
+            with anyio.move_on_after(grace):
+                await self._quiet.wait()
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        self._state = "closed"
+        self._ended.set()
+        if self._tasks is None:  # they died of a bug, which is about to surface
+            for session in self.sessions:
+                self._hang_up(session)
+            return
         now = self._tick()
         for session in list(self._engine.sessions.values()):
             self._engine.end(session, CloseCode.SERVICE_RESTART, "the server restarts", now)
         while self._transmit():
             pass
-        self._state = "closed"
 
     # --- publishing
 
@@ -210,8 +246,8 @@ class Hub:
         """
         engine = self._engine
         self._check_open()
-        if get_ident() != self._thread:
-            raise HubError("publish_confirmed belongs to the hub's event loop; from another thread call publish")
+        self._check_thread("publish_confirmed")
+        await checkpoint_if_cancelled()
         declared = engine.registry.declaration(channel)
         body = encode_data(data)
         waiter = _Waiter()
@@ -225,9 +261,13 @@ class Hub:
         )
         self._nudge()
         if place is not None:
-            await checkpoint()
+            await cancel_shielded_checkpoint()
             return Receipt(*place)
-        await waiter.done.wait()
+        self._waiters.add(waiter)
+        try:
+            await waiter.done.wait()
+        finally:
+            self._waiters.discard(waiter)
         if isinstance(waiter.outcome, Receipt):
             return waiter.outcome
         raise cast("JournalError", waiter.outcome)
@@ -248,12 +288,18 @@ class Hub:
         if self._state != "open":
             raise HubClosed("the hub has been shut down; nothing more can be published")
 
+    def _check_thread(self, what: str) -> None:
+        if get_ident() != self._thread:
+            raise HubError(f"{what} belongs to the hub's event loop; other threads may call publish and delete alone")
+
     def _post(self, channel: str, body: bytes, type: str | None, key: str | None, *, deleted: bool) -> None:
         """Publish from another thread: check what can be checked here, and leave the rest to the event loop."""
         self._check_open()
         log = self._engine.registry.logs.get(channel)
         if log is not None:
             log.check(key, deleted)
+        else:
+            check_mode(self._engine.registry.declaration(channel), channel, key)
         self._engine.check_size(channel, body)
         stamp = self._stamps.format(self._wall_clock())
         self._inbox.put(Parcel(channel, body, type, key, stamp, deleted))
@@ -285,6 +331,7 @@ class Hub:
         """A new client. Without an identity its first command must be `auth`."""
         if self._state != "open":
             raise HubClosed("the hub is not running")
+        self._check_thread("connect")
         now = self._tick()
         session = self._engine.connect(wire, identity, now, id=secrets.token_urlsafe(16))
         session.peer = transport
@@ -295,6 +342,7 @@ class Hub:
 
     def receive_data(self, session: Session, data: str | bytes) -> None:
         """One client frame: text as `str`, binary as `bytes`."""
+        self._check_thread("receive_data")
         self._engine.receive_data(session, data, self._tick())
         self._nudge()
 
@@ -307,6 +355,7 @@ class Hub:
         """The peer has gone. Harmless if the session has ended already."""
         self._engine.disconnect(session, self._clock())
         self._handshakes.pop(session, None)
+        self._nudge()  # a shutdown may be waiting for nobody else
 
     def count(self, name: str, number: int = 1) -> None:
         """Count something that happened; `statistics().counters` shows it. `name` is one of few."""
@@ -347,7 +396,7 @@ class Hub:
             if self._transmit():
                 await checkpoint()
                 continue
-            if self._quiet is not None and self._engine.is_quiet:
+            if self._state == "draining" and self._engine.is_quiet:
                 self._quiet.set()
             timer = self._engine.get_timer()
             delay = IDLE if timer is None else min(IDLE, timer - self._clock())
@@ -367,7 +416,12 @@ class Hub:
         is_unfinished = False
         for frame, recipients in engine.data_to_send():
             for session in recipients:
-                if not session.peer.write(frame):
+                try:
+                    has_room = session.peer.write(frame)
+                except Exception as error:  # noqa: BLE001 - a transport must not, but one that does harms nobody else
+                    self._give_up(session, error)
+                    continue
+                if not has_room:
                     engine.stalled(session, now)
             if clock() - now > SLICE:
                 is_unfinished = True
@@ -380,9 +434,15 @@ class Hub:
         match event:
             case Close(session, code, reason):
                 self._handshakes.pop(session, None)
-                session.peer.close(code, reason)
+                try:
+                    session.peer.close(code, reason)
+                except Exception as error:  # noqa: BLE001 - as for a write
+                    self._report(error)
             case Pause(session, paused):
-                (session.peer.pause_reading if paused else session.peer.resume_reading)()
+                try:
+                    (session.peer.pause_reading if paused else session.peer.resume_reading)()
+                except Exception as error:  # noqa: BLE001 - as for a write
+                    self._give_up(session, error)
             case CheckToken(session, token):
                 self._start(self._check_token, session, token)
             case AskAuthorize():
@@ -393,6 +453,22 @@ class Hub:
                 self._start(self._read, event)
             case Interest():
                 pass  # a broker will want to know
+
+    def _give_up(self, session: Session, error: Exception) -> None:
+        """End a session whose transport is broken, as gently as that allows."""
+        self._report(error)
+        self.disconnect(session)
+        self._hang_up(session)
+
+    def _hang_up(self, session: Session) -> None:
+        try:
+            session.peer.close(CloseCode.INTERNAL_ERROR, "internal error")
+        except Exception as error:  # noqa: BLE001 - it was given its chance
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self.count("transport-failed")
+        self._muffler.log(logging.ERROR, "transport", "a transport raised %r", error)
 
     def _start(self, function: Callable[..., object], *args: object) -> None:
         assert self._tasks is not None

@@ -76,6 +76,14 @@ def find_key(channel: Channel, data: object, given: str | None) -> str | None:
     return check_key(value)
 
 
+def check_mode(channel: Channel, name: str, key: str | None) -> None:
+    """Raise what a member of a pattern that does not exist yet would raise for this key."""
+    if channel.mode == "table" and key is None:
+        raise InvalidItem(f"channel {name!r} is a table: an item needs a key, a text that is not empty")
+    if channel.mode != "table" and key is not None:
+        raise InvalidItem(f"key {key!r} on channel {name!r}, whose mode {channel.mode!r} has no keys")
+
+
 def check_key(key: object) -> str:
     """Return `key` if an item may have it, else raise `InvalidItem`."""
     if isinstance(key, str) and 0 < len(key) <= MAX_NAME_LENGTH:

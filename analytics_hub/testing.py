@@ -1,0 +1,42 @@
+"""What tests of an application need: time that stands still until it is moved."""
+
+from __future__ import annotations
+
+from .hub import Hub
+
+
+class ManualClock:
+    """Both clocks of a hub: `Hub(..., clock=clock, wall_clock=clock.wall)`, then `clock.attach(hub)`.
+
+    Nothing that depends on time happens until `advance` is called: intervals, rates, heartbeats, expiry. Only the
+    bounds on what the application itself does (`authenticate`, the grace of a shutdown) run by the real clock.
+    """
+
+    def __init__(self, now: float = 1_000.0, wall: float = 1_768_800_000.0) -> None:
+        self._now = now
+        self._wall = wall
+        self._hubs: list[Hub] = []
+
+    def __call__(self) -> float:
+        """Monotonic seconds."""
+        return self._now
+
+    def wall(self) -> float:
+        """Unix time in seconds."""
+        return self._wall
+
+    def attach(self, hub: Hub) -> Hub:
+        """Wake `hub` whenever time has moved; returns it."""
+        self._hubs.append(hub)
+        return hub
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks; the hub acts on it in the next turns of the event loop. Call it on the hub's own."""
+        self._now += seconds
+        self.shift_wall(seconds)
+
+    def shift_wall(self, seconds: float) -> None:
+        """Move the time of day alone, in either direction, as an administrator or a daemon might."""
+        self._wall += seconds
+        for hub in self._hubs:
+            hub._nudge()  # the one place outside the hub that knows better than the hub when to look again

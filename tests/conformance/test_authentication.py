@@ -1,0 +1,251 @@
+"""Who comes in, who stays, and what changes when a token does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from analytics_hub import Channel, Identity, Tuning
+
+from .client import Door, Reader, Refused
+from .doors import serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(("token", "status"), [("forged", 401), ("old", 401), ("banned", 403)])
+async def test_a_wrong_token_is_refused_at_the_door(door: Door, token: str, status: int) -> None:
+    async with serving(door) as house:
+        with pytest.raises(Refused) as refused:
+            async with house.connect(token):
+                pass
+
+        assert refused.value.status == status
+        assert house.hub.statistics().sessions == 0
+        assert sum(number for name, number in house.hub.statistics().counters.items() if name[:6] == "token-") == 1
+
+
+async def test_the_first_message_may_bring_the_token(door: Door) -> None:
+    async with serving(door) as house, house.reader(token=None) as reader:
+        await reader.client.send({"action": "auth", "id": 1, "token": "alice"})
+        await reader.next("$authenticated")
+
+        assert [item["type"] for item in reader.items] == ["$hello", "$authenticated"]
+        assert reader.items[1] == reader.items[1] | {"id": 1, "expires": None}
+
+
+async def test_a_token_and_a_subscription_in_one_packet_work(door: Door) -> None:
+    """Commands behind one that waits for an answer wait too, in their order."""
+    async with serving(door) as house, house.reader(token=None) as reader:
+        await reader.client.send_raw(
+            '[{"action":"auth","token":"alice"},{"action":"subscribe","channels":["routing"]},{"action":"ping"}]'
+        )
+        await reader.next("$pong")
+
+        assert [item["type"] for item in reader.items] == ["$hello", "$authenticated", "$subscribed", "$pong"]
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "fault"),
+    [("forged", 4401, "invalid token"), ("old", 4401, "expired token"), ("banned", 4403, "forbidden token")],
+)
+async def test_a_wrong_first_token_ends_the_connection(door: Door, token: str, code: int, fault: str) -> None:
+    async with serving(door) as house, house.reader(token=None) as reader:
+        await reader.client.send({"action": "auth", "id": 5, "token": token})
+        ended = await reader.closed()
+
+        (error,) = reader.items
+        assert ended == code
+        assert (error["type"], error["id"], error["message"]) == ("$error", 5, fault)
+        assert token not in str(reader.items)
+
+
+async def test_nothing_is_served_before_the_token(door: Door) -> None:
+    async with serving(door) as house, house.reader(token=None) as reader:
+        await reader.client.send({"action": "subscribe", "id": 1, "channels": ["routing"]}, {"action": "ping", "id": 2})
+        await reader.until(lambda item: item.get("id") == 2)
+        house.hub.publish("routing", "secret")
+        await reader.client.send({"action": "auth", "token": "alice"})
+        await reader.next("$authenticated")
+
+        assert [(item["type"], item.get("code")) for item in reader.items] == [
+            ("$error", "unauthenticated"),
+            ("$error", "unauthenticated"),
+            ("$hello", None),
+            ("$authenticated", None),
+        ]
+
+
+async def test_who_sends_no_token_is_sent_away(door: Door) -> None:
+    async with serving(door, manual=True) as house, house.reader(token=None) as reader:
+        house.clock.advance(9.0)
+        await reader.client.send({"action": "ping"})
+        await reader.next("$error")
+        house.clock.advance(1.5)
+
+        assert await reader.closed() == 4408
+
+
+async def test_an_expired_token_ends_the_session(door: Door) -> None:
+    async with serving(door, manual=True) as house:
+        house.tokens.add("brief", expires=house.clock.wall() + 100)
+        async with house.reader("routing", token="brief") as reader:
+            house.clock.advance(69)
+            house.hub.publish("routing", 1)
+            await reader.reach("routing", 1)
+            warned_early = reader.control("$expiring")
+            house.clock.advance(2)
+            warning = await reader.next("$expiring")
+            house.clock.advance(30)
+            code = await reader.closed()
+
+            assert reader.control("$hello")[0]["expires"] == house.tokens.known["brief"].expires  # type: ignore[union-attr]
+            assert warned_early == []
+            assert 28.0 <= warning["in"] <= 30.0
+            assert code == 4401
+
+
+async def test_a_refresh_keeps_the_session_and_drops_nothing(door: Door) -> None:
+    async with serving(door, manual=True) as house:
+        house.tokens.add("brief", expires=house.clock.wall() + 100)
+        house.tokens.add("longer", expires=house.clock.wall() + 1000)
+        async with house.reader("routing", token="brief") as reader:
+            house.hub.publish("routing", 1)
+            await reader.client.send({"action": "auth", "id": "r", "token": "longer"})
+            answer = await reader.next("$authenticated")
+            house.clock.advance(500)
+            house.hub.publish("routing", 2)
+            await reader.reach("routing", 2)
+            house.clock.advance(600)
+            code = await reader.closed()
+
+            assert (answer["id"], answer["expires"]) == ("r", house.clock.wall() - 100)
+            assert reader.data("routing") == [1, 2]
+            assert len(reader.control("$hello")) == 1
+            assert code == 4401
+
+
+async def test_a_refused_refresh_leaves_the_session_as_it_is(door: Door) -> None:
+    async with serving(door) as house, house.reader("routing") as reader:
+        await reader.client.send({"action": "auth", "id": 1, "token": "forged"})
+        await reader.client.send({"action": "auth", "id": 2, "token": "root"})
+        await reader.ping()
+        house.hub.publish("routing", "still here")
+        await reader.reach("routing", 1)
+
+        first, second = reader.control("$error")
+        assert (first["id"], first["code"]) == (1, "unauthenticated")
+        assert (second["id"], second["code"]) == (2, "forbidden")
+        assert "subject" in second["message"]
+
+
+async def test_lost_roles_end_their_subscriptions_at_once(door: Door) -> None:
+    channels = [Channel("open"), Channel("desk", roles=frozenset({"trader"}))]
+    async with serving(door, channels=channels) as house:
+        house.tokens.add("demoted", roles=frozenset({"guest"}))
+        async with house.reader("open", "desk") as reader:
+            house.hub.publish("desk", 1)
+            await reader.reach("desk", 1)
+            await reader.client.send({"action": "auth", "token": "demoted"})
+            ended = await reader.next("$unsubscribed")
+            house.hub.publish("desk", 2)
+            house.hub.publish("open", 1)
+            await reader.reach("open", 1)
+            (answer,) = await reader.subscribe("desk", id=2)
+
+            assert ended["reason"] == "forbidden"
+            assert ended["channels"] == [{"channel": "desk", "seq": 1, "abandoned": 0}]
+            assert reader.data("desk") == [1]
+            assert answer["code"] == "forbidden"
+
+
+async def test_gained_roles_open_channels(door: Door) -> None:
+    async with serving(door) as house:
+        house.tokens.add("promoted", roles=frozenset({"trader", "admin"}))
+        async with house.reader() as reader:
+            (before,) = await reader.subscribe("secret", id=1)
+            await reader.client.send({"action": "auth", "token": "promoted"})
+            (after,) = await reader.subscribe("secret", id=2)
+
+            assert (before["ok"], after["ok"]) == (False, True)
+
+
+async def test_a_token_may_narrow_what_its_roles_allow(door: Door) -> None:
+    async with serving(door) as house:
+        house.tokens.add("narrow", channels=("routing", "user:1*"))
+        async with house.reader(token="narrow") as reader:
+            answers = await reader.subscribe("routing", "exposure", "user:1", "user:12", "user:2")
+
+            assert [answer["ok"] for answer in answers] == [True, False, True, True, False]
+
+
+async def test_the_application_has_the_last_word_on_each_channel(door: Door) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def authorize(identity: Identity, channel: str) -> bool:
+        asked.append((identity.id, channel))
+        return channel != "user:2"
+
+    async with serving(door, authorize=authorize) as house, house.reader() as reader:
+        answers = await reader.subscribe("routing", "user:2", "secret", "nosuch")
+
+        assert [answer.get("code") for answer in answers] == [None, "forbidden", "forbidden", "unknown-channel"]
+        # What the roles refuse, or nobody has declared, is not asked about.
+        assert asked == [("alice", "routing"), ("alice", "user:2")]
+
+
+async def test_a_clock_that_jumps_moves_expiry_and_nothing_else(door: Door) -> None:
+    async with serving(door, manual=True, tuning=Tuning(interval=0.01)) as house:
+        house.tokens.add("brief", expires=house.clock.wall() + 1800)
+        async with house.reader("routing") as reader, house.reader(token="brief") as brief:
+            house.hub.publish("routing", 1)
+            await reader.reach("routing", 1)
+            house.clock.shift_wall(-3600)
+            house.clock.advance(0.01)
+            await reader.ping()
+            house.hub.publish("routing", 2)
+            await reader.reach("routing", 2)
+            house.clock.shift_wall(7200)
+            house.clock.advance(0.01)
+            await reader.ping()
+            house.hub.publish("routing", 3)
+            await reader.reach("routing", 3)
+            house.clock.advance(21)  # whether a token has expired is looked at with each heartbeat
+
+            assert await brief.closed() == 4401
+            stamps = [item["timestamp"][11:19] for item in reader.of("routing")]
+            assert stamps == ["05:20:00", "04:20:00", "06:20:00"]
+
+
+async def test_identities_do_not_leak_into_each_other(door: Door) -> None:
+    async with serving(door) as house:
+        house.tokens.known["bob"] = replace(Identity(id="bob"), roles=frozenset({"admin"}))
+        async with house.reader("secret", token="bob") as bob, house.reader("secret", "routing") as alice:
+            house.hub.publish("secret", "for admins")
+            house.hub.publish("routing", "for all")
+            await bob.reach("secret", 1)
+            await alice.reach("routing", 1)
+            await alice.ping()
+
+            assert bob.data("secret") == ["for admins"]
+            assert alice.of("secret") == []
+
+
+async def test_a_hub_that_cannot_check_says_try_later(door: Door) -> None:
+    async with serving(door) as house:
+        house.tokens.known["cursed"] = RuntimeError("the user database is down: cursed")
+        with pytest.raises(Refused) as refused:
+            async with house.connect("cursed"):
+                pass
+        async with house.connect(None) as client:
+            reader = Reader(client)
+            await client.send({"action": "auth", "token": "cursed"})
+            code = await reader.closed()
+
+        (error,) = reader.control("$error")
+        assert refused.value.status == 503
+        assert code == 1011
+        assert error["retry"] == "later"
+        assert "cursed" not in str(error)
+        assert house.hub.statistics().counters["authenticate-failed"] == 2

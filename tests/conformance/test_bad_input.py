@@ -1,0 +1,137 @@
+"""Whatever a client sends: an answer that says what is wrong, and wherever it can be, a connection that lives on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from analytics_hub import Tuning
+
+from .client import Door
+from .doors import serving
+
+pytestmark = pytest.mark.anyio
+
+BAD = {
+    "not JSON": ("{", "bad-request"),
+    "empty": ("", "bad-request"),
+    "a word": ("hello", "bad-request"),
+    "a number": ("17", "bad-request"),
+    "null": ("null", "bad-request"),
+    "an array of numbers": ("[1]", "bad-request"),
+    "an empty array": ("[]", "bad-request"),
+    "no action": ("{}", "bad-request"),
+    "unknown action": ('{"action":"shutdown"}', "unknown-action"),
+    "action that is no text": ('{"action":7}', "unknown-action"),
+    "unknown field": ('{"action":"ping","colour":"red"}', "bad-request"),
+    "channels missing": ('{"action":"subscribe"}', "bad-request"),
+    "channels that are no list": ('{"action":"subscribe","channels":"routing"}', "bad-request"),
+    "an empty list of channels": ('{"action":"subscribe","channels":[]}', "bad-request"),
+    "a channel that is a number": ('{"action":"subscribe","channels":[1]}', "bad-request"),
+    "a channel that is null": ('{"action":"unsubscribe","channels":[null]}', "bad-request"),
+    "an unknown option": ('{"action":"subscribe","channels":[{"channel":"routing","form":1}]}', "bad-request"),
+    "an option of another type": (
+        '{"action":"subscribe","channels":[{"channel":"routing","last":"3"}]}',
+        "bad-request",
+    ),
+    "a negative count": ('{"action":"subscribe","channels":[{"channel":"routing","last":-1}]}', "bad-request"),
+    "a pace of zero": ('{"action":"subscribe","channels":[{"channel":"routing","max_hz":0}]}', "bad-request"),
+    "a position without epoch": (
+        '{"action":"subscribe","channels":[{"channel":"a","since":{"seq":1}}]}',
+        "bad-request",
+    ),
+    "a token that is no text": ('{"action":"auth","token":{"a":1}}', "bad-request"),
+    "an id that is an object": ('{"action":"ping","id":{}}', "bad-request"),
+    "20000 digits": ('{"action":"ping","id":' + "9" * 20_000 + "}", "bad-request"),
+    "a nesting bomb": ("[" * 30_000, "bad-request"),
+    "a nesting bomb in a field": ('{"action":' + "[" * 30_000 + "]" * 30_000 + "}", "unknown-action"),
+    "a lone surrogate": ('{"action":"\\ud800"}', "unknown-action"),
+}
+
+
+@pytest.mark.parametrize(("text", "code"), BAD.values(), ids=BAD.keys())
+async def test_it_is_answered_and_the_connection_lives(door: Door, text: str, code: str) -> None:
+    async with serving(door) as house, house.reader("routing") as reader:
+        await reader.client.send_raw(text)
+        error = await reader.next("$error")
+        house.hub.publish("routing", "still here")
+        await reader.reach("routing", 1)
+
+        assert error["code"] in {code, "bad-request"}
+        assert error["message"]
+        assert error["retry"] == "never"
+        assert len(json.dumps(error)) < 1000
+        assert reader.data("routing") == ["still here"]
+
+
+async def test_an_error_names_the_field_and_echoes_the_id(door: Door) -> None:
+    async with serving(door) as house, house.reader() as reader:
+        await reader.client.send({"action": "ping", "id": "mine", "colour": "red"})
+        error = await reader.next("$error")
+
+        assert error["id"] == "mine"
+        assert "colour" in error["message"]
+
+
+async def test_a_binary_frame_on_a_json_session_is_answered(door: Door) -> None:
+    if not door.tells_binary:
+        pytest.skip("this transport has no binary frames")
+    async with serving(door) as house, house.reader() as reader:
+        await reader.client.send_raw(b'{"action":"ping"}')
+        error = await reader.next("$error")
+        await reader.ping()
+
+        assert error["code"] == "bad-request"
+        assert "binary" in error["message"]
+
+
+async def test_the_good_commands_of_a_mixed_frame_are_carried_out(door: Door) -> None:
+    async with serving(door) as house, house.reader() as reader:
+        await reader.client.send_raw('[{"action":"ping","id":1},{"action":"dance"},7,{"action":"ping","id":2}]')
+        await reader.until(lambda item: item.get("id") == 2)
+
+        assert [item["type"] for item in reader.items[1:]] == ["$pong", "$error", "$error", "$pong"]
+
+
+async def test_ten_malformed_commands_in_a_row_end_it(door: Door) -> None:
+    async with serving(door) as house, house.reader() as reader:
+        await reader.client.send(*[{"action": "nonsense"}] * 9)
+        await reader.ping()
+        await reader.client.send(*[{"action": "nonsense"}] * 10)
+        code = await reader.closed()
+
+        assert code == 4400
+        assert len(reader.control("$error")) == 19
+        assert house.hub.statistics().counters["closed-4400"] == 1
+
+
+async def test_commands_over_the_rate_are_refused(door: Door) -> None:
+    async with serving(door, tuning=Tuning(command_rate=5), manual=True) as house, house.reader() as reader:
+        for number in range(8):
+            await reader.client.send({"action": "ping", "id": number})
+        await reader.until(lambda item: item.get("id") == 7)
+        house.clock.advance(1.0)
+        await reader.ping(id=100)
+
+        errors = reader.control("$error")
+        assert [pong["id"] for pong in reader.control("$pong")] == [0, 1, 2, 3, 4, 100]
+        assert [(error["id"], error["code"], error["retry"]) for error in errors] == [
+            (number, "rate-limited", "later") for number in (5, 6, 7)
+        ]
+        assert all(0 < error["after"] <= 1.0 for error in errors)
+
+
+async def test_who_keeps_on_is_closed(door: Door) -> None:
+    async with (
+        serving(door, tuning=Tuning(command_rate=5), manual=True) as house,
+        house.reader() as reader,
+        house.reader("routing") as neighbour,
+    ):
+        await reader.client.send_raw("[" + ",".join(['{"action":"ping"}'] * 1100) + "]")
+        code = await reader.closed()
+        house.hub.publish("routing", "undisturbed")
+        await neighbour.reach("routing", 1)
+
+        assert code == 4429
+        assert neighbour.data("routing") == ["undisturbed"]

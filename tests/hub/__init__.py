@@ -1,0 +1,1 @@
+"""The anyio driver: publishing, threads, shutdown, authentication, the journal, cancellation."""

@@ -1,0 +1,148 @@
+"""Hubs to try things on, and the fakes around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+
+from analytics_hub import Channel, Handshake, Hub, Identity, Tuning, anonymous
+from analytics_hub.contracts import JournalState
+from analytics_hub.core.session import Session
+from analytics_hub.journals.memory import MemoryJournal
+from analytics_hub.transports.memory import WIRE, Item, MemoryClient
+
+HANG: Final = 30.0
+"""Seconds after which a test is taken to hang; nothing is measured with it."""
+FAST: Final = Tuning(interval=0.001, rate=None, command_rate=None)
+
+CHANNELS: Final = (
+    Channel("events"),
+    Channel("table", mode="table", key="id", max_keys=3),
+    Channel("latest", mode="latest"),
+    Channel("durable", mode="durable"),
+    Channel("user:*"),
+)
+
+
+def new_hub(channels: Iterable[Channel] = CHANNELS, **options: Any) -> Hub:
+    """A hub that everyone may read, with a short interval and a short grace."""
+    return Hub(channels, **({"authenticate": anonymous, "tuning": FAST, "grace": 1.0} | options))
+
+
+@asynccontextmanager
+async def running(channels: Iterable[Channel] = CHANNELS, **options: Any) -> AsyncIterator[Hub]:
+    with anyio.fail_after(HANG):
+        async with new_hub(channels, **options) as hub:
+            yield hub
+
+
+async def read(client: MemoryClient, is_it: Callable[[Item], bool]) -> list[Item]:
+    """All items up to and with the frame that has one that `is_it`."""
+    items: list[Item] = []
+    async for batch in client:
+        items += batch
+        if any(map(is_it, batch)):
+            return items
+    raise AssertionError(f"closed {client.close_code} before it came; got {items}")
+
+
+async def read_data(client: MemoryClient, channel: str, number: int) -> list[Any]:
+    """The data of the next `number` items of a channel."""
+    data: list[Any] = []
+    while len(data) < number:
+        items = await read(client, lambda item: item.get("channel") == channel and "seq" in item)
+        data += [item["data"] for item in items if item.get("channel") == channel and "seq" in item]
+    return data
+
+
+def is_empty(hub: Hub) -> bool:
+    """Whether nothing of any client is left, and every account is closed and balances."""
+    statistics = hub.statistics()
+    counts = (statistics.sessions, statistics.subscriptions, statistics.layouts, statistics.cohorts, statistics.stalled)
+    return not any(counts) and all(
+        channel.ledger.is_balanced and not channel.ledger.pending and not channel.watchers
+        for channel in statistics.channels.values()
+    )
+
+
+class FakeTransport:
+    """Takes everything, and tells what was done to it. `on_write` is called within each write."""
+
+    def __init__(self, on_write: Callable[[bytes], bool | None] | None = None) -> None:
+        self.writes: list[bytes] = []
+        self.ended: tuple[int, str] | None = None
+        self.is_paused = False
+        self.on_write = on_write
+        self.news = anyio.Event()
+
+    def write(self, frame: bytes) -> bool:
+        self.writes.append(frame)
+        self.news.set()
+        return True if self.on_write is None else self.on_write(frame) is not False
+
+    def close(self, code: int, reason: str) -> None:
+        self.ended = (code, reason)
+        self.news.set()
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+        self.news.set()
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+        self.news.set()
+
+    async def until(self, is_it: Callable[[], bool]) -> None:
+        """Wait until something was done after which `is_it`."""
+        while not is_it():
+            self.news = anyio.Event()
+            await self.news.wait()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.writes).decode()
+
+
+def plug_in(hub: Hub, transport: FakeTransport, *channels: Any, identity: Identity | None = None) -> Session:
+    """Connect a fake, and subscribe."""
+    identity = identity or Identity(id="fake")
+    session = hub.connect(transport, WIRE, identity, Handshake(transport="fake"))
+    if channels:
+        hub.receive_data(session, json.dumps({"action": "subscribe", "channels": list(channels)}))
+    return session
+
+
+class MoodyJournal(MemoryJournal):
+    """Fails while `fault` is set, and waits while `gate` is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: Exception | None = None
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.arrived = anyio.Event()
+        self.appended: list[int] = []
+        """How many items each batch had that was asked for."""
+
+    async def _pass(self) -> None:
+        self.arrived.set()
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+
+    async def open(self, channel: str, epoch: str) -> JournalState:
+        await self._pass()
+        return await super().open(channel, epoch)
+
+    async def append(self, channel: str, first: int, items: Sequence[bytes]) -> int:
+        self.appended.append(len(items))
+        await self._pass()
+        return await super().append(channel, first, items)
+
+    async def read(self, channel: str, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        await self._pass()
+        return await super().read(channel, after, limit)

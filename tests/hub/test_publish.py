@@ -1,0 +1,364 @@
+"""`publish`, `publish_confirmed` and `delete`: what they take, what they refuse, and in which words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+
+from analytics_hub import (
+    Channel,
+    ChannelLimitReached,
+    Hub,
+    HubClosed,
+    InvalidChannel,
+    InvalidItem,
+    Receipt,
+    TableFull,
+    Tuning,
+    UnknownChannel,
+)
+from analytics_hub.exceptions import HubError
+from analytics_hub.transports.memory import subscribe
+
+from .rig import FakeTransport, new_hub, plug_in, read, read_data, running
+
+pytestmark = pytest.mark.anyio
+
+
+class Side(Enum):
+    BUY = "buy"
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Quote(msgspec.Struct, rename="camel"):
+    lp_name: str
+    spread: float
+
+
+class Tagged(msgspec.Struct, tag="tagged-item"):
+    id: str
+
+
+def circle() -> list[Any]:
+    round_: list[Any] = []
+    round_.append(round_)
+    return round_
+
+
+# --- what it takes
+
+
+TAKEN: dict[str, tuple[object, object]] = {
+    "nothing": (None, None),
+    "a number": (7, 7),
+    "text": ("ä€😀", "ä€😀"),
+    "nested": ([1, [2, {"three": None}]], [1, [2, {"three": None}]]),
+    "a dataclass": (Point(1, 2.5), {"x": 1, "y": 2.5}),
+    "a struct": (Quote("LMAX", 0.1), {"lpName": "LMAX", "spread": 0.1}),
+    "an enum": (Side.BUY, "buy"),
+    "a decimal": (Decimal("1.50"), "1.50"),
+    "a time": (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00Z"),
+    "a UUID": (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    "not a number": (math.nan, None),
+    "raw": (msgspec.Raw(b'{"a": [1, 2]}'), {"a": [1, 2]}),
+    "raw on lines": (msgspec.Raw(b'{\n  "a": [1,\r\n 2]\n}\n'), {"a": [1, 2]}),
+    "raw within": ({"nested": msgspec.Raw(b'{\n"a": 1}')}, {"nested": {"a": 1}}),
+}
+
+
+@pytest.mark.parametrize(("data", "arrives_as"), TAKEN.values(), ids=TAKEN.keys())
+async def test_it_takes_whatever_can_be_json(data: object, arrives_as: object) -> None:
+    async with running() as hub, subscribe(hub, "events") as client:
+        hub.publish("events", data)
+
+        assert await read_data(client, "events", 1) == [arrives_as]
+
+
+async def test_changing_the_data_afterwards_does_no_harm() -> None:
+    async with running() as hub, subscribe(hub, "events", "durable") as client:
+        data = {"orders": [1, 2]}
+        hub.publish("events", data)
+        hub.publish("durable", data)
+        data["orders"].append(3)
+        del data["orders"]
+
+        assert await read_data(client, "events", 1) == [{"orders": [1, 2]}]
+        assert await read_data(client, "durable", 1) == [{"orders": [1, 2]}]
+
+
+async def test_the_type_is_the_one_given_or_the_channels_or_the_tag_or_the_name() -> None:
+    channels = [Channel("typed", type="of-the-channel"), Channel("plain")]
+    async with running(channels) as hub, subscribe(hub, "typed", "plain") as client:
+        hub.publish("typed", 1, type="given")
+        hub.publish("typed", Tagged("x"))
+        hub.publish("plain", Tagged("x"))
+        hub.publish("plain", 1)
+        items = await read(client, lambda item: item.get("channel") == "plain" and item["seq"] == 2)
+
+        assert [item["type"] for item in items] == ["given", "of-the-channel", "tagged-item", "plain"]
+
+
+async def test_the_key_is_the_one_given_or_the_field_that_the_channel_names() -> None:
+    channels = [Channel("named", mode="table", key="lpName"), Channel("unnamed", mode="table")]
+    async with running(channels) as hub, subscribe(hub, "named", "unnamed") as client:
+        hub.publish("named", {"lpName": "A"})
+        hub.publish("named", Quote("B", 1.0))
+        hub.publish("named", {"lpName": "A"}, key="C")
+        hub.publish("unnamed", 1, key="D")
+        items = await read(client, lambda item: item.get("channel") == "unnamed")
+
+        assert [item["key"] for item in items] == ["A", "B", "C", "D"]
+
+
+# --- what it refuses, and says
+
+
+REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[str]]] = {
+    "unknown channel": (("nosuch", 1), {}, UnknownChannel, ["nosuch", "events", "user:*"]),
+    "the pattern itself": (("user:*", 1), {}, InvalidChannel, ["user:*", "A-Z a-z 0-9"]),
+    "no name": (("", 1), {}, InvalidChannel, ["''", "1 to 255"]),
+    "a name that is no text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
+    "an object": (("events", object()), {}, InvalidItem, ["object", "JSON"]),
+    "a circle": (("events", circle()), {}, InvalidItem, ["list", "contains itself"]),
+    "a lone surrogate": (("events", "\ud800"), {}, InvalidItem, ["str", "JSON"]),
+    "raw bytes that are no JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
+    "no raw bytes": (("events", msgspec.Raw(b"")), {}, InvalidItem, ["Raw", "JSON"]),
+    "two raw values": (("events", msgspec.Raw(b"1,2")), {}, InvalidItem, ["Raw", "JSON"]),
+    "raw bytes that are no UTF-8": (("events", msgspec.Raw(b'"\xff"')), {}, InvalidItem, ["Raw", "utf-8"]),
+    "a type of ours": (("events", 1), {"type": "$gap"}, InvalidItem, ["'$gap'", "not start with $"]),
+    "no type": (("events", 1), {"type": ""}, InvalidItem, ["''", "not empty"]),
+    "a type that is no text": (("events", 1), {"type": 7}, InvalidItem, ["7", "a text"]),
+    "a type that cannot be encoded": (("events", 1), {"type": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
+    "a key without a table": (("events", 1), {"key": "a"}, InvalidItem, ["'a'", "events", "no keys"]),
+    "a key on latest": (("latest", 1), {"key": "a"}, InvalidItem, ["'a'", "latest", "no keys"]),
+    "a key on durable": (("durable", 1), {"key": "a"}, InvalidItem, ["'a'", "durable", "no keys"]),
+    "a key on a pattern": (("user:9", 1), {"key": "a"}, InvalidItem, ["'a'", "user:9", "no keys"]),
+    "no key": (("table", {"name": "a"}), {}, InvalidItem, ["'table'", "'id'", "no field"]),
+    "no field for a key": (("table", 7), {}, InvalidItem, ["'table'", "'id'", "no field"]),
+    "an empty key": (("table", {"id": ""}), {}, InvalidItem, ["''", "1 to 255"]),
+    "a key that is no text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
+    "a long key": (("table", 1), {"key": "k" * 256}, InvalidItem, ["kkkk", "1 to 255"]),
+    "a key that cannot be encoded": (("table", 1), {"key": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
+    "too long": (("events", "x" * 65_536), {}, InvalidItem, ["'events'", "65536", "bytes"]),
+    "too long for a journal": (("durable", "x" * 65_536), {}, InvalidItem, ["'durable'", "65536", "bytes"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "error", "words"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_refusal_names_the_value_and_what_is_right(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    """In the caller's frame, from every thread, and the hub is none the worse."""
+
+    async def confirm() -> None:
+        await hub.publish_confirmed(*arguments, **options)
+
+    async with running() as hub, subscribe(hub, "events", "durable") as client:
+        with pytest.raises(error) as here:
+            hub.publish(*arguments, **options)
+        with pytest.raises(error) as there:
+            await anyio.to_thread.run_sync(lambda: hub.publish(*arguments, **options))
+        with pytest.raises(error) as confirmed:
+            await confirm()
+        hub.publish("events", "fine")
+        await hub.publish_confirmed("durable", "fine")
+
+        for raised in (here, there, confirmed):
+            assert isinstance(raised.value, HubError)
+            assert [word for word in words if word not in str(raised.value)] == []
+            assert len(str(raised.value)) < 300
+        assert await read_data(client, "events", 1) == ["fine"]
+        assert await read_data(client, "durable", 1) == ["fine"]
+        assert hub.statistics().channels["durable"].head == 1
+
+
+async def test_an_item_may_be_just_as_large_as_it_may() -> None:
+    async with running(tuning=Tuning(max_item_bytes=200)) as hub:
+        size = 1
+        while True:
+            try:
+                hub.publish("events", "x" * size)
+            except InvalidItem as error:
+                assert "201 bytes; at most 200" in str(error)
+                break
+            size += 1
+
+        assert hub.statistics().channels["events"].head == size - 1
+
+
+async def test_a_full_table_takes_no_further_key() -> None:
+    async with running() as hub:
+        for key in ("a", "b", "c"):
+            hub.publish("table", 1, key=key)
+        hub.publish("table", 2, key="a")
+        with pytest.raises(TableFull, match=r"key 'd' would be one more than the 3 .* 'table'"):
+            hub.publish("table", 1, key="d")
+        with pytest.raises(TableFull):
+            await anyio.to_thread.run_sync(lambda: hub.publish("table", 1, key="d"))
+        hub.delete("table", "a")
+        hub.publish("table", 1, key="d")
+
+
+async def test_a_pattern_has_room_for_so_many_members() -> None:
+    async with running(tuning=Tuning(max_members=2)) as hub:
+        hub.publish("user:1", 1)
+        hub.publish("user:2", 1)
+        with pytest.raises(ChannelLimitReached, match=r"'user:3' .* the 2 members .* 'user:\*'"):
+            hub.publish("user:3", 1)
+        hub.publish("user:1", 2)
+
+
+@pytest.mark.parametrize(
+    ("channel", "key", "error"),
+    [("nosuch", "a", UnknownChannel), ("events", "a", InvalidItem), ("table", "", InvalidItem)],
+)
+async def test_a_delete_is_refused_like_a_publish(channel: str, key: str, error: type[Exception]) -> None:
+    async with running() as hub:
+        with pytest.raises(error):
+            hub.delete(channel, key)
+        with pytest.raises(error):
+            await anyio.to_thread.run_sync(hub.delete, channel, key)
+
+
+# --- outside its life
+
+
+def publish(hub: Hub) -> None:
+    hub.publish("events", 1)
+
+
+def delete(hub: Hub) -> None:
+    hub.delete("table", "a")
+
+
+@pytest.mark.parametrize("act", [publish, delete])
+async def test_before_it_is_entered_a_hub_says_what_is_missing(act: Any) -> None:
+    with pytest.raises(HubClosed, match="not running; add `async with hub:`"):
+        act(new_hub())
+
+
+@pytest.mark.parametrize("act", [publish, delete])
+async def test_after_its_end_a_hub_says_so(act: Any) -> None:
+    async with running() as hub:
+        await hub.shutdown()
+        with pytest.raises(HubClosed, match="has been shut down"):
+            act(hub)
+        with pytest.raises(HubClosed, match="has been shut down"):
+            await anyio.to_thread.run_sync(act, hub)
+        with pytest.raises(HubClosed, match="has been shut down"):
+            await hub.publish_confirmed("events", 1)
+    with pytest.raises(HubClosed, match="has been shut down"):
+        act(hub)
+
+
+async def test_a_hub_serves_once() -> None:
+    async with running() as hub:
+        with pytest.raises(HubClosed, match="this one is open"):
+            await hub.__aenter__()
+    with pytest.raises(HubClosed, match="this one is closed; make a new Hub"):
+        await hub.__aenter__()
+
+
+# --- confirmed
+
+
+@pytest.mark.parametrize(("channel", "key"), [("events", None), ("table", "k"), ("latest", None), ("durable", None)])
+async def test_a_receipt_names_the_place_of_the_item(channel: str, key: str | None) -> None:
+    async with running() as hub, subscribe(hub, channel) as client:
+        receipts = [await hub.publish_confirmed(channel, number, key=key) for number in range(3)]
+        last = await read(client, lambda item: item.get("seq") == 3)
+
+        epoch = hub.statistics().channels[channel].epoch
+        assert receipts == [Receipt(epoch, 1), Receipt(epoch, 2), Receipt(epoch, 3)]
+        assert last[-1]["data"] == 2
+
+
+async def test_confirmations_may_be_waited_for_together() -> None:
+    receipts: dict[int, Receipt] = {}
+
+    async def confirm(number: int) -> None:
+        receipts[number] = await hub.publish_confirmed("durable", number)
+
+    async with running() as hub, subscribe(hub, "durable") as client:
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(confirm, number)
+        data = await read_data(client, "durable", 100)
+
+        assert [data[receipts[number].seq - 1] for number in range(100)] == list(range(100))
+
+
+async def test_a_confirmation_belongs_to_the_hubs_own_loop() -> None:
+    async with running() as hub:
+
+        def elsewhere() -> None:
+            anyio.run(hub.publish_confirmed, "events", 1)
+
+        with pytest.raises(HubError, match="publish_confirmed belongs to the hub's event loop"):
+            await anyio.to_thread.run_sync(elsewhere)
+
+
+# --- from within
+
+
+async def test_publishing_from_within_a_write_takes_effect_after_it() -> None:
+    """An application may well publish from what its own transport does; order is kept, nothing is lost."""
+    echoed = 0
+
+    def echo(frame: bytes) -> None:
+        nonlocal echoed
+        if b'"seq"' in frame and echoed < 50:
+            echoed += 1
+            hub.publish("events", f"echo {echoed}")
+            hub.publish("user:new", echoed)
+
+    async with running() as hub, subscribe(hub, "events") as witness:
+        transport = FakeTransport(echo)
+        plug_in(hub, transport, "events", "user:new")
+        hub.publish("events", "shout")
+
+        assert await read_data(witness, "events", 51) == ["shout", *[f"echo {number}" for number in range(1, 51)]]
+        await transport.until(lambda: '"echo 50"' in transport.text)
+
+
+async def test_coming_and_going_from_within_a_write_takes_effect_after_it() -> None:
+    def turmoil(frame: bytes) -> None:
+        if b'"seq":1,' in frame:
+            hub.disconnect(first)
+            hub.disconnect(third)
+            plug_in(hub, newcomer, "events", {"channel": "latest", "snapshot": True})
+
+    newcomer = FakeTransport()
+    async with running() as hub, subscribe(hub, "events") as witness:
+        first = plug_in(hub, FakeTransport(), "events")
+        plug_in(hub, FakeTransport(turmoil), "events")
+        third = plug_in(hub, FakeTransport(), "events")
+        await read_quietly(hub)
+        hub.publish("events", 1)
+        await newcomer.until(lambda: "$subscribed" in newcomer.text)
+        hub.publish("events", 2)
+        await newcomer.until(lambda: '"seq":2,' in newcomer.text)
+
+        assert '"data":1' not in newcomer.text
+        assert await read_data(witness, "events", 2) == [1, 2]
+        assert hub.statistics().sessions == 3
+
+
+async def read_quietly(hub: Hub) -> None:
+    """Let what was commanded be carried out and written."""
+    await hub.publish_confirmed("durable", None)

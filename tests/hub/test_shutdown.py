@@ -1,0 +1,331 @@
+"""The end of a hub: in time whatever anybody does, once, and with the last word delivered."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from analytics_hub import Handshake, HubClosed, HubError, Identity, JournalError, Tuning
+from analytics_hub import hub as hub_module
+from analytics_hub.transports.memory import connect, subscribe
+
+from .cancelling import cancelled_at
+from .rig import HANG, FakeTransport, MoodyJournal, is_empty, new_hub, plug_in, read, read_data, running
+
+pytestmark = pytest.mark.anyio
+
+FOREVER = 1e9
+"""Seconds of grace that no test could wait for."""
+
+
+async def test_leaving_the_hub_ends_every_session() -> None:
+    async with running() as hub:
+        transports = [FakeTransport() for _ in range(3)]
+        for transport in transports:
+            plug_in(hub, transport, "events")
+
+    assert [transport.ended for transport in transports] == [(1012, "the server restarts")] * 3
+    assert is_empty(hub)
+
+
+async def test_what_was_published_before_is_delivered() -> None:
+    async with running() as hub, subscribe(hub, "events", "durable") as client:
+        for number in range(200):
+            hub.publish("events", number)
+            hub.publish("durable", number)
+        await hub.shutdown()
+        items = [item async for batch in client for item in batch]
+
+        for channel in ("events", "durable"):
+            assert [item["data"] for item in items if item.get("channel") == channel] == list(range(200))
+        assert "$drain" in [item["type"] for item in items]
+        assert client.close_code == 1012
+
+
+async def test_clients_are_told_before_they_are_closed() -> None:
+    async with running(tuning=Tuning(rate=0.1)) as hub:
+        transport = FakeTransport()
+        plug_in(hub, transport, "events")
+        for number in range(3):
+            hub.publish("events", number)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.shutdown, 0.1)
+            await transport.until(lambda: "$drain" in transport.text)
+            was_ended = transport.ended is not None
+
+        assert not was_ended
+        assert transport.ended is not None
+
+
+async def test_slots_are_spread_over_the_grace() -> None:
+    async with running() as hub:
+        transports = [FakeTransport() for _ in range(4)]
+        for transport in transports:
+            plug_in(hub, transport)
+        await hub.shutdown(grace=2.0)
+
+        slots = sorted(transport.text.split('"in":')[1].split("}")[0] for transport in transports)
+        assert slots == ["0.0", "0.5", "1.0", "1.5"]
+
+
+async def test_a_client_that_takes_nothing_is_not_waited_for() -> None:
+    """There is no use in it: it is the kernel that knows when its peer reads again."""
+    async with running() as hub:
+        deaf = FakeTransport(lambda frame: False)
+        plug_in(hub, deaf, "events")
+        while not hub.statistics().stalled:
+            hub.publish("events", 1)
+            await checkpoint()
+        for number in range(1000):
+            hub.publish("events", number)
+        await hub.shutdown(grace=FOREVER)
+
+        assert deaf.ended is not None
+        assert is_empty(hub)
+
+
+async def test_a_client_that_is_paced_is_waited_for_as_long_as_the_grace() -> None:
+    tuning = Tuning(rate=0.1)
+    async with running(tuning=tuning) as hub:
+        transport = FakeTransport()
+        plug_in(hub, transport, "events")
+        for number in range(3):
+            hub.publish("events", number)
+        await hub.shutdown(grace=0.05)
+
+        assert transport.ended is not None
+        assert hub.statistics().channels["events"].ledger.abandoned == 2
+        assert is_empty(hub)
+
+
+async def test_a_client_that_leaves_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "IDLE", FOREVER)
+    tuning = Tuning(heartbeat=3600.0)
+    async with running(tuning=tuning) as hub, subscribe(hub, {"channel": "events", "max_hz": 0.001}) as client:
+        hub.publish("events", "at once")
+        await read_data(client, "events", 1)
+        hub.publish("events", "a quarter of an hour later")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.shutdown, FOREVER)
+            await read(client, lambda item: item["type"] == "$drain")
+            client.leave()
+
+        assert is_empty(hub)
+
+
+async def test_a_journal_that_hangs_is_not_waited_for_longer_than_the_grace() -> None:
+    journal = MoodyJournal()
+    async with running(journal=journal) as hub, subscribe(hub, "durable") as client:
+        journal.gate = anyio.Event()
+        hub.publish("durable", 1)
+        await hub.shutdown(grace=0.05)
+
+        assert client.close_code == 1012
+        assert is_empty(hub)
+
+
+async def test_who_waits_for_a_confirmation_is_told() -> None:
+    """Both for the batch that is with the journal and for the one behind it; else they would wait for ever."""
+    journal = MoodyJournal()
+    outcomes: list[Exception] = []
+
+    async def confirm() -> None:
+        try:
+            await hub.publish_confirmed("durable", 1)
+        except HubError as error:
+            outcomes.append(error)
+
+    with anyio.fail_after(HANG):
+        async with anyio.create_task_group() as tasks:
+            async with new_hub(journal=journal, grace=0.05) as hub:
+                journal.gate = anyio.Event()
+                journal.arrived = anyio.Event()
+                tasks.start_soon(confirm)
+                await journal.arrived.wait()
+                tasks.start_soon(confirm)
+                tasks.start_soon(confirm)
+                await checkpoint()
+                await checkpoint()
+
+    assert [type(error) for error in outcomes] == [JournalError] * 3
+    assert "ended before the journal answered" in str(outcomes[0])
+
+
+async def test_a_second_shutdown_waits_for_the_first() -> None:
+    """Otherwise whoever called it would go on while clients are still being written to."""
+    ended: list[str] = []
+
+    async def shut_down(name: str) -> None:
+        await hub.shutdown(grace=0.2)
+        ended.append(f"{name}: {hub.statistics().sessions}")
+
+    tuning = Tuning(rate=0.1)
+    async with running(tuning=tuning) as hub:
+        plug_in(hub, FakeTransport(), "events")
+        for number in range(3):
+            hub.publish("events", number)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shut_down, "first")
+            tasks.start_soon(shut_down, "second")
+        await shut_down("third")
+
+        assert sorted(ended) == ["first: 0", "second: 0", "third: 0"]
+
+
+async def test_a_shutdown_that_is_cancelled_still_ends_everything() -> None:
+    tuning = Tuning(rate=0.1)
+    async with running(tuning=tuning) as hub:
+        transport = FakeTransport()
+        plug_in(hub, transport, "events")
+        for number in range(3):
+            hub.publish("events", number)
+        assert await cancelled_at(1, lambda: hub.shutdown(grace=FOREVER))
+
+        assert transport.ended == (1012, "the server restarts")
+        assert is_empty(hub)
+        await hub.shutdown(grace=FOREVER)
+
+
+async def test_leaving_while_another_task_shuts_down_waits_for_it() -> None:
+    with anyio.fail_after(HANG):
+        async with anyio.create_task_group() as tasks:
+            async with new_hub(tuning=Tuning(interval=0.05, max_frames=1, rate=None)) as hub:
+                transport = FakeTransport()
+                plug_in(hub, transport, "events")
+                for number in range(200):
+                    hub.publish("events", number)
+                tasks.start_soon(hub.shutdown, 10.0)
+                await transport.until(lambda: "$drain" in transport.text)
+
+            assert transport.ended is not None
+            assert '"seq":200,' in transport.text
+
+
+async def test_a_callback_may_shut_the_hub_down() -> None:
+    async def authenticate(handshake: Handshake) -> Identity:
+        await hub.shutdown(grace=0.1)
+        return Identity(id="too late")
+
+    async with running(authenticate=authenticate) as hub:
+        witness = FakeTransport()
+        plug_in(hub, witness)
+        with pytest.raises(HubClosed):
+            async with connect(hub):
+                pass
+
+        assert witness.ended is not None
+        assert is_empty(hub)
+
+
+async def test_nobody_comes_in_while_the_hub_drains() -> None:
+    async with running() as hub:
+        assert not hub.is_draining
+        await hub.shutdown()
+
+        assert hub.is_draining
+        assert hub.draining.is_set()
+        with pytest.raises(HubClosed):
+            plug_in(hub, FakeTransport())
+
+
+async def test_publishing_during_a_shutdown_is_refused_and_harmless() -> None:
+    refused: list[HubClosed] = []
+
+    async def publish() -> None:
+        try:
+            while True:
+                hub.publish("events", 1)
+                await checkpoint()
+        except HubClosed as error:
+            refused.append(error)
+
+    async with running() as hub, subscribe(hub, "events"):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish)
+            await checkpoint()
+            tasks.start_soon(hub.shutdown)
+
+        assert len(refused) == 1
+        assert is_empty(hub)
+
+
+async def test_a_hub_that_was_never_entered_has_nothing_to_end() -> None:
+    hub = new_hub()
+    await hub.shutdown()
+    async with hub:
+        async with subscribe(hub, "events") as client:
+            hub.publish("events", 1)
+
+            assert await read_data(client, "events", 1) == [1]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+async def test_an_exception_of_the_application_comes_out_as_it_is(kind: type[BaseException]) -> None:
+    """Not in a group: `except ValueError` around `async with hub` means what it says."""
+    transport = FakeTransport()
+    with pytest.raises(kind, match="the application's own"):
+        async with new_hub() as hub:
+            plug_in(hub, transport)
+            raise kind("the application's own")
+
+    assert transport.ended is not None
+
+
+async def test_cancelling_the_application_ends_the_hub_in_order() -> None:
+    """What it has published is kept and delivered all the same, and nobody waits for the whole grace."""
+    journal = MoodyJournal()
+    transport = FakeTransport()
+    with anyio.fail_after(HANG), anyio.CancelScope() as scope:
+        async with new_hub(grace=FOREVER, journal=journal) as hub:
+            plug_in(hub, transport, "events", "durable")
+            journal.gate = anyio.Event()
+            journal.arrived = anyio.Event()
+            hub.publish("events", "the last word")
+            hub.publish("durable", "the very last word")
+            await journal.arrived.wait()
+            scope.cancel()
+            journal.gate.set()
+            await checkpoint()
+
+    assert scope.cancelled_caught
+    assert "the last word" in transport.text
+    assert "the very last word" in transport.text
+    assert transport.ended is not None
+
+
+async def test_a_transport_that_raises_harms_nobody_else() -> None:
+    """A contract says it must not; a hub is no place to trust in it."""
+
+    def explode(frame: bytes) -> bool:
+        raise RuntimeError("a bug in a transport")
+
+    async with running() as hub, subscribe(hub, "events") as witness:
+        broken = FakeTransport(explode)
+        plug_in(hub, broken, "events")
+        hub.publish("events", 1)
+
+        assert await read_data(witness, "events", 1) == [1]
+        hub.publish("events", 2)
+        assert await read_data(witness, "events", 1) == [2]
+        assert hub.statistics().sessions == 1
+        assert hub.statistics().counters["transport-failed"] == 1
+        assert broken.ended is not None
+
+
+async def test_a_bug_of_our_own_surfaces_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a hub that has stopped working, and it is not kept secret."""
+
+    def explode(now: float) -> None:
+        raise RuntimeError("a bug in the engine")
+
+    transport = FakeTransport()
+    with pytest.raises(ExceptionGroup) as surfaced, anyio.fail_after(HANG):
+        async with new_hub(grace=FOREVER) as hub:
+            plug_in(hub, transport)
+            monkeypatch.setattr(hub._engine, "handle_timer", explode)
+            hub.publish("durable", 1)
+            await anyio.sleep_forever()
+
+    assert surfaced.group_contains(RuntimeError, match="a bug in the engine")
+    assert transport.ended == (1011, "internal error")

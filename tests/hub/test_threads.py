@@ -1,0 +1,265 @@
+"""`publish` is the one call that any thread may make."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from analytics_hub import Channel, HubClosed, HubError, HubOverloaded, Identity, Tuning
+from analytics_hub.inbox import MAX_BYTES, MAX_ITEMS, Inbox, Parcel, threadsafe
+from analytics_hub.transports.memory import subscribe
+
+from .rig import FAST, FakeTransport, new_hub, plug_in, read, read_data, running
+
+pytestmark = pytest.mark.anyio
+
+
+def run_while_the_loop_is_blocked(work: Callable[[], None]) -> None:
+    """In another thread, while this one, the event loop's, does nothing else."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+async def test_every_thread_keeps_its_order() -> None:
+    threads, items = 8, 500
+
+    def publish(name: int) -> None:
+        for number in range(items):
+            hub.publish("events", [name, number])
+
+    async with running() as hub, subscribe(hub, "events") as client:
+        async with anyio.create_task_group() as tasks:
+            for name in range(threads):
+                tasks.start_soon(anyio.to_thread.run_sync, publish, name)
+            data = await read_data(client, "events", threads * items)
+
+        for name in range(threads):
+            assert [number for who, number in data if who == name] == list(range(items))
+        assert hub.statistics().channels["events"].ledger.delivered == threads * items
+
+
+async def test_threads_and_the_loop_publish_side_by_side() -> None:
+    async with running() as hub, subscribe(hub, "events") as client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                anyio.to_thread.run_sync, lambda: [hub.publish("events", ["thread", n]) for n in range(1000)]
+            )
+            for number in range(1000):
+                hub.publish("events", ["loop", number])
+        data = await read_data(client, "events", 2000)
+
+        for name in ("thread", "loop"):
+            assert [number for who, number in data if who == name] == list(range(1000))
+
+
+async def test_a_thread_may_publish_all_that_the_loop_may() -> None:
+    def publish() -> None:
+        hub.publish("table", {"id": "a"}, type="row")
+        hub.publish("table", {"id": "b"})
+        hub.delete("table", "a")
+        hub.delete("table", "never there")
+        hub.publish("user:new", 1)
+        hub.publish("durable", 2)
+
+    async with running() as hub, subscribe(hub, "table", "user:new", "durable") as client:
+        run_while_the_loop_is_blocked(publish)
+        items = await read(client, lambda item: item["type"] == "durable")
+
+        assert {item["channel"]: item["data"] for item in items} == {"table": None, "user:new": 1, "durable": 2}
+        assert [item["key"] for item in items if item["channel"] == "table"] == ["b", "a"]
+        assert hub.statistics().channels["table"].head == 3
+
+
+async def test_an_item_has_the_time_at_which_its_thread_published_it() -> None:
+    now = 1_768_800_000.0
+    async with running(wall_clock=lambda: now) as hub, subscribe(hub, "events") as client:
+
+        def publish() -> None:
+            nonlocal now
+            for number in range(3):
+                hub.publish("events", number)
+                now += 1.25
+
+        run_while_the_loop_is_blocked(publish)
+        items = await read(client, lambda item: item.get("seq") == 3)
+
+        assert [item["timestamp"][17:] for item in items] == ["00.000Z", "01.250Z", "02.500Z"]
+
+
+async def test_data_may_change_as_soon_as_publish_has_returned() -> None:
+    async with running() as hub, subscribe(hub, "events") as client:
+        data = [1, 2]
+
+        def publish() -> None:
+            hub.publish("events", data)
+            data.append(3)
+
+        run_while_the_loop_is_blocked(publish)
+
+        assert await read_data(client, "events", 1) == [[1, 2]]
+
+
+async def test_the_inbox_takes_just_so_many_items() -> None:
+    """While the loop is blocked; then all of them arrive, and there is room again."""
+    refused: list[str] = []
+    taken = 0
+
+    def publish() -> None:
+        nonlocal taken
+        for number in range(MAX_ITEMS + 3):
+            try:
+                hub.publish("latest", number)
+                taken += 1
+            except HubOverloaded as error:
+                refused.append(str(error))
+
+    async with running() as hub, subscribe(hub, "latest", "events") as client:
+        run_while_the_loop_is_blocked(publish)
+        await read(client, lambda item: item.get("data") == MAX_ITEMS - 1)
+        await anyio.to_thread.run_sync(hub.publish, "events", "room again")
+
+        assert await read_data(client, "events", 1) == ["room again"]
+        assert taken == MAX_ITEMS
+        assert len(refused) == 3
+        assert f"{MAX_ITEMS} items" in refused[0]
+        assert hub.statistics().channels["latest"].head == MAX_ITEMS
+
+
+def parcel(nbytes: int) -> Parcel:
+    return Parcel("events", b"x" * nbytes, None, None, "", False)
+
+
+def test_the_inbox_bounds_items_and_bytes() -> None:
+    wakes: list[None] = []
+    inbox = Inbox(lambda: wakes.append(None), max_items=3, max_bytes=10)
+    for nbytes in (4, 6):
+        inbox.put(parcel(nbytes))
+    with pytest.raises(HubOverloaded, match="2 items of 10 bytes .* at most 3 items and 10 bytes"):
+        inbox.put(parcel(1))
+    inbox.put(parcel(0))
+    with pytest.raises(HubOverloaded):
+        inbox.put(parcel(0))
+
+    assert [len(taken.data) for taken in inbox.take()] == [4, 6, 0]
+    assert len(wakes) == 1
+    inbox.put(parcel(10))
+    assert len(wakes) == 2
+    assert inbox.take() == [parcel(10)]
+    assert inbox.take() == []
+
+
+async def test_a_single_item_always_fits() -> None:
+    assert Tuning().max_item_bytes < MAX_BYTES
+
+
+async def test_what_only_the_loop_can_refuse_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A table that fills up between the check and the turn of the loop; nobody is left to raise to."""
+
+    def publish() -> None:
+        for key in ("a", "b", "c", "d"):
+            hub.publish("table", 1, key=key)
+
+    async with running() as hub, subscribe(hub, "table") as client:
+        run_while_the_loop_is_blocked(publish)
+        items = await read(client, lambda item: item.get("key") == "c")
+
+        assert [item["key"] for item in items] == ["a", "b", "c"]
+        assert hub.statistics().counters["publish-refused"] == 1
+        assert "from another thread was refused: key 'd' would be one more than the 3" in caplog.text
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_key_is_checked_before_the_member_exists(key: str | None) -> None:
+    """The programming mistake raises in the caller's frame, whoever is first to use the channel."""
+    channels = [Channel("tables:*", mode="table"), Channel("logs:*")]
+    async with running(channels) as hub:
+        name = "tables:1" if key is None else "logs:1"
+        with pytest.raises(HubError, match=name):
+            await anyio.to_thread.run_sync(lambda: hub.publish(name, 1, key=key))
+
+
+async def test_threads_outlive_the_hub_without_harm() -> None:
+    """They get `HubClosed`, at whatever moment the hub ends."""
+    outcomes: list[Exception] = []
+    started = threading.Barrier(5)
+
+    def publish() -> None:
+        started.wait()
+        try:
+            while True:
+                hub.publish("events", 1)
+        except (HubClosed, HubOverloaded) as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    async with running() as hub, subscribe(hub, "events"):
+        for thread in threads:
+            thread.start()
+        await anyio.to_thread.run_sync(started.wait)
+    for thread in threads:
+        thread.join()
+
+    assert len(outcomes) == 4
+
+
+async def test_the_wake_up_of_a_loop_that_has_ended_is_no_error() -> None:
+    wakes: list[Callable[[], None]] = []
+
+    async def make() -> None:
+        wakes.append(threadsafe(lambda: None))
+
+    await anyio.to_thread.run_sync(lambda: anyio.run(make))
+
+    wakes[0]()
+
+
+async def elsewhere(function: Callable[..., Any], *arguments: Any) -> BaseException | None:
+    """What a function raises that is called, or run, in another thread."""
+
+    def call() -> BaseException | None:
+        try:
+            result = function(*arguments)
+            if hasattr(result, "__await__"):
+
+                async def wait() -> None:
+                    await result
+
+                anyio.run(wait)
+        except Exception as error:
+            return error
+        return None
+
+    return await anyio.to_thread.run_sync(call)
+
+
+async def test_all_else_raises_a_clear_error_at_once() -> None:
+    async with running() as hub:
+        transport = FakeTransport()
+        session = plug_in(hub, transport)
+        outcomes = [
+            await elsewhere(hub.shutdown),
+            await elsewhere(hub.publish_confirmed, "events", 1),
+            await elsewhere(plug_in, hub, FakeTransport()),
+            await elsewhere(hub.receive_data, session, '{"action":"ping"}'),
+        ]
+
+        for outcome in outcomes:
+            assert isinstance(outcome, HubError)
+            assert "event loop" in str(outcome)
+        assert not hub.is_draining
+        assert hub.statistics().sessions == 1
+
+
+async def test_two_hubs_of_one_process_do_not_mix() -> None:
+    other = new_hub(tuning=FAST)
+    async with running() as hub, other, subscribe(hub, "events", identity=Identity(id="a")) as client:
+        run_while_the_loop_is_blocked(lambda: other.publish("events", "elsewhere"))
+        run_while_the_loop_is_blocked(lambda: hub.publish("events", "here"))
+
+        assert await read_data(client, "events", 1) == ["here"]
