@@ -117,7 +117,7 @@ class Batcher:
             cohort.not_before = now + self._interval
         if ration.is_short_of_tokens:
             self.trim(due)
-            if not any(reader.carry for reader in due):
+            if not any(reader.carry and reader.log.conflates for reader in due):  # that is paid and may go on
                 cohort.not_before = max(cohort.not_before, bucket.when(now))
         for reader in due:
             if reader.every and reader in ration.taken:

@@ -12,7 +12,7 @@ Nothing else changes: whatever holds a cohort back makes it stop following and r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -83,15 +83,17 @@ def waiting(cohort: Cohort) -> Counter[str]:
     return Counter(map(_by_channel, cohort.inbox))
 
 
-def hand_out(logs: Iterable[ChannelLog]) -> None:
+def hand_out(logs: Sequence[ChannelLog]) -> None:
     """Give the new entries of `logs` to their followers, in publish order; O(entries x followers of their log)."""
-    news: list[tuple[int, Entry, ChannelLog]] = []
+    # First of all: who stops following needs to know how far each log has handed its entries out.
     for log in logs:
-        log.is_fresh = False
         if log.told < log.floor or log.head - log.told > MAX_INBOX:
             for cohort in list(log.followers):
                 unfollow(cohort)
-        elif log.followers:
+    news: list[tuple[int, Entry, ChannelLog]] = []
+    for log in logs:
+        log.is_fresh = False
+        if log.followers:
             news += [(entry.order, entry, log) for entry in log.after(log.told)]
         log.told = log.head
     news.sort(key=_by_order)

@@ -306,10 +306,10 @@ class DurableLog(EventLog):
         ]
 
     def is_lost(self, position: int) -> int:
-        return max(0, self.kept - position)
+        return max(0, self.oldest() - position)
 
     def oldest(self) -> int:
-        return min(self.kept, self.head)
+        return min(self.kept, self.floor)  # what the journal has forgotten may still be in memory
 
     @property
     def is_empty(self) -> bool:

@@ -24,14 +24,13 @@ _ROUNDING: Final = 1e-6
 class Standing:
     """What a session takes along when it leaves a cohort."""
 
-    __slots__ = ("bucket", "held_by", "is_stalled", "not_before", "readers")
+    __slots__ = ("bucket", "held_by", "not_before", "readers")
 
     def __init__(self, readers: dict[str, Reader], bucket: TokenBucket) -> None:
         self.readers = readers
         self.bucket = bucket
         self.not_before = 0.0
         self.held_by = "rate"
-        self.is_stalled = False
 
 
 class Placement:
@@ -71,7 +70,6 @@ class Placement:
                 place(standing.readers, cohort.inbox)
         standing.not_before = cohort.not_before
         standing.held_by = cohort.held_by
-        standing.is_stalled = cohort.is_stalled
         self.remove(session)
         return standing
 
@@ -102,7 +100,7 @@ class Placement:
         cohort = Cohort(layout, standing.readers, standing.bucket)
         cohort.not_before = standing.not_before
         cohort.held_by = standing.held_by
-        cohort.is_stalled = standing.is_stalled
+        cohort.is_stalled = session.is_stalled
         layout.cohorts[cohort] = None
         cohort.add(session)
         if cohort.is_stalled:
@@ -130,7 +128,6 @@ class Placement:
             return
         origin = cohort if cohort.size > 1 else None
         standing = self.detach(session, now)
-        standing.is_stalled = True
         standing.held_by = "buffer"
         last_write = cohort.last_write
         self.attach(session, standing, now)
@@ -150,7 +147,6 @@ class Placement:
         if cohort is None or not cohort.is_stalled:
             return
         standing = self.detach(session, now)
-        standing.is_stalled = False
         if now >= standing.not_before:
             self._batcher.trim(list(standing.readers.values()))
         self.attach(session, standing, now)

@@ -62,11 +62,15 @@ class Subscriptions:
         answers: list[dict[str, Any]] = []
         before: list[bytes] = []
         after: list[bytes] = []
+        named: set[str] = set()
         for selection in selections:
             name = selection.channel
             refusal = self.judge(session, name)
             if refusal is None and name in forbidden:
                 refusal = "forbidden", f"channel {name!r} was refused by the application"
+            if refusal is None and name in named and selection.start_options:
+                refusal = "bad-request", f"channel {name!r} is to start twice in one command"
+            named.add(name)
             if refusal is None:
                 refusal = self._begin_one(session, selection, standing, answers, before, after)
             if refusal is not None:

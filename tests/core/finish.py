@@ -1,0 +1,92 @@
+"""The end of a run: all faults stop, and everything must come to rest."""
+
+from __future__ import annotations
+
+from .structure import check_empty
+from .world import OPS, World
+
+MOST_ROUNDS = 2000
+
+
+def finish(world: World) -> None:
+    """Everybody resumes, every question is answered, time passes: nothing may be pending then, and nothing left over."""
+    _answer_all(world)
+    for client in world.clients:
+        if client.is_live and client.is_stalled:
+            world.resume(client)
+    _come_to_rest(world)
+    _check_streams(world)
+    _check_cohorts(world)
+    _leave(world)
+
+
+def _answer_all(world: World) -> None:
+    while world.token_checks:
+        world.answer_token(OPS)
+    while world.questions:
+        world.answer_question(world.questions[0].channels)
+    while world.jobs:
+        world.do_journal()
+
+
+def _pending(world: World) -> int:
+    return sum(
+        ledger.pending for client in world.clients if client.is_live for ledger in world.engine.ledger(client.session).values()
+    )
+
+
+def _come_to_rest(world: World) -> None:
+    """Only at the times that the engine itself asks for: a wake-up that it forgot shows here."""
+    for _ in range(MOST_ROUNDS):
+        world.turn()
+        if world.jobs or world.token_checks or world.questions:
+            _answer_all(world)
+            continue
+        if not _pending(world):
+            return
+        timer = world.engine.get_timer()
+        assert timer is not None, "items are pending, and the engine wants no turn"
+        world.now = max(world.now, timer)
+    raise AssertionError(f"{_pending(world)} items are still pending")
+
+
+def _check_streams(world: World) -> None:
+    for client in world.clients:
+        if not client.is_live:
+            continue
+        assert not client.is_stalled and not client.expected
+        assert client.streams == client.subscribed, f"client {client.number}"
+        for name, ledger in world.engine.ledger(client.session).items():
+            stream = client.streams[name]
+            stream.check_complete()
+            if not stream.life.conflates:
+                assert ledger.dropped - stream.announced == stream.life.head - stream.seen, (ledger, stream)
+
+
+def _check_cohorts(world: World) -> None:
+    """Those who want the same are one cohort again, once their tokens are full and the same has come to all."""
+    for _ in range(3):
+        world.run(8.0)
+        for name in list(world.lives):
+            key = "a" if world.lives[name].channel.mode == "table" else None
+            if key is not None and world._refusal(name, key) is not None:
+                key = next(item.key for item in world.lives[name].present())
+            world.publish(name, "rest", key=key)
+        _come_to_rest(world)
+    for layout in world.engine.registry.layouts.values():
+        if not any(reader.gap for cohort in layout.cohorts for reader in cohort.readers.values()):
+            assert len(layout.cohorts) == 1, f"{len(layout.cohorts)} cohorts of {layout.key}"
+
+
+def _leave(world: World) -> None:
+    for client in world.clients:
+        world.disconnect(client)
+    world.turn()
+    _come_to_rest(world)
+    assert not any(world.interest.values()), world.interest
+    assert world.engine.is_quiet
+    for channel in world.engine.statistics().channels.values():
+        assert channel.ledger.is_balanced and channel.ledger.pending == 0
+    world.advance(30.0)
+    world.turn()
+    check_empty(world.engine)

@@ -1,0 +1,210 @@
+"""What must hold after every step, and what after a flush, a stall, or a whole turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from analytics_hub.core.engine import Delivery
+from analytics_hub.core.ledger import Ledger
+
+from .client import SMALL, Client
+from .model import Item, Stream
+from .structure import check_structure
+from .wire import read_frames
+
+if TYPE_CHECKING:
+    from .world import World
+
+GRAIN: Final = 0.25
+"""Deadlines of sessions may be this late."""
+
+
+def check(world: World) -> None:
+    """After every verb and every delivery."""
+    check_structure(world.engine)
+    for client in world.clients:
+        if client.is_live:
+            _check_ledger(world, client)
+
+
+# --- the ledger
+
+
+def _check_ledger(world: World, client: Client) -> None:
+    ledgers = world.engine.ledger(client.session)
+    assert set(ledgers) == set(client.subscribed)
+    unsent = _unsent(world, client)
+    dropped: dict[str, int] = {}
+    for name, ledger in ledgers.items():
+        stream = client.subscribed[name]
+        items, announced = unsent.get(name, (0, 0))
+        where = f"client {client.number}, {name}: {ledger}"
+        assert ledger.is_balanced, where
+        counts = (ledger.delivered, ledger.conflated, ledger.dropped, ledger.pending)
+        assert min(counts) >= 0, where
+        assert ledger.abandoned == 0, where
+        assert ledger.published == stream.life.head - stream.start, where
+        assert ledger.delivered == stream.delivered + items, f"{where}, {stream.delivered} + {items} handed over"
+        assert ledger.dropped >= stream.announced + announced, where
+        dropped[name] = ledger.dropped
+        if stream.life.conflates:
+            _check_pending(client, stream, ledger)
+        else:
+            assert ledger.conflated == 0, where
+    _check_drops(world, client, ledgers, is_settled=not unsent)
+    client.dropped = {client.subscribed[name]: count for name, count in dropped.items()}
+
+
+def _unsent(world: World, client: Client) -> dict[str, tuple[int, int]]:
+    """What the engine counts as delivered and has still to hand to the driver: items and announced losses."""
+    found: dict[str, tuple[int, int]] = {}
+    for delivery in world.engine._placement.outbox:
+        if client.session not in delivery.recipients:
+            continue
+        for frame in read_frames(delivery.frame):
+            for fields in frame:
+                name = fields.get("channel", "")
+                items, announced = found.get(name, (0, 0))
+                if not fields["type"].startswith("$"):
+                    found[name] = items + 1, announced
+                elif fields["type"] == "$gap" and fields["count"]:
+                    found[name] = items, announced + fields["count"]
+    return found
+
+
+def _check_pending(client: Client, stream: Stream, ledger: Ledger) -> None:
+    """What a table or `latest` still owes is what is live above the client; what it carries may be outdated."""
+    cohort = client.session.cohort
+    assert cohort is not None
+    live = stream.life.live(stream.seen)
+    wanted = [item for item in live if stream.resumes or not item.deleted or item.key in stream.table]
+    if not (cohort.readers[stream.name].carry or cohort.owes(client.session)):
+        assert len(wanted) <= ledger.pending <= len(live), f"{stream.name}: {ledger}, but {len(wanted)} are live"
+
+
+# --- losses
+
+
+def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, is_settled: bool) -> None:
+    """A loss has a reason, and nothing is lost that need not be."""
+    cohort = client.session.cohort
+    if cohort is None or cohort.owes(client.session) or not is_settled:
+        return
+    trimmed: list[Item] = []
+    waiting: list[Item] = []
+    for name, ledger in ledgers.items():
+        stream = client.subscribed[name]
+        life = stream.life
+        if life.conflates:
+            assert ledger.dropped == 0 or life.forgotten > stream.start, f"{name}: {ledger}"
+            continue
+        rose = ledger.dropped - client.dropped.get(stream, 0)
+        assert rose >= 0, f"{name}: dropped went down by {-rose}"
+        unannounced = ledger.dropped - stream.announced
+        position = stream.seen + unannounced
+        carried = cohort.readers[name].carry
+        if life.channel.mode == "durable":
+            if not carried:
+                assert position >= min(life.told, life.head, life.floor()), f"{name}: {ledger}"
+            assert not rose or carried or position <= max(life.trimmed, stream.seen), f"{name}: {ledger}, journal {life.trimmed}"
+            continue
+        assert position >= life.floor(), f"{name}: what is overwritten up to {life.floor()} is not dropped: {ledger}"
+        if not stream.every:
+            waiting += life.items[position:]
+        if rose and position > life.floor():
+            trimmed.append(life.items[position - 1])
+    if trimmed:
+        _check_trim(world, client, trimmed, waiting)
+
+
+def _check_trim(world: World, client: Client, trimmed: list[Item], waiting: list[Item]) -> None:
+    """The oldest went, and no more of them than the buffer says."""
+    cohort = client.session.cohort
+    assert cohort is not None
+    newest = max(trimmed, key=lambda item: item.order)
+    is_held = client.is_stalled or cohort.bucket.available(world.told) < 1 - SMALL
+    assert is_held, f"client {client.number} lost {newest.fields}, and nothing held it back"
+    assert all(item.order > newest.order for item in waiting), f"client {client.number} lost {newest.fields}"
+    nbytes = sum(len(item.encoded) for item in waiting)
+    is_full = len(waiting) >= world.tuning.buffer_items
+    is_heavy = nbytes + len(newest.encoded) > world.tuning.buffer_bytes
+    assert is_full or is_heavy, f"client {client.number} lost {newest.fields} for nothing"
+
+
+def _held(client: Client) -> tuple[int, int]:
+    """Items and bytes that a client waits for under the bounds of its buffer."""
+    items: list[bytes] = []
+    cohort = client.session.cohort
+    assert cohort is not None
+    for reader in cohort.readers.values():
+        if reader.log.channel.mode == "events" and not reader.every:
+            position = reader.position + reader.log.is_lost(reader.position)
+            items += [entry.data for entry in reader.log.after(position)]
+    return len(items), sum(map(len, items))
+
+
+def check_after_resume(world: World, client: Client) -> None:
+    """Who missed a flush while it was stalled waits for no more than its buffer."""
+    if client.session.cohort is not None:
+        _check_buffer(world, client)
+
+
+def check_after_flush(world: World, delivery: Delivery) -> None:
+    """A client that ran out of tokens waits for no more than its buffer when its flush has ended."""
+    if world.tuning.max_frames is not None or b'"data":' not in delivery.frame or len(delivery.frame) > 200_000:
+        return
+    for session in delivery.recipients:
+        client = world.client_of(session)
+        cohort = session.cohort
+        if client.is_live and cohort is not None and cohort.dirty and cohort.bucket.available(world.told) < 1 - SMALL:
+            if any(reader.carry for reader in cohort.readers.values()):
+                continue
+            if client.flushed_at == world.told:
+                _check_buffer(world, client)
+
+
+def _check_buffer(world: World, client: Client) -> None:
+    items, nbytes = _held(client)
+    assert items <= world.tuning.buffer_items, f"client {client.number} waits for {items} items"
+    assert nbytes <= world.tuning.buffer_bytes, f"client {client.number} waits for {nbytes} bytes"
+
+
+# --- after a whole turn
+
+
+def check_after_turn(world: World) -> None:
+    """Nobody waits longer than need be."""
+    for client in world.clients:
+        if not client.is_live:
+            continue
+        _check_deadlines(world, client)
+        if not client.is_stalled:
+            assert not client.expected, f"client {client.number} still waits for {client.expected}"
+            _check_promptness(world, client)
+
+
+def _check_deadlines(world: World, client: Client) -> None:
+    tuning, now = world.tuning, world.now
+    where = f"client {client.number}, at {now}"
+    if client.identity is None:
+        assert now < client.since + tuning.auth_timeout + GRAIN, where
+    elif client.identity.expires is not None:
+        # When somebody has set the clock it shows at the next heartbeat, which a stalled client does not get.
+        grace = tuning.heartbeat if not client.is_stalled else float("inf")
+        has_shifted = now < world.shifted_at + grace + 2 * GRAIN
+        assert has_shifted or world.wall < client.identity.expires + GRAIN, where
+    if not client.is_stalled and client.identity is not None:
+        assert now < client.wrote_at + tuning.heartbeat + GRAIN, f"{where}: no heartbeat since {client.wrote_at}"
+
+
+def _check_promptness(world: World, client: Client) -> None:
+    """What may go has gone, two intervals after the last write at the latest."""
+    cohort = client.session.cohort
+    if cohort is None or world.now < client.flushed_at + 2 * world.tuning.interval:
+        return
+    if cohort.bucket.available(world.now) < 1 or any(stream.every for stream in client.subscribed.values()):
+        return
+    for name, ledger in world.engine.ledger(client.session).items():
+        reader = cohort.readers[name]
+        is_reading = client.subscribed[name].life.channel.mode == "durable" and reader.log.floor > reader.position
+        assert ledger.pending == 0 or is_reading, f"client {client.number} waits for {name}: {ledger}"

@@ -1,0 +1,204 @@
+"""The machine: every verb of the engine in any order, and the reference beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from analytics_hub.identity import Identity
+
+from . import strategies as draw
+from .client import Client, Malformed
+from .finish import finish
+from .wire import Fields
+from .world import Setup, World
+
+MOST_CLIENTS = 6
+numbers = st.integers(0, MOST_CLIENTS - 1)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    world: World
+
+    @initialize(setup=draw.setups(), clients=st.integers(0, 5), wanted=st.lists(draw.names, max_size=3, unique=True))
+    def begin(self, setup: Setup, clients: int, wanted: list[str]) -> None:
+        self.world = World(setup)
+        for _ in range(clients):
+            client = self.world.connect()
+            if wanted:
+                self.world.send(client, {"action": "subscribe", "channels": list(wanted)})
+
+    def teardown(self) -> None:
+        if hasattr(self, "world") and sys.exception() is None:  # a run that has failed has nothing more to say
+            finish(self.world)
+
+    def client(self, number: int, wanted: Callable[[Client], bool] = lambda client: client.is_live) -> Client | None:
+        """One of the clients for which `wanted` holds."""
+        found = [client for client in self.world.clients if wanted(client)]
+        return found[number % len(found)] if found else None
+
+    # --- clients
+
+    @precondition(lambda self: sum(client.is_live for client in self.world.clients) < MOST_CLIENTS)
+    @rule(identity=st.one_of(st.none(), draw.identities(), draw.identities()), wire=st.sampled_from(("line", "line", "other")))
+    def connect(self, identity: Identity | None, wire: str) -> None:
+        self.world.connect(self._dated(identity), wire)
+
+    def _dated(self, identity: Identity | None) -> Identity | None:
+        if identity is None or identity.expires is None:
+            return identity
+        return replace(identity, expires=self.world.wall + identity.expires)
+
+    @rule(number=numbers, name=draw.names, start=draw.starts(), wire=st.booleans())
+    def subscribe(self, number: int, name: str, start: Fields, wire: bool) -> None:
+        client = self.client(number)
+        if client is not None and not client.is_paused:
+            self.world.send(client, self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]}))
+
+    @rule(wanted=st.lists(draw.names, min_size=1, max_size=3, unique=True))
+    def subscribe_all(self, wanted: list[str]) -> None:
+        """Everyone wants the same: that is what makes cohorts."""
+        for client in list(self.world.clients):
+            if client.is_live and not client.is_paused:
+                self.world.send(client, {"action": "subscribe", "channels": list(wanted)})
+
+    @rule(number=numbers, frame=draw.frames())
+    def send(self, number: int, frame: list[Fields | Malformed]) -> None:
+        client = self.client(number)
+        if client is not None and not client.is_paused:
+            self.world.send(client, *map(self._dated_command, frame))
+
+    def _dated_command(self, command: Fields | Malformed) -> Fields | Malformed:
+        """`since` as the machine draws it counts back from the head."""
+        if isinstance(command, Malformed) or command["action"] != "subscribe":
+            return command
+        channels = [self._dated_selection(wanted) for wanted in command["channels"]]
+        return command | {"channels": channels}
+
+    def _dated_selection(self, wanted: str | Fields) -> str | Fields:
+        if isinstance(wanted, str) or "since" not in wanted:
+            return wanted
+        life = self.world.lives.get(wanted["channel"])
+        epoch = wanted["since"]["epoch"] or (life.epoch if life is not None else "none")
+        head = life.head if life is not None else 0
+        return wanted | {"since": {"epoch": epoch, "seq": max(0, head - wanted["since"]["seq"])}}
+
+    @rule(number=numbers, code=st.sampled_from((None, None, 1000, 1012)))
+    def leave(self, number: int, code: int | None) -> None:
+        client = self.client(number, lambda client: not client.is_gone)
+        if client is not None and code is None:
+            self.world.disconnect(client)
+        elif client is not None and code is not None:
+            self.world.end(client, code)
+
+    @rule(number=numbers)
+    def resume(self, number: int) -> None:
+        client = self.client(number, lambda client: client.is_stalled and not client.is_gone)
+        if client is not None:
+            self.world.resume(client)
+
+    # --- publishing
+
+    @rule(name=draw.names, key=draw.keys, body=draw.bodies())
+    def publish(self, name: str, key: str, body: Any) -> None:
+        self.world.publish(name, body, key=key if name in draw.KEYED else None)
+
+    @rule(wanted=st.lists(draw.names, min_size=1, max_size=3), count=st.integers(2, 10), pad=st.sampled_from((0, 0, 0, 300)))
+    def burst(self, wanted: list[str], count: int, pad: int) -> None:
+        for n in range(count):
+            for name in wanted:
+                key = draw.KEYS[n % len(draw.KEYS)] if name in draw.KEYED else None
+                self.world.publish(name, n if not pad else "x" * pad, key=key)
+
+    @precondition(lambda self: any(name in self.world.lives for name in draw.KEYED))
+    @rule(name=st.sampled_from(draw.KEYED), key=draw.keys)
+    def delete(self, name: str, key: str) -> None:
+        if name in self.world.lives:
+            self.world.delete(name, key)
+
+    # --- time and output
+
+    @rule(limit=st.integers(1, 5), deaf=draw.pauses(), is_late=st.booleans(), anew=st.booleans(), looks=st.booleans())
+    def hand_over(self, limit: int, deaf: frozenset[int], is_late: bool, anew: bool, looks: bool) -> None:
+        if anew:
+            self.world.forget_output()
+        if looks:
+            self.world.timer()
+        self.world.hand_over(limit, deaf, is_late=is_late)
+
+    @rule(seconds=draw.steps, deaf=draw.pauses())
+    def turn_later(self, seconds: float, deaf: frozenset[int]) -> None:
+        self.world.advance(seconds)
+        self.world.turn(deaf)
+
+    @rule(beats=st.lists(st.tuples(draw.names, draw.keys), min_size=3, max_size=12))
+    def busy(self, beats: list[tuple[str, str]]) -> None:
+        """Something new at every beat."""
+        for name, key in beats:
+            self.world.publish(name, 1, key=key if name in draw.KEYED else None)
+            self.world.turn()
+            self.world.advance(draw.INTERVAL)
+
+    @rule(seconds=draw.steps)
+    def run(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    # --- answers
+
+    @precondition(lambda self: self.world.token_checks)
+    @rule(
+        index=numbers,
+        result=st.one_of(
+            draw.identities(),
+            draw.identities(),
+            draw.identities("ben"),
+            st.sampled_from(("missing", "invalid", "expired", "forbidden", "unavailable")),
+        ),
+    )
+    def answer_token(self, index: int, result: Identity | str) -> None:
+        dated = self._dated(result) if isinstance(result, Identity) else result
+        assert dated is not None
+        self.world.answer_token(dated, index % len(self.world.token_checks))
+
+    @precondition(lambda self: self.world.questions)
+    @rule(index=numbers, refused=st.frozensets(draw.names, max_size=3))
+    def answer_question(self, index: int, refused: frozenset[str]) -> None:
+        index %= len(self.world.questions)
+        asked = self.world.questions[index].channels
+        self.world.answer_question([name for name in asked if name not in refused], index)
+
+    @precondition(lambda self: self.world.jobs)
+    @rule(index=numbers, fails=st.sampled_from((False, False, False, True)))
+    def do_journal(self, index: int, fails: bool) -> None:
+        self.world.do_journal(index % len(self.world.jobs), fails=fails)
+
+    # --- what is seldom
+
+    @rule(what=st.sampled_from(("flood", "drain", "heavy", "trim", "timer", "events", "advance", "tell")), number=numbers)
+    def oddity(self, what: str, number: int) -> None:
+        world = self.world
+        client = self.client(number)
+        match what:
+            case "flood" if client is not None and not client.is_paused:
+                world.send(client, *[{"action": "ping"}] * (3 + 2 * number))
+            case "drain":
+                world.drain_all(float(number))
+            case "heavy":  # more than one write holds
+                for n in range(4 + number):
+                    world.publish("ev", f"{n}" * 60_000)
+            case "trim":
+                for shelf in world.shelves.values():
+                    shelf.trim(number)
+            case "timer":
+                world.timer()
+            case "events":
+                world.handle_events()
+            case "advance":
+                world.advance(draw.STEPS[number])
+            case "tell":
+                world.shift_wall(number / 4 - 0.5)

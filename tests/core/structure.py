@@ -1,0 +1,70 @@
+"""The engine's own order: what it holds is exactly what its sessions hold, and nothing is left behind."""
+
+from __future__ import annotations
+
+from analytics_hub.core.cohort import Cohort
+from analytics_hub.core.engine import Engine
+from analytics_hub.core.log import DurableLog
+
+
+def check_structure(engine: Engine) -> None:
+    logs = engine.registry.logs
+    held: dict[Cohort, list[str]] = {}
+    watchers = dict.fromkeys(logs, 0)
+    for session in engine.sessions.values():
+        assert not session.is_closed
+        assert (session.cohort is not None) == bool(session.subscriptions)
+        for name in session.subscriptions:
+            watchers[name] += 1
+        if session.cohort is not None:
+            held.setdefault(session.cohort, []).append(session.id)
+            assert session.cohort.is_stalled == session.is_stalled, f"{session.id} shares its cohort wrongly"
+            wanted = tuple(sorted((name, sub.max_hz) for name, sub in session.subscriptions.items()))
+            assert session.cohort.layout.key == (session.wire.name, wanted)
+    assert {name: log.watchers for name, log in logs.items()} == watchers
+
+    there = [cohort for layout in engine.registry.layouts.values() for cohort in layout.cohorts]
+    assert len(there) == len(held) and set(there) == set(held), "the layouts hold other cohorts than the sessions"
+    for key, layout in engine.registry.layouts.items():
+        assert layout.key == key and layout.cohorts
+        assert layout.home is None or layout.home in layout.cohorts
+    for cohort, members in held.items():
+        _check_cohort(engine, cohort, members)
+    readers = {reader for cohort in held for reader in cohort.readers.values()}
+    for log in logs.values():
+        assert set(log.idle) <= readers, f"{log.name} has idle readers that nobody holds"
+        assert set(log.followers) <= set(held), f"{log.name} has followers that nobody holds"
+        assert not log.is_dirty or log in engine._placement.dirty_logs
+
+
+def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
+    assert sorted(session.id for session in cohort.members()) == sorted(members)
+    assert cohort.size == len(members)
+    assert all(part.members for part in cohort.slices), "an empty slice"
+    assert set(cohort.owed) <= set(cohort.slices)
+    subscriptions = next(cohort.members()).subscriptions
+    assert set(cohort.readers) == set(subscriptions)
+    for name, reader in cohort.readers.items():
+        log = engine.registry.logs[name]
+        assert reader.log is log and reader.cohort is cohort
+        waits = isinstance(log, DurableLog) and any(reader in readers for readers in log.reading.values())
+        places = (reader in log.idle) + (reader in cohort.dirty)
+        if cohort.is_stalled:
+            assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is watched"
+        elif cohort.inbox is not None:
+            assert places == 0 and cohort in log.followers, f"a follower is in {places} other places"
+        else:
+            assert cohort not in log.followers
+            assert places == 1 or (places == 0 and waits), f"a reader of {name} is in {places} places"
+        assert cohort.dirty.count(reader) <= 1
+
+
+def check_empty(engine: Engine) -> None:
+    """Everybody has gone, and all that was to be said has been."""
+    check_structure(engine)
+    assert not engine.sessions and not engine.registry.layouts
+    assert not engine.has_output, "there is still output"
+    assert not engine._dialogue._waiting
+    for log in engine.registry.logs.values():
+        assert not log.idle and not log.followers and not log.watchers
+        assert not log.is_member, f"{log.name} was not forgotten"

@@ -1,0 +1,33 @@
+"""A pretend wire: one JSON array and a line break for each frame, so that a write of several can be taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from analytics_hub.protocol import Parsed, parse_json
+
+Fields = dict[str, Any]
+"""One item as a client reads it."""
+
+
+@dataclass(frozen=True)
+class LineWire:
+    """Two of them with different names must never share a frame."""
+
+    name: str = "line"
+
+    def frame(self, items: Sequence[bytes]) -> bytes:
+        return b"[" + b",".join(items) + b"]\n"
+
+    def parse(self, data: str | bytes) -> list[Parsed]:
+        return parse_json(data)
+
+
+def read_frames(write: bytes) -> list[list[Fields]]:
+    """What a client reads from one write: its frames, each a list of items."""
+    assert write.endswith(b"]\n"), write
+    return [msgspec.json.decode(line, type=list[Fields]) for line in write.split(b"\n")[:-1]]
