@@ -1,0 +1,1 @@
+"""Every claim of speed, measured: `python -m benchmarks` (see `benchmarks/README.md`)."""

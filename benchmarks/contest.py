@@ -1,0 +1,164 @@
+"""Servers measured side by side: all are up at once, one at a time is at work, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from . import machine
+from .processes import Clients, Load, Mark, Server
+
+T = TypeVar("T")
+
+CALM: Final = 0.03
+"""The part of a window that others may have of our cores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured: `clients` and `connections` are the big numbers of the rows."""
+
+    rounds: int = 3
+    seconds: float = 3.0
+    warm: float = 1.0
+    clients: int = 1000
+    connections: int = 10_000
+    seed: int = 1
+    loops: tuple[str, ...] = ("asyncio",)
+
+
+FULL: Final = Effort()
+QUICK: Final = Effort(rounds=1, seconds=0.4, warm=0.2, clients=50, connections=200)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What one server did in one measured window."""
+
+    clients: int
+    rate: float
+    mark: Mark
+    cpu: float
+    load_cpu: float
+    waited: float
+    """The part of the window in which others had the cores of the server or of the load."""
+
+    @property
+    def cpu_per_million(self) -> float:
+        """CPU seconds of the server for each million items delivered."""
+        return self.cpu / max(self.mark.items, 1) * 1e6
+
+    @property
+    def delivered(self) -> float:
+        """The part of what was offered, at `rate` items a second for each client, that arrived in the window."""
+        return self.mark.items / (self.rate * self.mark.seconds * self.clients)
+
+    @property
+    def items_per_frame(self) -> float:
+        return self.mark.items / max(self.mark.frames, 1)
+
+    @property
+    def frames_per_second(self) -> float:
+        """For each client."""
+        return self.mark.frames / self.mark.seconds / self.clients
+
+    @property
+    def item_bytes(self) -> float:
+        """Of an item without its comma; a frame has two brackets."""
+        return (self.mark.bytes / max(self.mark.frames, 1) - 1) / max(self.items_per_frame, 1e-9) - 1
+
+    @property
+    def load_share(self) -> float:
+        """How busy the load generator was: near 1 it is what was measured."""
+        return self.load_cpu / self.mark.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """A server, its clients and the line that sets it to work, which may depend on what the first of the round did."""
+
+    name: str
+    command: Callable[[], Sequence[str]]
+    clients: Clients
+    go: Callable[[Window | None], str]
+    rate: float
+
+
+class Running:
+    """A contestant that is up, with its clients connected."""
+
+    def __init__(self, contestant: Contestant, stack: ExitStack) -> None:
+        self.contestant = contestant
+        self.server = stack.enter_context(Server(contestant.command()))
+        self.load = stack.enter_context(Load(self.server, contestant.clients))
+        self.answer: dict[str, Any] = {}
+
+    def measure(self, first: Window | None, effort: Effort) -> Window:
+        """Warm up, measure, stop, and wait until all has arrived."""
+        self.server.tell(self.contestant.go(first))
+        time.sleep(effort.warm)
+        before, waited = self.load.mark(), self._waited()
+        time.sleep(effort.seconds)
+        after, waited = self.load.mark(), self._waited() - waited
+        self.answer = self.server.ask("stop")
+        self.settle()
+        return Window(
+            clients=self.contestant.clients.count - self.contestant.clients.deaf,
+            rate=self.contestant.rate,
+            mark=after,
+            cpu=after.server_cpu - before.server_cpu,
+            load_cpu=after.own_cpu - before.own_cpu,
+            waited=waited / after.seconds,
+        )
+
+    def _waited(self) -> float:
+        return sum(machine.waited_seconds(child.pid) for child in (self.server, self.load))
+
+    def settle(self, quiet: float = 0.25, patience: float = 30.0) -> None:
+        """Wait until nothing has arrived for `quiet` seconds, so that the next in turn has the machine to itself."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            time.sleep(quiet)
+            if self.load.mark().items == 0:
+                return
+
+
+def compete(contestants: Sequence[Contestant], effort: Effort) -> dict[str, list[Window]]:
+    """Measure all in turns, A B A B; the first of a round sets the pace for those that copy its frames."""
+    with ExitStack() as stack:
+        running = [Running(contestant, stack) for contestant in contestants]
+
+        def play() -> list[Window]:
+            windows: list[Window] = []
+            for one in running:
+                windows.append(one.measure(windows[0] if windows else None, effort))
+            return windows
+
+        rounds = calmest(play, noise, effort.rounds)
+    return {one.name: list(windows) for one, windows in zip(contestants, zip(*rounds, strict=True), strict=True)}
+
+
+def calmest(play: Callable[[], T], noise: Callable[[T], float], rounds: int) -> list[T]:
+    """Play `rounds` rounds, and for each in which somebody else used our cores one more; return the calmest."""
+    played: list[T] = []
+    while len(played) < 2 * rounds and sum(noise(one) < CALM for one in played) < rounds:
+        played.append(play())
+    return sorted(played, key=noise)[:rounds]
+
+
+def noise(windows: Sequence[Window]) -> float:
+    return max(window.waited for window in windows)
+
+
+def median(windows: Sequence[Window], what: Callable[[Window], float]) -> float:
+    return statistics.median(what(window) for window in windows)
+
+
+def median_ratio(ours: Sequence[Window], theirs: Sequence[Window], what: Callable[[Window], float]) -> float:
+    """The median over the rounds of the ratio within a round, so that what slows the whole machine cancels out."""
+    pairs = zip(ours, theirs, strict=True)
+    return statistics.median(what(mine) / max(what(other), 1e-9) for mine, other in pairs)

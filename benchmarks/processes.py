@@ -1,0 +1,138 @@
+"""Servers and loads as child processes, each on its core, that are spoken to in lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from . import machine
+
+PATIENCE_S: Final = 120.0
+ROOT: Final = machine.HERE.parent
+
+
+class Child:
+    """A process that answers lines on its standard input with lines of JSON on its standard output."""
+
+    def __init__(self, command: Sequence[str], core: int) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        os.sched_setaffinity(self._process.pid, {core})
+        self._unread = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Let it end by itself, as at the end of its input; kill it where it does not."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def ask(self, line: str) -> dict[str, Any]:
+        self.tell(line)
+        return self.answer()
+
+    def answer(self, patience: float | None = None) -> dict[str, Any]:
+        """The next line of JSON. Raises `RuntimeError` when the process ends or stays silent instead."""
+        assert self._process.stdout
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._unread:
+            if not select.select([descriptor], [], [], PATIENCE_S if patience is None else patience)[0]:
+                raise RuntimeError(f"{self._process.args!r} said nothing for {patience:g} s")
+            data = os.read(descriptor, 1 << 20)
+            if not data:
+                raise RuntimeError(f"{self._process.args!r} ended with code {self._process.wait()}")
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class Server(Child):
+    """A server under test: it has said its `port` once this object exists."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__(command, machine.cores()[0])
+        self.port = int(self.answer()["port"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a load saw between two marks; `least` and `most` are the items of a client. Latencies in milliseconds."""
+
+    at: int
+    seconds: float
+    server_cpu: float
+    own_cpu: float
+    items: int
+    frames: int
+    bytes: int
+    reads: int
+    least: int
+    most: int
+    p50: float
+    p99: float
+    max: float
+    samples: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """How a load connects: each client sends its line of `commands`, again from the first when there are fewer."""
+
+    count: int
+    commands: Sequence[str] = ()
+    deaf: int = 0
+    sample: int = 16
+    path: str = "/ws/analytics"
+
+
+class Load(Child):
+    """The load generator with all its clients connected and subscribed."""
+
+    def __init__(self, server: Server, clients: Clients) -> None:
+        command = [str(machine.build("load")), "--port", str(server.port), "--server-pid", str(server.pid)]
+        command += ["--clients", str(clients.count), "--deaf", str(clients.deaf), "--sample", str(clients.sample)]
+        command += ["--path", clients.path]
+        with tempfile.TemporaryDirectory() as folder:
+            if clients.commands:
+                file = Path(folder) / "commands"
+                file.write_text("\n".join(clients.commands) + "\n", encoding="utf-8")
+                command += ["--commands", str(file)]
+            super().__init__(command, machine.cores()[1])
+            self.answer()
+
+    def mark(self) -> Mark:
+        return Mark(**self.ask("mark"))
+
+
+def handshakes(server: Server, seconds: float, path: str) -> dict[str, float]:
+    """Let the load shake hands for `seconds`; return the number, the seconds and the CPU seconds of the server."""
+    command = [str(machine.build("load")), "--port", str(server.port), "--server-pid", str(server.pid)]
+    command += ["--handshakes", str(seconds), "--path", path]
+    with Child(command, machine.cores()[1]) as load:
+        return load.answer()

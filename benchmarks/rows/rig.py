@@ -1,0 +1,66 @@
+"""An engine with sessions that swallow what they are sent, and a clock that is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from analytics_hub.channels import Channel
+from analytics_hub.core.engine import Engine
+from analytics_hub.core.session import Session
+from analytics_hub.core.wire import Wire
+from analytics_hub.identity import Identity
+from analytics_hub.protocol import Parsed, encode, parse_json
+from analytics_hub.tuning import Tuning
+
+CHANNELS: Final = (Channel("bench", type="order"), Channel("own:*", type="order"))
+
+
+class PlainWire:
+    """JSON without a transport's framing."""
+
+    @property
+    def name(self) -> str:
+        return "benchmark"
+
+    def frame(self, items: Sequence[bytes]) -> bytes:
+        return b"[%b]" % b",".join(items)
+
+    def parse(self, data: str | bytes) -> list[Parsed]:
+        return parse_json(data)
+
+
+class Rig:
+    """The engine and its time."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.now = 1000.0
+        self.writes = 0
+        self._wire: Wire = PlainWire()
+        self.engine = Engine(CHANNELS, tuning, nonce="benchmark")
+        self.engine.tell_time(self.now, 1.8e9)
+
+    def connect(self, subscriptions: Iterable[Sequence[str]]) -> None:
+        """One session for each list of channels."""
+        for number, channels in enumerate(subscriptions):
+            identity = Identity(id=f"user-{number}")
+            session = self.engine.connect(self._wire, identity, self.now, id=f"session-{number}")
+            command = encode({"action": "subscribe", "channels": channels})
+            self.engine.receive_data(session, command.decode(), self.now)
+        self.pump()
+
+    def write(self, session: Session, frame: bytes) -> bool:
+        """Where a transport would send."""
+        self.writes += 1
+        return True
+
+    def pump(self, elapsed: float = 0.0) -> None:
+        """Let time pass, write all that is due, and forget it."""
+        self.now += elapsed
+        engine = self.engine
+        engine.handle_timer(self.now)
+        for frame, recipients in engine.data_to_send():
+            for session in recipients:
+                self.write(session, frame)
+        for _ in engine.events():
+            pass

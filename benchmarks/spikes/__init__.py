@@ -1,0 +1,1 @@
+"""Measurements behind decisions, kept so that they can be repeated."""
