@@ -6,9 +6,10 @@ knows gaps, paced subscriptions, the rate, large tables in several writes, and t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ..protocol import MAX_FRAME_BYTES
@@ -21,7 +22,6 @@ from .ring import Entry
 from .wire import Wire
 
 _by_order: Final = attrgetter("order")
-_by_place: Final = itemgetter(0)
 
 
 class Batch(NamedTuple):
@@ -151,34 +151,49 @@ class Batcher:
     @staticmethod
     def next_turn(cohort: Cohort) -> float:
         """When the dirty readers of `cohort` may be flushed."""
-        if not cohort.dirty:
-            return cohort.not_before
-        return max(cohort.not_before, min([reader.next_at for reader in cohort.dirty]))
+        return max(cohort.not_before, min([reader.next_at for reader in cohort.dirty], default=0.0))
 
     def trim(self, readers: Sequence[Reader]) -> None:
         """Drop what a session that is held back may not wait for: `events` beyond the newest `buffer`, oldest first.
 
-        The room is the session's, over all its channels; the other modes have theirs and lose nothing here.
+        The room is the session's, over all its channels; the other modes have theirs and lose nothing here. Costs
+        O(readers) unless there is something to drop.
         """
-        events = [reader for reader in readers if reader.log.channel.mode == "events"]
-        waiting = 0
-        kept: list[tuple[int, int, Reader]] = []
-        for reader in events:
-            reader.settle()
+        waiting = []
+        count = 0
+        for reader in readers:
+            if reader.log.channel.mode == "events":
+                reader.settle()
+                if reader.log.head > reader.position:
+                    waiting.append(reader)
+                    count += reader.log.head - reader.position
+        if not waiting:
+            return
+        largest = max([reader.log.largest for reader in waiting])
+        if count <= self._buffer_items and count * largest <= self._buffer_bytes:
+            return
+        first = self._first_to_stay(waiting, largest)
+        for reader in waiting:
             log = reader.log
-            waiting += log.head - reader.position
-            newest = log.after(max(reader.position, log.head - self._buffer_items))
-            kept += [(entry.order, len(entry.data), reader) for entry in newest]
-        kept.sort(key=_by_place, reverse=True)
+            entries = log.after(max(reader.position, log.head - self._buffer_items))
+            excess = log.head - reader.position - len(entries) + bisect_left(entries, first, key=_by_order)
+            if excess:
+                reader.drop(excess)
+
+    def _first_to_stay(self, readers: Sequence[Reader], largest: int) -> int:
+        """The `order` of the oldest item that fits the buffer, counted from the newest."""
+        newest: list[Entry] = []
+        for reader in readers:
+            newest += reader.log.after(max(reader.position, reader.log.head - self._buffer_items))
+        newest.sort(key=_by_order)
+        del newest[: -self._buffer_items]
+        if len(newest) * largest <= self._buffer_bytes:
+            return newest[0].order
         room = self._buffer_bytes
-        stay = dict.fromkeys(events, 0)
-        for _, size, reader in kept[: self._buffer_items]:
-            room -= size
+        first = newest[-1].order + 1
+        for entry in reversed(newest):
+            room -= len(entry.data)
             if room < 0:
                 break
-            stay[reader] += 1
-        if sum(stay.values()) < waiting:
-            for reader, number in stay.items():
-                excess = reader.log.head - reader.position - number
-                if excess:
-                    reader.drop(excess)
+            first = entry.order
+        return first

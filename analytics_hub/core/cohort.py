@@ -160,6 +160,7 @@ class Cohort:
     """
 
     __slots__ = (
+        "back",
         "bucket",
         "dirty",
         "frame",
@@ -195,8 +196,10 @@ class Cohort:
         self.frame = b""
         self.owed: dict[Slice, None] = {}
         self.taken: dict[Reader, int] = {}
-        # Where members that stalled since the last flush went: those that stall together stay together.
+        # Where members that stalled since the last flush went, and where those that are resumed go: those that fall
+        # behind together stay together, and share frames when they catch up.
         self.stray: Cohort | None = None
+        self.back: Cohort | None = None
 
     def add(self, session: Session) -> None:
         if not self.slices or len(self.slices[-1].members) >= SLICE:

@@ -306,7 +306,7 @@ class Engine:
         return self._output.deliveries()
 
     def events(self) -> Iterator[Event]:
-        """What the driver must do or know, oldest first. A `Close` waits until its session's last words were written."""
+        """What the driver must do or know, oldest first. A `Close` waits until its session's last words are out."""
         self._journal.hand_out()
         while self._events:
             if self._placement.outbox and isinstance(self._events[0], Close):

@@ -133,6 +133,11 @@ class ChannelLog:
         return max(self.oldest(), self.head - count)
 
     @property
+    def largest(self) -> int:
+        """Bytes of the largest item there ever was."""
+        raise NotImplementedError  # pragma: no cover - asked of `events` only
+
+    @property
     def keeps(self) -> dict[str, float | None]:
         """The bounds of what is kept, as the acknowledgement of a subscription states them."""
         raise NotImplementedError  # pragma: no cover - each mode has its own
@@ -162,6 +167,10 @@ class EventLog(ChannelLog):
         ring.append(entry)
         self.head = ring.head
         self.floor = ring.floor
+
+    @property
+    def largest(self) -> int:
+        return self.ring.largest
 
     @property
     def keeps(self) -> dict[str, float | None]:

@@ -99,14 +99,17 @@ class Output:
         """It is the turn of a layout: find its cohorts that are due, and let the others have another turn."""
         later = []
         for cohort in list(layout.cohorts):
-            if cohort.inbox is not None and not cohort.inbox:
-                unfollow(cohort)  # nothing for a whole beat: its next item is to go at once
-            if not cohort.has_work:
-                continue
-            if self._batcher.next_turn(cohort) > now:
-                later.append(cohort)
-            else:
-                self._due.append(cohort)
+            if cohort.inbox is not None:
+                if not cohort.inbox:
+                    unfollow(cohort)  # nothing for a whole beat: its next item is to go at once
+                elif cohort.not_before <= now:
+                    self._due.append(cohort)
+                    continue
+            if cohort.has_work:
+                if self._batcher.next_turn(cohort) > now:
+                    later.append(cohort)
+                else:
+                    self._due.append(cohort)
         if len(layout.cohorts) > 1:
             self._crowded[layout] = None
         for cohort in later:

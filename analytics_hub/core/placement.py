@@ -146,10 +146,19 @@ class Placement:
         cohort = session.cohort
         if cohort is None or not cohort.is_stalled:
             return
+        back = cohort.back
+        if back is not None and back.size and back.last_write == cohort.last_write:
+            self.remove(session)
+            back.add(session)
+            return
         standing = self.detach(session, now)
         if now >= standing.not_before:
             self._batcher.trim(list(standing.readers.values()))
         self.attach(session, standing, now)
+        placed = session.cohort
+        if placed is not None and placed.size == 1:
+            placed.last_write = cohort.last_write
+            cohort.back = placed
 
     def merge(self, layout: Layout, now: float) -> None:
         """Bring together the cohorts of a layout that are in step. O(its cohorts x their subscriptions)."""
@@ -223,7 +232,7 @@ class Placement:
     def wants(self, cohort: Cohort, now: float) -> None:
         """Let the layout of a dirty cohort have a turn as early as the cohort may be flushed."""
         layout = cohort.layout
-        at = self._batcher.next_turn(cohort)
+        at = self._batcher.next_turn(cohort) if cohort.dirty else cohort.not_before
         if at <= now:
             at = now
         elif len(layout.cohorts) > 1:

@@ -32,7 +32,7 @@ class RingBuffer:
     A reader at position p has seen everything up to p; it was overtaken when p < `floor`.
     """
 
-    __slots__ = ("_base", "_entries", "floor", "head", "max_bytes", "max_items", "nbytes")
+    __slots__ = ("_base", "_entries", "floor", "head", "largest", "max_bytes", "max_items", "nbytes")
 
     def __init__(self, max_items: int, max_bytes: int, head: int = 0) -> None:
         self.max_items = max_items
@@ -40,6 +40,7 @@ class RingBuffer:
         self.head = head
         self.floor = head
         self.nbytes = 0
+        self.largest = 0  # bytes of the largest entry there ever was
         self._base = head
         self._entries: list[Entry] = []
 
@@ -48,9 +49,11 @@ class RingBuffer:
 
     def append(self, entry: Entry) -> None:
         """Take position `head + 1`. O(1) amortised."""
+        size = len(entry.data)
         self._entries.append(entry)
         self.head += 1
-        self.nbytes += len(entry.data)
+        self.nbytes += size
+        self.largest = max(self.largest, size)
         if self.head - self.floor > self.max_items or self.nbytes > self.max_bytes:
             self._overwrite()
 
