@@ -95,9 +95,7 @@ class Deadlines:
 
     def _beat(self, session: Session) -> float:
         """Send `[]` to a session that was written nothing for `heartbeat` seconds; when to look again."""
-        last = session.last_write
-        if session.cohort is not None:
-            last = max(last, session.cohort.last_write)
+        last = session.written_at
         if self._moment.now - last >= self._tuning.heartbeat and not session.lane:
             self._output.beat(session)
             last = self._moment.now

@@ -157,7 +157,8 @@ class Output:
             if cohort.dirty:
                 placement.wants(cohort, now)
             return None
-        layout.not_before = cohort.not_before
+        # Not `cohort.not_before`: that may be far off for want of tokens, and is no concern of the other cohorts.
+        layout.not_before = now + self._tuning.interval
         is_busy = batch.size * self._tuning.interval >= _BUSY * (now - cohort.last_write)
         cohort.last_write = now
         cohort.stray = None

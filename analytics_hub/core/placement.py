@@ -78,7 +78,7 @@ class Placement:
         cohort = session.cohort
         if cohort is None:
             return
-        session.last_write = max(session.last_write, cohort.last_write)
+        session.last_write = session.written_at
         cohort.remove(session)
         if not cohort.size:
             cohort.unwatch()
@@ -178,7 +178,8 @@ class Placement:
         for session in list(cohort.members()):
             for name, subscription in session.subscriptions.items():
                 subscription.move(cohort.readers[name], home.readers[name])
-            session.last_write = max(session.last_write, cohort.last_write)
+            session.last_write = session.written_at
+            session.joined_at = now
             cohort.remove(session)
             home.add(session)
         cohort.unwatch()

@@ -43,6 +43,7 @@ class Session:
         "is_paused",
         "is_pinging",
         "is_waiting",
+        "joined_at",
         "lane",
         "lane_bytes",
         "last_heard",
@@ -84,6 +85,7 @@ class Session:
         self.started = now
         self.last_heard = now
         self.last_write = now
+        self.joined_at = now  # its cohort
         self.stalled_since: float | None = None
         self.expiry_warned: float | None = None
         self.wake_at: float | None = None
@@ -95,6 +97,14 @@ class Session:
     @property
     def is_closed(self) -> bool:
         return self.state is SessionState.CLOSED
+
+    @property
+    def written_at(self) -> float:
+        """When anything was written to it, alone or with its cohort: what that wrote before it came does not count."""
+        cohort = self.cohort
+        if cohort is not None and cohort.last_write > self.joined_at:
+            return max(self.last_write, cohort.last_write)
+        return self.last_write
 
     @property
     def is_stalled(self) -> bool:
