@@ -347,3 +347,6 @@ def _hello(tuning: Tuning, node: str) -> dict[str, object]:
         },
         "reconnect": {"min": tuning.reconnect_min, "max": tuning.reconnect_max},
     }
+
+
+__all__ = ["Delivery", "Engine"]
