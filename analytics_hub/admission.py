@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 import anyio
 
@@ -116,7 +117,7 @@ def _check_identity(identity: object) -> None:
         raise TypeError(f"authenticate returned {type(identity).__name__}, not Identity")
     if not (isinstance(identity.id, str) and 0 < len(identity.id) <= MAX_NAME_LENGTH):
         raise TypeError(f"Identity.id must be a text of 1 to {MAX_NAME_LENGTH} characters")
-    if not isinstance(identity.roles, Set):
+    if not isinstance(identity.roles, AbstractSet):
         raise TypeError("Identity.roles must be a set")
     if identity.expires is not None and not math.isfinite(identity.expires):
         raise TypeError("Identity.expires must be a number, or None for never")

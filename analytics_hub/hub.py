@@ -152,22 +152,23 @@ class Hub:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
+        life = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as outer:
             with anyio.CancelScope(shield=True):
-                life = await outer.start(self._live)
+                await outer.start(self._live, life)
             try:
                 yield
             finally:
                 life.cancel()
 
-    async def _live(self, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+    async def _live(self, life: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Run the hub's own tasks. Shielded: an application that is cancelled still has its last words delivered."""
-        with anyio.CancelScope(shield=True) as life:
+        with life:
             try:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._pump)
-                    task_status.started(life)
+                    task_status.started()
             finally:
                 self._tasks = None
                 self._quiet.set()  # nothing will be written any more, so nobody need wait for it
@@ -456,6 +457,8 @@ class Hub:
 
     def _give_up(self, session: Session, error: Exception) -> None:
         """End a session whose transport is broken, as gently as that allows."""
+        if session.is_closed:
+            return  # something was still on its way to it
         self._report(error)
         self.disconnect(session)
         self._hang_up(session)

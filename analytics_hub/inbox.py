@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Any, Final, NamedTuple
 
 import anyio.lowlevel
@@ -32,7 +32,7 @@ class Inbox:
         self._wake = wake
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler may publish in the middle of what its own thread publishes
         self._parcels: list[Parcel] = []
         self._nbytes = 0
 

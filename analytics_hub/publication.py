@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -23,7 +23,9 @@ def encode_data(data: object) -> bytes:
     frames apart by lines. Raw parts deeper in `data` are taken as they are: whoever nests them answers for them.
     """
     try:
-        return encode(data) if data.__class__ is not msgspec.Raw else _check_raw(bytes(cast("msgspec.Raw", data)))
+        if isinstance(data, msgspec.Raw):
+            return _check_raw(bytes(data))
+        return encode(data)
     except RecursionError:
         raise InvalidItem(f"data of type {type(data).__name__} is nested too deeply or contains itself") from None
     except (TypeError, ValueError, OverflowError) as error:
@@ -97,7 +99,9 @@ def _check_text(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidItem(f"{what} {shorten(text)} must be a text that UTF-8 can encode; half a surrogate is not") from None
+        raise InvalidItem(
+            f"{what} {shorten(text)} must be a text that UTF-8 can encode; half a surrogate is not"
+        ) from None
 
 
 def _attribute(data: object, field: str) -> str:

@@ -27,7 +27,7 @@ class WebSocketClient(Stream):
     `write`, `pause_reading` and `resume_reading` are those of `Stream`.
     """
 
-    __slots__ = ("_decoder", "_heard", "_is_quiet", "_pong", "_server", "_session")
+    __slots__ = ("_decoder", "_heard", "_pong", "_server", "_session")
 
     def __init__(self, server: Server, sock: socket.socket, answer: bytes) -> None:
         super().__init__(server.loop, sock)
@@ -37,13 +37,11 @@ class WebSocketClient(Stream):
         """Only while a message is under way: an idle connection needs none, and most are idle."""
         self._pong: bytes | None = None
         """The last ping that waits for its answer. One is enough (RFC 6455 §5.5.3), and bounds a flood of them."""
-        self._is_quiet = False
-        """Whether only bytes of our own are in the tail, of which the hub knows nothing."""
         self._heard = self.loop.now
         server.streams.add(self)
         server.clients += 1
         self.set_deadline(server.limits.ping_interval)
-        self._send_own(answer)
+        self.write(answer)
 
     def open(self, identity: Identity | None, handshake: Handshake, trailing: bytes) -> None:
         """Tell the hub, then hand it what came in the same packet as the handshake. Never raises."""
@@ -110,41 +108,35 @@ class WebSocketClient(Stream):
             self.end(CloseCode.TIMEOUT, "a message was begun and not finished")
         else:
             if self._tail is None:
-                self._send_own(_PING)
+                self.write(_PING)
             self.set_deadline(min(limits.ping_interval, limits.silence_timeout - silence))
-
-    # --- writing ---
-
-    def _send_own(self, data: bytes) -> None:
-        """Send bytes that the hub does not know of. Only while there is no tail."""
-        if not self.write(data):
-            self._is_quiet = True
-
-    def _write_behind(self, frame: bytes) -> bool:
-        self._is_quiet = False
-        return super()._write_behind(frame)
 
     def drained(self) -> None:
         if self._phase != OPEN:
             return
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
-            if not self.write(encode_pong(pong)):
-                return
-        is_owed, self._is_quiet = not self._is_quiet, False
-        if is_owed and self._session is not None:
+        was_full, self._is_full = self._is_full, False
+        self._answer_ping()
+        if was_full and self._session is not None:
             self._server.hub.resumed(self._session)
+
+    def _answer_ping(self) -> None:
+        """Only while nothing waits: pongs of a peer that does not read would pile up."""
+        if self._pong is not None and self._tail is None:
+            pong, self._pong = self._pong, None
+            self.write(encode_pong(pong))
 
     # --- reading ---
 
     def _read(self) -> None:
         if self._decoder is not None and self._phase <= SEALED:
-            self._decode()  # what a pause has left behind
-        if not self._is_paused and self._phase < LOST:
+            self._decode()  # what a pause, or the turn of another client, has left behind
+        if (self._decoder is None or self._decoder.is_dry) and not self._is_paused and self._phase < LOST:
             super()._read()
 
     def received(self, data: bytes) -> None:
         self._heard = self.loop.now
+        if self._phase == SEALED and not self._has_patience(len(data)):
+            return
         if self._decoder is None:
             self._decoder = self._server.lend_decoder()
             self._decoder.started = self._heard
@@ -162,14 +154,14 @@ class WebSocketClient(Stream):
         except ProtocolFault as fault:
             self._server.hub.count("protocol-fault")
             self.end(fault.code, str(fault))
-        if self._pong is not None and self._tail is None:
-            pong, self._pong = self._pong, None
-            self._send_own(encode_pong(pong))
+        self._answer_ping()
         if self._phase > SEALED:
             self._decoder = None
         elif decoder.is_idle:
             self._decoder = None
             self._server.return_decoder(decoder)
+        elif not decoder.is_dry and not self._is_paused:
+            self.loop.call_soon(self)
 
     def _take(self, event: Event, decoder: Decoder) -> None:
         if isinstance(event, Message):

@@ -54,6 +54,10 @@ class JSONWire:
         return parse_json(data)
 
 
+FRAMES: Final = 64
+"""Frames decoded at a time, about a millisecond: a client that floods with tiny ones takes turns with all others."""
+
+
 class ProtocolFault(Exception):
     """The peer broke the protocol; `code` and the text are what its close frame will say."""
 
@@ -108,6 +112,8 @@ class Decoder(Extension):
         """Bytes fed that belong to no frame that is complete."""
         self._parts: list[str | bytes] = []
         self._is_idle = True
+        self.is_dry = True
+        """Whether `events` had nothing more to decode when it was last asked to the end."""
         self.started = 0.0
         """When the message began that is under way: kept by the owner."""
 
@@ -118,14 +124,21 @@ class Decoder(Extension):
 
     def feed(self, data: bytes) -> None:
         self._partial += len(data)
+        self.is_dry = False
         self._frames.receive_bytes(data)
 
     def events(self) -> Iterator[Event]:
-        """The events in what was fed; may be left and called again. Raises `ProtocolFault`, and is then of no use."""
+        """The events in the next `FRAMES` frames of what was fed; may be left early. Ask again until it `is_dry`.
+
+        Raises `ProtocolFault`, and is then of no use.
+        """
         try:
-            for frame in self._frames.received_frames():
+            for count, frame in enumerate(self._frames.received_frames(), 1):
                 if (event := self._take(frame)) is not None:
                     yield event
+                if count == FRAMES:
+                    return
+            self.is_dry = True
         except ParseFailed as error:
             if error.code == CloseReason.MESSAGE_TOO_BIG:
                 limits = f"{self._max_message} bytes in {self._max_fragments} fragments"

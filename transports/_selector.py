@@ -18,8 +18,9 @@ import anyio.lowlevel
 from ..observability import logger
 from ._poller import READ, WRITE, Handler, Poller
 
-SLICE: Final = 0.005
-"""Seconds of work after which the event loop gets a turn: what one flush of the hub may take as well."""
+SLICE: Final = 0.002
+"""Seconds of work after which the event loop gets a turn. A task that slept needs up to three turns of asyncio's loop
+to go on, so clients that flood delay a flush by three of these."""
 TICK: Final = 0.05
 """Seconds; timers are rounded up to it. Thousands of them then cost twenty wake-ups a second at most."""
 MAX_SLEEP: Final = 0.25

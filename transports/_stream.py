@@ -16,11 +16,13 @@ from typing import Final
 from ._poller import READ, WRITE
 from ._selector import SelectorLoop
 
-READ_SIZE: Final = 2048
-"""Bytes read at a time. Clients say little, and as many tiny frames as fit in here take some 3 ms to decode: a client
-that floods is read in turn with all others."""
+READ_SIZE: Final = 4096
+"""Bytes read at a time: clients say little, and one that floods is read in turn with all others."""
 
-SEND_BUFFER: Final = 128 * 1024
+SEND_BUFFER: Final = 256 * 1024
+ROOM: Final = 64 * 1024
+"""Bytes that may wait here before the writer is asked to hold back: a hiccup of the peer is no congestion yet, and to
+treat one as such costs far more than these bytes, because who is held back shares no frames."""
 UNSENT_LOW_WATER: Final = 16 * 1024
 LINGER_BYTES: Final = 256 * 1024
 """What a peer may still send after our last byte; it is read only so that closing does not destroy that byte."""
@@ -43,10 +45,12 @@ def configure(sock: socket.socket) -> None:
     # A flush is one `send`; Nagle's algorithm would hold its last segment back until the peer has acknowledged.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Left alone, the kernel takes 3.8 MB of frames that the peer has not read, stale by seconds before anything is
-    # dropped, and ten deaf clients hold 40 MB of its memory. Bounded so, they hold 3 MB.
+    # dropped, and ten deaf clients hold 40 MB of its memory. Bounded so, they hold 3 MB. It must have room for the
+    # largest write of the hub and its bookkeeping: with half of this, a write of 256 KiB is never taken whole, and
+    # every client of a busy hub looks congested.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     # `send` also stops when this much has not even left the machine: what waits then waits here, where it can be
-    # dropped or superseded, and not there.
+    # dropped or superseded, and not there. A peer that never reads is thus given 146 KB, whatever the buffer above.
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
 
@@ -54,7 +58,7 @@ def configure(sock: socket.socket) -> None:
 class Stream:
     """Base of everything that reads and writes a connected socket on a `SelectorLoop`."""
 
-    __slots__ = ("_deadline", "_is_paused", "_phase", "_spare", "_tail", "loop", "sock")
+    __slots__ = ("_deadline", "_is_full", "_is_paused", "_phase", "_spare", "_tail", "loop", "sock")
 
     def __init__(self, loop: SelectorLoop, sock: socket.socket) -> None:
         self.loop = loop
@@ -62,6 +66,7 @@ class Stream:
         self._tail: deque[memoryview] | None = None
         """What could not be sent yet; None while everything was and more may be written."""
         self._phase = OPEN
+        self._is_full = False
         self._is_paused = False
         self._deadline = 0.0
         self._spare = LINGER_BYTES
@@ -79,7 +84,7 @@ class Stream:
         self.hang_up()
 
     def drained(self) -> None:
-        """The tail has left."""
+        """The tail has left. `_is_full` tells whether a writer waits for that."""
 
     def expired(self) -> None:
         """The deadline has passed."""
@@ -91,7 +96,7 @@ class Stream:
     # --- writing ---
 
     def write(self, frame: bytes) -> bool:
-        """Take `frame` whole; False while a part of it, or of what came before, waits for the peer."""
+        """Take `frame` whole; False once more than `ROOM` waits for the peer, until `drained`."""
         # The hot path: once for each client and flush, most of it the system call. benchmarks/ measures it.
         if self._tail is not None:
             return self._write_behind(frame)
@@ -104,16 +109,21 @@ class Stream:
             return True
         if sent == len(frame):
             return True
-        self._tail = deque((memoryview(frame)[sent:],))
+        self._tail = deque()
+        self._is_full = not self._append(memoryview(frame)[sent:])
         self._watch()
-        return False
+        return not self._is_full
 
     def _write_behind(self, frame: bytes) -> bool:
-        if self._phase > OPEN:
-            return True
+        if self._phase == OPEN and not self._append(memoryview(frame)):
+            self._is_full = True
+            return False
+        return True
+
+    def _append(self, rest: memoryview) -> bool:
         assert self._tail is not None
-        self._tail.append(memoryview(frame))
-        return False
+        self._tail.append(rest)
+        return sum(map(len, self._tail)) <= ROOM
 
     def _flush(self) -> None:
         tail = self._tail
@@ -218,9 +228,17 @@ class Stream:
             self._watch()
 
     def _discard(self, data: bytes) -> None:
-        self._spare -= len(data)
-        if not data or self._spare < 0:
-            self.hang_up(reset=bool(data))
+        if not data:
+            self.hang_up()
+        else:
+            self._has_patience(len(data))
+
+    def _has_patience(self, count: int) -> bool:
+        """Whether the peer may still say `count` bytes after our last; if not, it is cut off."""
+        self._spare -= count
+        if self._spare < 0:
+            self.hang_up(reset=True)
+        return self._spare >= 0
 
     def _lose(self) -> None:
         """A write found the peer gone. Who writes is in the middle of a flush: tell nobody before the next turn."""

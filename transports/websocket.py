@@ -36,7 +36,7 @@ async def serve(
     path: str = "/ws/analytics",
     respond: Respond | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    origins: Collection[str] = (),
+    origins: Collection[str] | None = None,
     limits: Limits | None = None,
     backlog: int = BACKLOG,
     clock: Callable[[], float] = time.monotonic,
@@ -57,7 +57,7 @@ async def serve(
         loop = SelectorLoop(poller, clock)
         server = Server(
             hub, loop, group,
-            path=path, respond=respond, ssl_context=ssl_context, origins=origins, limits=limits or Limits(),
+            path=path, respond=respond, ssl_context=ssl_context, origins=origins or (), limits=limits or Limits(),
         )  # fmt: skip
         listeners = [Listener(loop, sock, server.accepted, hub.count) for sock in sockets]
 

@@ -41,6 +41,7 @@ class Client(Protocol):
 
     async def receive(self) -> Batch:
         """The next frame, heartbeats included; raises `Closed` at the end."""
+        ...
 
     async def vanish(self) -> None:
         """Go without a word, as a process that is killed."""
@@ -66,6 +67,7 @@ class Door(Protocol):
 
     def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
         """Serve `hub` until left."""
+        ...
 
 
 class Reader:

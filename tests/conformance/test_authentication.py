@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from analytics_hub import Channel, Identity, Tuning
@@ -249,3 +250,32 @@ async def test_a_hub_that_cannot_check_says_try_later(door: Door) -> None:
         assert error["retry"] == "later"
         assert "cursed" not in str(error)
         assert house.hub.statistics().counters["authenticate-failed"] == 2
+
+
+async def test_commands_behind_a_slow_hook_wait_in_order_and_in_bounds(door: Door) -> None:
+    """Up to 64 KiB of them; then the client is not read any more, and feels it, until the hook has answered."""
+    asked, gate = anyio.Event(), anyio.Event()
+
+    async def authorize(identity: Identity, channel: str) -> bool:
+        asked.set()
+        await gate.wait()
+        return True
+
+    async with serving(door, authorize=authorize) as house, house.reader() as reader, house.reader() as neighbour:
+        await reader.client.send({"action": "subscribe", "channels": ["routing"]})
+        await asked.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send_pings, reader, 3000)
+            for number in range(50):
+                await neighbour.ping(number)
+            assert max(session.commands_bytes for session in house.hub.sessions) < 80 * 1024
+            gate.set()
+            await reader.until(lambda item: item.get("id") == 2999)
+
+        assert [item["type"] for item in reader.items[1:]] == ["$subscribed"] + ["$pong"] * 3000
+        assert [item["id"] for item in reader.control("$pong")] == list(range(3000))
+
+
+async def send_pings(reader: Reader, number: int) -> None:
+    for id_ in range(number):
+        await reader.client.send({"action": "ping", "id": id_})

@@ -120,6 +120,32 @@ async def test_many_come_and_go(door: Door) -> None:
         _is_empty(house)
 
 
+async def test_a_storm_of_clients_is_served(door: Door) -> None:
+    """All at once, as after a restart, each with the position it had."""
+    served: list[int] = []
+
+    async def come(number: int) -> None:
+        since = {"channel": "routing", "since": {"epoch": epoch, "seq": number % 10}}
+        async with house.reader(since) as reader:
+            await reader.reach("routing", 10)
+            assert reader.seqs("routing") == list(range(number % 10 + 1, 11))
+            served.append(number)
+
+    async with serving(door) as house:
+        for number in range(10):
+            house.hub.publish("routing", number)
+        epoch = house.hub.statistics().channels["routing"].epoch
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(come, number)
+        for _ in range(100):
+            await checkpoint()
+        await house.gone()
+
+        assert sorted(served) == list(range(100))
+        _is_empty(house)
+
+
 async def test_a_drain_tells_every_client_when_to_come_back(door: Door) -> None:
     async with serving(door) as house, house.reader("routing") as one, house.reader() as other:
         house.hub.publish("routing", "the last word")

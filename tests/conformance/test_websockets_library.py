@@ -44,6 +44,14 @@ async def read(client: ClientConnection, type_: str) -> list[dict[str, Any]]:
     return items
 
 
+async def close_code(client: ClientConnection) -> int:
+    """What the server ends the connection with."""
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.recv()
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
 async def test_it_connects_subscribes_and_receives() -> None:
     async with serving() as (hub, url), connect(f"{url}?token=alice") as client:
         await client.send('{"action":"subscribe","channels":["routing"]}')
@@ -86,22 +94,15 @@ async def test_a_browser_gets_a_close_code_instead() -> None:
     async with serving() as (_, url):
         origin = Origin(url.replace("ws://", "http://").removesuffix("/ws/analytics"))
         async with connect(f"{url}?token=forged", origin=origin) as client:
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.recv()
-
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 4401
+            assert await close_code(client) == 4401
 
 
 async def test_an_oversized_message_is_1009() -> None:
     async with serving() as (hub, url), connect(f"{url}?token=alice") as client:
         await read(client, "$hello")
         await client.send("x" * 65_537)
-        with pytest.raises(ConnectionClosed) as closed:
-            await client.recv()
 
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1009
+        assert await close_code(client) == 1009
         assert hub.statistics().sessions == 0
 
 
@@ -118,8 +119,4 @@ async def test_it_hears_of_a_drain() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.shutdown, 1.0)
             await read(client, "$drain")
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.recv()
-
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+            assert await close_code(client) == 1012

@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
@@ -44,9 +44,10 @@ class WebSocketClient:
         self._events: deque[Event] = deque()
         self._closed: Closed | None = None
 
-    async def shake_hands(self, host: str, token: str | None) -> None:
+    async def shake_hands(self, host: str, target: str, token: str | None, subprotocols: Sequence[str]) -> None:
         headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
-        await self._send_event(Request(host=host, target=PATH, extra_headers=headers))
+        request = Request(host=host, target=target, extra_headers=headers, subprotocols=list(subprotocols))
+        await self._send_event(request)
         try:
             event = await self._next_event()
         except RemoteProtocolError:
@@ -145,12 +146,14 @@ async def _open(hub: Hub) -> AsyncIterator[Connect]:
 
 
 @asynccontextmanager
-async def dial(host: str, port: int, token: str | None) -> AsyncIterator[WebSocketClient]:
+async def dial(
+    host: str, port: int, token: str | None, *, target: str = PATH, subprotocols: Sequence[str] = ()
+) -> AsyncIterator[WebSocketClient]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.setblocking(False)
         if sock.connect_ex((host, port)):
             await anyio.wait_writable(sock)
         client = WebSocketClient(sock)
-        await client.shake_hands(f"{host}:{port}", token)
+        await client.shake_hands(f"{host}:{port}", target, token, subprotocols)
         yield client

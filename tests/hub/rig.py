@@ -30,7 +30,8 @@ CHANNELS: Final = (
 
 def new_hub(channels: Iterable[Channel] = CHANNELS, **options: Any) -> Hub:
     """A hub that everyone may read, with a short interval and a short grace."""
-    return Hub(channels, **({"authenticate": anonymous, "tuning": FAST, "grace": 1.0} | options))
+    settings: dict[str, Any] = {"authenticate": anonymous, "tuning": FAST, "grace": 1.0}
+    return Hub(channels, **settings | options)
 
 
 @asynccontextmanager

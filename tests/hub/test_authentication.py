@@ -1,7 +1,8 @@
-"""`authenticate` and `authorize` are the application's: whatever they do stays with the one client they were asked for."""
+"""`authenticate` and `authorize` are the application's; what they do stays with the client they were asked about."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,9 +20,10 @@ from analytics_hub import (
     Tuning,
     UnknownChannel,
 )
+from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe
 
-from .rig import FakeTransport, is_empty, plug_in, read, read_data, running
+from .rig import FAST, FakeTransport, is_empty, plug_in, read, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +159,7 @@ FAILING: dict[str, Any] = {
 @pytest.mark.parametrize("authenticate", FAILING.values(), ids=FAILING.keys())
 async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
     """503 or 1011 for that client, without the reason; counted; and the hub serves the others."""
-    async with running(authenticate=authenticate, tuning=HASTY) as hub:
+    async with running(authenticate=authenticate, tuning=HASTY, clock=ManualClock()) as hub:
         witness = FakeTransport()
         plug_in(hub, witness, "events", identity=ALICE)
         with pytest.raises(HubError) as refused:
@@ -165,7 +167,7 @@ async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
                 pass
         transport = FakeTransport()
         session = hub.connect(transport, WIRE, None, Handshake())
-        hub.receive_data(session, '{"action":"auth","token":"%s"}' % SECRET)
+        hub.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
         await transport.until(lambda: transport.ended is not None)
         hub.publish("events", "undisturbed")
         await witness.until(lambda: "undisturbed" in witness.text)
@@ -213,9 +215,7 @@ async def test_a_peer_without_a_token_may_bring_one_later() -> None:
 
 
 async def test_an_identity_that_has_expired_already_is_expired() -> None:
-    async with running(
-        authenticate=lambda handshake: Identity(id="a", expires=100.0), wall_clock=lambda: 100.0
-    ) as hub:
+    async with running(authenticate=lambda handshake: Identity(id="a", expires=100.0), wall_clock=lambda: 100.0) as hub:
         with pytest.raises(AuthenticationError, match="expired token"):
             await hub.check(Handshake(token="t"))
 
@@ -247,12 +247,14 @@ async def test_only_true_is_yes(verdict: object) -> None:
             await anyio.sleep_forever()
         return verdict
 
-    async with running(authorize=authorize, tuning=HASTY) as hub:
+    async with running(authorize=authorize, tuning=HASTY if verdict == "hang" else FAST) as hub:
         with pytest.raises(PermissionDenied):
             async with subscribe(hub, "events", identity=ALICE):
                 pass
 
-        assert hub.statistics().counters.get("authorize-failed", 0) == (verdict == "hang" or isinstance(verdict, Exception))
+        assert hub.statistics().counters.get("authorize-failed", 0) == (
+            verdict == "hang" or isinstance(verdict, Exception)
+        )
         assert is_empty(hub)
 
 
@@ -303,7 +305,7 @@ async def test_too_many_waiting_commands_stop_the_reading() -> None:
         transport = FakeTransport()
         session = plug_in(hub, transport, "events", identity=ALICE)
         for number in range(10):
-            hub.receive_data(session, '{"action":"ping","id":%d}' % number + " " * 10_000)
+            hub.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
         await transport.until(lambda: transport.is_paused)
         gate.set()
         await transport.until(lambda: not transport.is_paused)
@@ -335,7 +337,11 @@ async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
 
 
 async def test_a_refresh_may_take_and_give_roles() -> None:
-    channels = [Channel("open"), Channel("desk", roles=frozenset({"trader"})), Channel("risk", roles=frozenset({"risk"}))]
+    channels = [
+        Channel("open"),
+        Channel("desk", roles=frozenset({"trader"})),
+        Channel("risk", roles=frozenset({"risk"})),
+    ]
 
     def authenticate(handshake: Handshake) -> Identity:
         return Identity(id="alice", roles=frozenset({handshake.token or ""}))

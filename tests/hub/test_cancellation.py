@@ -19,7 +19,8 @@ from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import MemoryClient, connect, subscribe
 from analytics_hub.transports.websocket import serve
 
-from ..conformance.client import Closed, Reader as ItemReader, Refused
+from ..conformance.client import Closed, Refused
+from ..conformance.client import Reader as ItemReader
 from ..conformance.websocket import dial
 from .cancelling import cancel_everywhere, cancelled_at
 from .rig import FAST, HANG, is_empty, new_hub, read, read_data, running
@@ -233,22 +234,25 @@ def census() -> Counter[type]:
     return Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, OURS))
 
 
+async def come_and_leave(hub: Hub, number: int) -> None:
+    async with subscribe(hub, "events", f"user:{number % 7}") as client:
+        if number % 3 == 0:
+            hub.publish("events", number)
+            await read_data(client, "events", 1)
+
+
 async def test_a_thousand_clients_leave_no_object_behind() -> None:
     clock = ManualClock()
     before = census()
     async with running(clock=clock, wall_clock=clock.wall, tuning=FAST) as hub:
         clock.attach(hub)
         for number in range(1000):
-            async with subscribe(hub, "events", f"user:{number % 7}") as client:
-                if number % 3 == 0:
-                    hub.publish("events", number)
-                    clock.advance(0.001)
-                    await read_data(client, "events", 1)
+            await come_and_leave(hub, number)
+            clock.advance(0.001)
         # Times at which something was due are passed over when they come; the last is a heartbeat's.
         clock.advance(2 * FAST.heartbeat)
         await hub.publish_confirmed("durable", 1)
         await hub.publish_confirmed("durable", 2)
-        del client
         after = census()
 
         assert hub.statistics().counters["connected"] == 1000

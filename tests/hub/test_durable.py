@@ -50,9 +50,7 @@ async def test_what_comes_meanwhile_goes_as_one_batch() -> None:
 
 
 @pytest.mark.parametrize("fault", [JournalError("the disk is full"), OSError("the disk is full"), ValueError("a bug")])
-async def test_a_refused_item_raises_where_it_was_published(
-    fault: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_refused_item_raises_where_it_was_published(fault: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody ever sees it, its number is given to the next, and other channels go on."""
     journal = MoodyJournal()
     async with running(SMALL, journal=journal) as hub, subscribe(hub, "durable", "events") as client:
@@ -221,7 +219,6 @@ async def test_a_reader_that_leaves_while_the_journal_reads_leaves_nothing() -> 
         async with subscribe(hub, {"channel": "durable", "last": 20}) as client:
             assert await read_data(client, "durable", 20) == list(range(20))
         assert is_empty(hub)
-
 
 
 async def test_two_readers_at_different_places_of_the_past() -> None:

@@ -45,17 +45,18 @@ async def test_what_was_published_before_is_delivered() -> None:
 
 async def test_clients_are_told_before_they_are_closed() -> None:
     async with running(tuning=Tuning(rate=0.1)) as hub:
-        transport = FakeTransport()
-        plug_in(hub, transport, "events")
+        paced, other = FakeTransport(), FakeTransport()
+        session = plug_in(hub, paced, "events")
+        plug_in(hub, other)
         for number in range(3):
             hub.publish("events", number)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(hub.shutdown, 0.1)
-            await transport.until(lambda: "$drain" in transport.text)
-            was_ended = transport.ended is not None
+            tasks.start_soon(hub.shutdown, FOREVER)
+            await other.until(lambda: "$drain" in other.text)
+            assert other.ended is None
+            hub.disconnect(session)
 
-        assert not was_ended
-        assert transport.ended is not None
+        assert other.ended == (1012, "the server restarts")
 
 
 async def test_slots_are_spread_over_the_grace() -> None:
@@ -137,16 +138,15 @@ async def test_who_waits_for_a_confirmation_is_told() -> None:
             outcomes.append(error)
 
     with anyio.fail_after(HANG):
-        async with anyio.create_task_group() as tasks:
-            async with new_hub(journal=journal, grace=0.05) as hub:
-                journal.gate = anyio.Event()
-                journal.arrived = anyio.Event()
-                tasks.start_soon(confirm)
-                await journal.arrived.wait()
-                tasks.start_soon(confirm)
-                tasks.start_soon(confirm)
-                await checkpoint()
-                await checkpoint()
+        async with anyio.create_task_group() as tasks, new_hub(journal=journal, grace=0.05) as hub:
+            journal.gate = anyio.Event()
+            journal.arrived = anyio.Event()
+            tasks.start_soon(confirm)
+            await journal.arrived.wait()
+            tasks.start_soon(confirm)
+            tasks.start_soon(confirm)
+            await checkpoint()
+            await checkpoint()
 
     assert [type(error) for error in outcomes] == [JournalError] * 3
     assert "ended before the journal answered" in str(outcomes[0])
@@ -253,21 +253,24 @@ async def test_publishing_during_a_shutdown_is_refused_and_harmless() -> None:
 async def test_a_hub_that_was_never_entered_has_nothing_to_end() -> None:
     hub = new_hub()
     await hub.shutdown()
-    async with hub:
-        async with subscribe(hub, "events") as client:
-            hub.publish("events", 1)
+    async with hub, subscribe(hub, "events") as client:
+        hub.publish("events", 1)
 
-            assert await read_data(client, "events", 1) == [1]
+        assert await read_data(client, "events", 1) == [1]
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
 async def test_an_exception_of_the_application_comes_out_as_it_is(kind: type[BaseException]) -> None:
     """Not in a group: `except ValueError` around `async with hub` means what it says."""
     transport = FakeTransport()
-    with pytest.raises(kind, match="the application's own"):
+
+    async def application() -> None:
         async with new_hub() as hub:
             plug_in(hub, transport)
             raise kind("the application's own")
+
+    with pytest.raises(kind, match="the application's own"):
+        await application()
 
     assert transport.ended is not None
 
@@ -294,23 +297,54 @@ async def test_cancelling_the_application_ends_the_hub_in_order() -> None:
     assert transport.ended is not None
 
 
-async def test_a_transport_that_raises_harms_nobody_else() -> None:
+class Broken(FakeTransport):
+    """Raises where a transport must not."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__()
+        self.faults = faults
+
+    def _fail(self, what: str) -> None:
+        self.news.set()
+        if what in self.faults:
+            raise RuntimeError(f"a bug in {what}")
+
+    def write(self, frame: bytes) -> bool:
+        self._fail("write")
+        return super().write(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        super().close(code, reason)
+        self._fail("close")
+
+    def pause_reading(self) -> None:
+        super().pause_reading()
+        self._fail("pause_reading")
+
+
+@pytest.mark.parametrize("faults", [("write",), ("close",), ("pause_reading",), ("write", "pause_reading", "close")])
+async def test_a_transport_that_raises_harms_nobody_else(faults: tuple[str, ...]) -> None:
     """A contract says it must not; a hub is no place to trust in it."""
 
-    def explode(frame: bytes) -> bool:
-        raise RuntimeError("a bug in a transport")
+    async def authorize(identity: Identity, channel: str) -> bool:
+        if identity.id == "broken":
+            await anyio.sleep_forever()
+        return True
 
-    async with running() as hub, subscribe(hub, "events") as witness:
-        broken = FakeTransport(explode)
-        plug_in(hub, broken, "events")
-        hub.publish("events", 1)
+    async with running(authorize=authorize) as hub, subscribe(hub, "events") as witness:
+        broken = Broken(*faults)
+        session = plug_in(hub, broken, "events", identity=Identity(id="broken"))
+        hub.receive_data(session, " " * 70_000 + '{"action":"ping"}')  # more than may wait behind the hook
+        await broken.until(lambda: broken.is_paused or broken.ended is not None)
+        for _ in range(2):
+            hub.publish("events", "undisturbed")
+            assert await read_data(witness, "events", 1) == ["undisturbed"]
+        if faults == ("close",):
+            await hub.shutdown(grace=0.05)
 
-        assert await read_data(witness, "events", 1) == [1]
-        hub.publish("events", 2)
-        assert await read_data(witness, "events", 1) == [2]
-        assert hub.statistics().sessions == 1
-        assert hub.statistics().counters["transport-failed"] == 1
         assert broken.ended is not None
+        assert hub.statistics().sessions == (0 if hub.is_draining else 1)
+        assert hub.statistics().counters["transport-failed"] == 1 + ("close" in faults[1:])
 
 
 async def test_a_bug_of_our_own_surfaces_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,12 +354,16 @@ async def test_a_bug_of_our_own_surfaces_at_once(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("a bug in the engine")
 
     transport = FakeTransport()
-    with pytest.raises(ExceptionGroup) as surfaced, anyio.fail_after(HANG):
+
+    async def application() -> None:
         async with new_hub(grace=FOREVER) as hub:
             plug_in(hub, transport)
             monkeypatch.setattr(hub._engine, "handle_timer", explode)
             hub.publish("durable", 1)
             await anyio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as surfaced, anyio.fail_after(HANG):
+        await application()
 
     assert surfaced.group_contains(RuntimeError, match="a bug in the engine")
     assert transport.ended == (1011, "internal error")

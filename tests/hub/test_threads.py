@@ -37,7 +37,7 @@ async def test_every_thread_keeps_its_order() -> None:
         async with anyio.create_task_group() as tasks:
             for name in range(threads):
                 tasks.start_soon(anyio.to_thread.run_sync, publish, name)
-            data = await read_data(client, "events", threads * items)
+        data = await read_data(client, "events", threads * items)
 
         for name in range(threads):
             assert [number for who, number in data if who == name] == list(range(items))
@@ -45,11 +45,13 @@ async def test_every_thread_keeps_its_order() -> None:
 
 
 async def test_threads_and_the_loop_publish_side_by_side() -> None:
+    def publish() -> None:
+        for number in range(1000):
+            hub.publish("events", ["thread", number])
+
     async with running() as hub, subscribe(hub, "events") as client:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(
-                anyio.to_thread.run_sync, lambda: [hub.publish("events", ["thread", n]) for n in range(1000)]
-            )
+            tasks.start_soon(anyio.to_thread.run_sync, publish)
             for number in range(1000):
                 hub.publish("events", ["loop", number])
         data = await read_data(client, "events", 2000)
@@ -140,7 +142,7 @@ def test_the_inbox_bounds_items_and_bytes() -> None:
     inbox = Inbox(lambda: wakes.append(None), max_items=3, max_bytes=10)
     for nbytes in (4, 6):
         inbox.put(parcel(nbytes))
-    with pytest.raises(HubOverloaded, match="2 items of 10 bytes .* at most 3 items and 10 bytes"):
+    with pytest.raises(HubOverloaded, match=r"2 items of 10 bytes .* at most 3 items and 10 bytes"):
         inbox.put(parcel(1))
     inbox.put(parcel(0))
     with pytest.raises(HubOverloaded):
@@ -152,6 +154,33 @@ def test_the_inbox_bounds_items_and_bytes() -> None:
     assert len(wakes) == 2
     assert inbox.take() == [parcel(10)]
     assert inbox.take() == []
+
+
+class Interrupted(bytes):
+    """While the inbox looks at it, a signal handler of the same thread publishes too."""
+
+    def __len__(self) -> int:
+        self.inbox.put(parcel(1))
+        return super().__len__()
+
+    inbox: Inbox
+
+
+def test_a_signal_handler_may_publish_while_its_thread_does() -> None:
+    """It runs between two lines of `put`; a lock that is not reentrant would never be released."""
+    inbox = Inbox(lambda: None)
+    data = Interrupted(b"xyz")
+    data.inbox = inbox
+
+    def put() -> None:
+        inbox.put(Parcel("events", data, None, None, "", False))
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+
+    assert not thread.is_alive()
+    assert any(taken.data is data for taken in inbox.take())
 
 
 async def test_a_single_item_always_fits() -> None:
@@ -208,13 +237,13 @@ async def test_threads_outlive_the_hub_without_harm() -> None:
     assert len(outcomes) == 4
 
 
-async def test_the_wake_up_of_a_loop_that_has_ended_is_no_error() -> None:
+async def test_the_wake_up_of_a_loop_that_has_ended_is_no_error(anyio_backend_name: str) -> None:
     wakes: list[Callable[[], None]] = []
 
     async def make() -> None:
         wakes.append(threadsafe(lambda: None))
 
-    await anyio.to_thread.run_sync(lambda: anyio.run(make))
+    await anyio.to_thread.run_sync(lambda: anyio.run(make, backend=anyio_backend_name))
 
     wakes[0]()
 
@@ -231,7 +260,7 @@ async def elsewhere(function: Callable[..., Any], *arguments: Any) -> BaseExcept
                     await result
 
                 anyio.run(wait)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it raises is the result
             return error
         return None
 
