@@ -21,8 +21,9 @@ from .exceptions import (
     TableFull,
     UnknownChannel,
 )
-from .hub import Hub, HubStatistics, Receipt
+from .hub import Hub, HubStatistics
 from .identity import Identity
+from .journaling import Receipt
 from .tuning import Tuning
 
 try:

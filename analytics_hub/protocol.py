@@ -181,20 +181,23 @@ encode: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 
 class Timestamps:
-    """Formats Unix seconds as RFC 3339, UTC, milliseconds, `Z`; one calendar computation for each new second."""
+    """Formats Unix seconds as RFC 3339, UTC, milliseconds, `Z`; one calendar computation for each new second.
 
-    __slots__ = ("_prefix", "_second")
+    Any thread may use it: what it remembers is one tuple, read once and replaced whole.
+    """
+
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._second = -1
-        self._prefix = ""
+        self._known = (-1, "")
 
     def format(self, wall: float) -> str:
         second, millisecond = divmod(int(wall * 1000), 1000)
-        if second != self._second:
-            self._second = second
-            self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        return f"{self._prefix}{millisecond:03d}Z"
+        known, prefix = self._known
+        if second != known:
+            prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+            self._known = (second, prefix)
+        return f"{prefix}{millisecond:03d}Z"
 
 
 def control(type_: str, timestamp: str, **fields: Any) -> bytes:

@@ -25,6 +25,8 @@ LAYERS = (
     ("contracts",),
     ("core",),
     ("admission", "auth", "http", "inbox", "journals", "observability", "publication"),
+    ("journaling",),
+    ("driver",),
     ("hub",),
     ("brokers", "client", "trading"),
     ("transports",),

@@ -80,13 +80,26 @@ class Reader:
         twin.is_plain = self.is_plain
         return twin
 
+    @property
+    def lost(self) -> int:
+        """How many entries above the position are gone. Who has seen no key yet misses no deletion."""
+        return 0 if self.is_fresh else self.log.is_lost(self.position)
+
     def settle(self) -> None:
         """Count what was overwritten before it was read, and go on at what is left.
 
         Not for logs that conflate: what was lost there is known when everything live is taken (`take_live`).
         """
-        lost = self.log.is_lost(self.position)
+        lost = self.lost
         if lost:
+            self.drop(lost)
+
+    def conclude(self) -> None:
+        """The last word on a reader that ends: what it lost is to be reported, in every mode."""
+        lost = self.lost
+        if lost and self.log.conflates:
+            self._report(self.position + 1, self.log.floor, lost)
+        elif lost:
             self.drop(lost)
 
     def drop(self, count: int) -> None:
@@ -98,12 +111,12 @@ class Reader:
         """Everything live above the position of a log that conflates; the position moves to the head."""
         log = self.log
         entries = log.after(self.position)
+        lost = self.lost
+        if lost:
+            self._report(self.position + 1, log.floor, lost)
         if self.is_fresh:
             entries = [entry for entry in entries if not entry.deleted]
             self.is_fresh = False
-        lost = log.is_lost(self.position)
-        if lost:
-            self._report(self.position + 1, log.floor, lost)
         self.conflated += log.head - self.position - len(entries) - lost
         self.position = log.head
         return entries

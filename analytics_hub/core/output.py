@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ..protocol import CloseCode
+from ..protocol import MAX_FRAME_BYTES, CloseCode
 from ..tuning import Tuning
 from .batcher import Batcher
 from .cohort import Cohort, Delivery
@@ -85,13 +85,25 @@ class Output:
         session.lane = []
 
     def _speech(self, session: Session) -> Delivery:
-        """The lane of a session as one write."""
-        size = self._tuning.max_batch
-        items, session.lane = session.lane, []
-        session.lane_bytes = 0
+        """One write from the lane of a session; what is too much for it stays there."""
+        most = self._tuning.max_batch
+        room = MAX_FRAME_BYTES
+        frames: list[list[bytes]] = [[]]
+        count = 0
+        for item in session.lane:
+            room -= len(item) + 4
+            if room < 0 and count:
+                break
+            if len(frames[-1]) == most:
+                frames.append([])
+            frames[-1].append(item)
+            count += 1
+        del session.lane[:count]
+        session.lane_bytes = sum(map(len, session.lane))
         session.last_write = self._moment.now
-        frames = [session.wire.frame(items[at : at + size]) for at in range(0, len(items), size)]
-        return Delivery(b"".join(frames), (session,))
+        if session.lane and not session.is_closed:
+            self._talking[session] = None
+        return Delivery(b"".join([session.wire.frame(items) for items in frames]), (session,))
 
     # --- flushes
 

@@ -80,12 +80,12 @@ def _anew(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
 def _reader(log: ChannelLog, selection: Selection, position: int) -> Reader:
     """A reader that does not resume has seen no key yet, so it needs no deletions of what came before."""
     resumes = selection.since is not None and selection.since.epoch == log.epoch and position == selection.since.seq
-    needs_no_deletions = isinstance(log, KeyedLog) and log.has_tombstones and not resumes
+    has_deletions = isinstance(log, KeyedLog) and (log.has_tombstones or position < log.floor)
     return Reader(
         log,
         position,
         1 / selection.max_hz if selection.max_hz else 0.0,
-        is_fresh=needs_no_deletions and position < log.head,
+        is_fresh=has_deletions and not resumes and position < log.head,
     )
 
 

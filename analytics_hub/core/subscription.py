@@ -29,7 +29,7 @@ class Subscription:
     def ledger(self, reader: Reader, owed: int = 0) -> Ledger:
         """The counts now. `owed` items are taken from the log, but not yet written to this session."""
         log = reader.log
-        lost = log.is_lost(reader.position)
+        lost = reader.lost
         pending = log.pending(reader.position, reader.is_fresh)
         superseded = log.head - reader.position - pending - lost
         dropped = self.dropped + reader.dropped

@@ -148,11 +148,10 @@ class Subscriptions:
     def _end_one(self, session: Session, name: str, standing: Standing, gaps: list[bytes]) -> dict[str, Any]:
         """Close one account. A loss that was not reported yet is reported in `gaps`."""
         reader = standing.readers.pop(name)
-        if not reader.log.conflates:
-            reader.settle()
+        ledger = session.subscriptions.pop(name).ledger(reader).close()
+        reader.conclude()
         if reader.gap:
             gaps.append(reader.notice(standing.held_by, self._moment.stamp()))
-        ledger = session.subscriptions.pop(name).ledger(reader).close()
         self.close_account(session, reader.log, ledger)
         return {"channel": name, "seq": reader.settled, "abandoned": ledger.abandoned}
 

@@ -7,7 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Handshake, HubClosed, HubError, Identity, JournalError, Tuning
-from analytics_hub import hub as hub_module
+from analytics_hub import driver as driver_module
 from analytics_hub.transports.memory import connect, subscribe
 
 from .cancelling import cancelled_at
@@ -101,7 +101,7 @@ async def test_a_client_that_is_paced_is_waited_for_as_long_as_the_grace() -> No
 
 
 async def test_a_client_that_leaves_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "IDLE", FOREVER)
+    monkeypatch.setattr(driver_module, "IDLE", FOREVER)
     tuning = Tuning(heartbeat=3600.0)
     async with running(tuning=tuning) as hub, subscribe(hub, {"channel": "events", "max_hz": 0.001}) as client:
         hub.publish("events", "at once")

@@ -12,6 +12,7 @@ from wsproto.events import TextMessage
 from wsproto.frame_protocol import FrameProtocol
 
 from analytics_hub.transports._frames import (
+    FRAMES,
     Close,
     Decoder,
     Event,
@@ -28,12 +29,19 @@ from .peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 LIMIT = 1000
 
 
+def drain(decoder: Decoder) -> list[Event]:
+    events = [*decoder.events()]
+    while not decoder.is_dry:
+        events += decoder.events()
+    return events
+
+
 def decode(*portions: bytes) -> list[Event]:
     decoder = Decoder(LIMIT, 8)
     events: list[Event] = []
     for portion in portions:
         decoder.feed(portion)
-        events += decoder.events()
+        events += drain(decoder)
     return events
 
 
@@ -232,7 +240,7 @@ def test_cutting_changes_nothing_and_idle_is_exact(frames: Frames, data: st.Data
     decoder, events, at = Decoder(LIMIT, 8), list[Event](), 0
     for cut in cuts:
         decoder.feed(stream[at:cut])
-        events += decoder.events()
+        events += drain(decoder)
         at = cut
         assert decoder.is_idle == (cut in ends)
 
@@ -255,7 +263,22 @@ def test_events_may_be_left_and_asked_for_again() -> None:
         break
 
     assert not decoder.is_idle
+    assert not decoder.is_dry
     assert [*decoder.events()] == [Message("2")]
+    assert decoder.is_idle
+    assert decoder.is_dry
+
+
+@pytest.mark.parametrize("opcode", [TEXT, PING, PONG])
+def test_so_many_frames_are_decoded_at_a_time(opcode: int) -> None:
+    decoder = Decoder(LIMIT, 8)
+    decoder.feed(frame(opcode) * (FRAMES * 2 + 1))
+    rounds = 0
+    while not decoder.is_dry:
+        assert len([*decoder.events()]) <= FRAMES
+        rounds += 1
+
+    assert rounds == 3
     assert decoder.is_idle
 
 

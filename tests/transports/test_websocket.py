@@ -355,6 +355,17 @@ async def test_what_comes_after_the_hub_closed_is_not_delivered() -> None:
         assert hub.session.received == ["1"]
 
 
+async def test_who_floods_after_the_hub_closed_is_cut_off() -> None:
+    hub, clock = FakeHub(), Clock()
+    hub.on_data = lambda session, data: session.transport.close(4429, "too many commands")
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        await peer.send(frame(TEXT, b"x") * 100_000)
+        await peer.wait_hung_up()
+
+        assert hub.session.received == ["x"]
+        assert hub.session.disconnected == 1
+
+
 @pytest.mark.parametrize("is_polite", [True, False])
 async def test_a_peer_that_vanishes_is_noticed(is_polite: bool) -> None:
     hub = FakeHub()
