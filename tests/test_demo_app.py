@@ -465,7 +465,6 @@ def test_the_page_shows_the_four_channels_and_comes_back_after_a_restart(start: 
     browser.call("Page.navigate", url=f"http://127.0.0.1:{demo.port}/")
     browser.wait_for("document.readyState === 'complete' && typeof connect === 'function'")
 
-    browser.evaluate("document.querySelector('#login button').click()")
     browser.wait_for(f"{text('#state')} === 'connected as admin'")
     for condition in (
         "document.querySelectorAll('#routing tr').length === 20",
@@ -490,6 +489,7 @@ def test_the_page_says_what_a_role_may_not_see(start: Start, browser: Browser) -
     token = demo.login("monitor")
     browser.call("Page.navigate", url=f"http://127.0.0.1:{demo.port}/")
     browser.wait_for("document.readyState === 'complete' && typeof connect === 'function'")
+    browser.wait_for(f"{text('#state')} === 'connected as admin'")
 
     browser.evaluate(f"document.querySelector('#token').value = '{token}'; document.querySelector('button').click()")
     browser.wait_for(f"{text('#note-routing-metrics')} === 'not for this user (forbidden)'")
