@@ -225,9 +225,11 @@ class Engine:
     def stalled(self, session: Session, now: float) -> None:
         """A write to this session was taken, but nothing more will be until `resumed`."""
         self._moment.now = now
-        if session.is_closed or session.is_stalled:
+        if session.is_stalled:
             return
         session.stalled_since = now
+        if session.is_closed:
+            return
         self.counters["stalled"] += 1
         self._placement.stall(session, now)
         self._deadlines.check(session)

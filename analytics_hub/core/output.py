@@ -62,9 +62,9 @@ class Output:
             self._end(session, CloseCode.UNWRITABLE, "too many control items wait")
 
     def beat(self, session: Session) -> None:
-        """Send the empty array that shows a silent connection to be alive."""
-        self._placement.settle(session)
-        self._outbox.append(Delivery(session.wire.frame(()), (session,)))
+        """Send the empty array that shows a silent connection to be alive, unless it is owed something anyway."""
+        if not self._placement.settle(session):
+            self._outbox.append(Delivery(session.wire.frame(()), (session,)))
         session.last_write = self._moment.now
 
     def resume(self, session: Session) -> None:
@@ -74,9 +74,8 @@ class Output:
 
     def finish(self, session: Session) -> None:
         """Let a session that ends have what it is owed and what was said to it, unless it takes nothing."""
-        self._talking.pop(session, None)
         self._placement.settle(session)
-        if session.lane and not session.is_stalled:
+        while session.lane and not session.is_stalled:
             self._outbox.append(self._speech(session))
 
     def forget(self, session: Session) -> None:
@@ -129,27 +128,30 @@ class Output:
 
     def deliveries(self) -> Iterator[Delivery]:
         """What is to be written now. Keeps no state of its own between two deliveries."""
-        while True:
-            if self._outbox:
-                yield self._outbox.popleft()
-            elif self._talking:
-                session, _ = self._talking.popitem()
-                if not session.is_stalled:
-                    self._placement.settle(session)
-                    self._outbox.append(self._speech(session))
-            elif self._sending is not None:
-                delivery = self._next_slice(self._sending)
-                if delivery is not None:
-                    yield delivery
-            elif self._due:
-                delivery = self._flush(self._due.popleft())
-                if delivery is not None:
-                    yield delivery
-            else:
-                break
+        while self:
+            delivery = self._next()
+            if delivery is not None:
+                yield delivery
         while self._crowded:
             layout, _ = self._crowded.popitem()
             self._placement.merge(layout, self._moment.now)
+
+    def _next(self) -> Delivery | None:
+        if self._outbox:
+            one = self._outbox.popleft()
+            # Who was stalled by the write before loses nothing by this, but a heartbeat or last words.
+            return None if one.recipients[0].is_stalled else one
+        if self._talking:
+            session, _ = self._talking.popitem()
+            if session.is_stalled:
+                return None  # until it is resumed
+            if self._placement.settle(session):
+                self._talking[session] = None  # after what it is owed, which may stall it
+                return None
+            return self._speech(session)
+        if self._sending is not None:
+            return self._next_slice(self._sending)
+        return self._flush(self._due.popleft())
 
     def _flush(self, cohort: Cohort) -> Delivery | None:
         """Take what is due to a cohort; returns the write for its first slice."""

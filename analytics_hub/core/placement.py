@@ -59,7 +59,8 @@ class Placement:
         """Take a session out of its cohort with all it has; a frame it is owed is written first."""
         cohort = session.cohort
         if cohort is None:
-            return Standing({}, TokenBucket(self._rate, now))
+            standing, session.standing = session.standing, None
+            return standing if standing is not None else Standing({}, TokenBucket(self._rate, now))
         self.settle(session)
         if cohort.size == 1:
             unfollow(cohort)
@@ -84,15 +85,18 @@ class Placement:
             cohort.unwatch()
             self._registry.leave(cohort)
 
-    def settle(self, session: Session) -> None:
-        """Write to a session what a flush under way still owes it, before anything else goes to it."""
+    def settle(self, session: Session) -> bool:
+        """Write to a session what a flush under way still owes it, before anything else goes to it; whether it did."""
         cohort = session.cohort
-        if cohort is not None and cohort.owes(session):
-            self.outbox.append(Delivery(cohort.settle(session), (session,)))
+        if cohort is None or not cohort.owes(session):
+            return False
+        self.outbox.append(Delivery(cohort.settle(session), (session,)))
+        return True
 
     def attach(self, session: Session, standing: Standing, now: float) -> None:
-        """Put a session where it now belongs. Without a subscription that is nowhere."""
+        """Put a session where it belongs. Without a subscription that is nowhere, but it keeps its rate and pace."""
         if not standing.readers:
+            session.standing = standing
             return
         layout = self._registry.layout(
             session.wire, [(name, subscription.max_hz) for name, subscription in session.subscriptions.items()]
@@ -120,7 +124,7 @@ class Placement:
         cohort = session.cohort
         if cohort is None or cohort.is_stalled:
             return
-        self.settle(session)
+        assert not cohort.owes(session), "only a write can stall a session, and it is written what it is owed first"
         stray = cohort.stray
         if stray is not None and stray.size and stray.is_stalled and stray.last_write == cohort.last_write:
             self.remove(session)

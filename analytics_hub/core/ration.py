@@ -17,6 +17,9 @@ _A_TOKEN: Final = 1 - 1e-9  # but for rounding
 _COMMA_BYTES: Final = 4  # between items, and a share of the frames' headers
 _NOTICE_BYTES: Final = 512  # room for a `$gap`, whose channel's name has at most 255 bytes
 
+_LOOK_AHEAD: Final = 2048
+"""Entries looked at for one write, over all readers: twice what fits it at 250 bytes each. A backlog may be long."""
+
 _by_order: Final = attrgetter("order")
 
 
@@ -45,8 +48,9 @@ class Ration:
     def fill(self, readers: Sequence[Reader]) -> None:
         """Take what may go from `readers`; cost in proportion to them and to what they could give."""
         entries: list[Entry] = []
+        most = min(self._max_items, 1 + _LOOK_AHEAD // max(1, len(readers)))
         for reader in readers:
-            entries += self._offer(reader)
+            entries += self._offer(reader, most)
         entries.sort(key=_by_order)
         if any(reader.log.conflates for reader in readers):
             self._fill_one_by_one(entries)
@@ -87,8 +91,8 @@ class Ration:
             if not self._admit(reader, entry):
                 break
 
-    def _offer(self, reader: Reader) -> Sequence[Entry]:
-        """What a reader could give, in order; no more than one write could hold."""
+    def _offer(self, reader: Reader, most: int) -> Sequence[Entry]:
+        """What a reader could give, in order; `most` entries, unless all of it must go or nothing."""
         log = reader.log
         if reader.carry:
             if log.conflates:
@@ -105,9 +109,7 @@ class Ration:
         if reader.position < log.floor:
             self.behind.append(reader)
             return ()
-        if log.head - reader.position > self._max_items:
-            return log.some_after(reader.position, self._max_items)
-        return log.after(reader.position)
+        return log.some_after(reader.position, most)
 
     def _pay(self, reader: Reader) -> bool:
         """Spend a token on the next item, or as many as a log that conflates has items."""

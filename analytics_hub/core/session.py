@@ -14,6 +14,7 @@ from .wire import Wire
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Slice
+    from .placement import Standing
 
 
 class SessionState(Enum):
@@ -54,6 +55,7 @@ class Session:
         "refused",
         "slice",
         "stalled_since",
+        "standing",
         "started",
         "state",
         "subscriptions",
@@ -71,6 +73,7 @@ class Session:
         self.final: dict[str, Ledger] = {}
         self.cohort: Cohort | None = None
         self.slice: Slice | None = None
+        self.standing: Standing | None = None  # its rate and pace while it has no subscription
         self.lane: list[bytes] = []
         self.lane_bytes = 0
         self.bucket = bucket
