@@ -1,0 +1,111 @@
+"""The same machine, kept busy: cohorts that have something at every beat follow their logs (`core/following.py`).
+
+With a rate, tables and pauses of seconds that hardly ever happens by itself, so this one leaves them out of its setup,
+and disturbs a rush in every way there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from analytics_hub.channels import Channel
+
+from . import strategies as draw
+from .client import Client
+from .machine import MOST_CLIENTS, EngineMachine, numbers
+from .world import Setup, World
+
+RUSHED: Final = ("ev", "user:1", "log")
+DISTURBANCES: Final = ("", "", "stall", "part", "subscribe", "unsubscribe", "leave", "join", "burst", "pause", "resume")
+    "",
+    "",
+    "",
+    "stall",
+    "part",
+    "subscribe",
+    "unsubscribe",
+    "leave",
+    "join",
+    "burst",
+    "pause",
+    "resume",
+)
+
+
+def calm(setup: Setup) -> Setup:
+    """Nothing but the buffers holds anybody back."""
+    tuning = replace(setup.tuning, rate=None, max_batch=4, max_frames=None, burst_items=20, burst_bytes=1_000_000)
+    channels = tuple(replace(c, keep_items=None, keep_bytes=None) if c.mode == "events" else c for c in setup.channels)
+    return replace(setup, tuning=tuning, channels=channels, asks_to_authorize=False)
+
+
+class BusyMachine(EngineMachine):
+    @initialize(setup=draw.setups(), clients=st.integers(1, 5))
+    def begin(self, setup: Setup, clients: int) -> None:
+        self.world = World(calm(setup))
+        for number in range(clients):
+            client = self.world.connect()
+            self.world.send(client, {"action": "subscribe", "channels": list(self._some(number))})
+
+    def _some(self, number: int) -> list[str]:
+        there = [name for name in RUSHED if self._is_declared(name)]
+        return [there, there[:1], there[:2], there, there[:2], there][number % 6] or ["ev"]
+
+    def _is_declared(self, name: str) -> bool:
+        found: Channel | None = self.world.find_declaration(name)
+        return found is not None and found.mode == "events"
+
+    @rule(
+        beats=st.lists(st.tuples(st.integers(2, 4), st.sampled_from(DISTURBANCES)), min_size=3, max_size=8),
+        number=numbers,
+        everywhere=st.booleans(),
+    )
+    def rush(self, beats: list[tuple[int, str]], number: int, everywhere: bool) -> None:
+        world = self.world
+        names = [name for name in RUSHED if self._is_declared(name)] or ["ev"]
+        for count, disturbance in beats:
+            for n in range(count):
+                for name in names if everywhere else names[:1]:
+                    world.publish(name, n)
+            self._disturb(disturbance, number)
+            world.turn()
+            world.advance(draw.INTERVAL)
+
+    def _disturb(self, what: str, number: int) -> None:
+        world = self.world
+        client = self.client(number, lambda client: client.is_live and not client.is_paused)
+        match what:
+            case "stall":
+                world.timer()
+                world.hand_over(1 + number % 3, {number, (number + 1) % MOST_CLIENTS})
+            case "part":
+                world.timer()
+                world.hand_over(1)
+            case "subscribe" if client is not None:
+                world.timer()
+                world.send(client, {"action": "subscribe", "channels": list(RUSHED)})
+            case "unsubscribe" if client is not None and client.subscribed:
+                world.timer()
+                world.send(client, {"action": "unsubscribe", "channels": list(client.subscribed)[:1]})
+            case "leave" if client is not None:
+                world.timer()
+                world.disconnect(client)
+            case "join" if sum(other.is_live for other in world.clients) < MOST_CLIENTS:
+                world.send(world.connect(), {"action": "subscribe", "channels": self._some(number)})
+            case "burst":
+                for n in range(12 + 4 * number):
+                    world.publish("ev", n)
+            case "pause":
+                world.advance(2 * draw.INTERVAL)
+            case "resume":
+                for other in self._stalled():
+                    world.resume(other)
+
+    def _stalled(self) -> list[Client]:
+        is_stalled: Callable[[Client], bool] = lambda client: client.is_stalled and not client.is_gone  # noqa: E731
+        return [client for client in self.world.clients if is_stalled(client)]
