@@ -22,6 +22,7 @@ class Transport(Protocol):
         False: taken, but nothing more until the transport has called `hub.resumed(session)`; the hub keeps to that.
         After `close` or once the peer has gone it does nothing and returns True.
         """
+        ...
 
     def close(self, code: int, reason: str) -> None:
         """Send what was written, then the close code, then end the connection. The hub calls it at most once."""
@@ -74,15 +75,18 @@ class Journal(Protocol):
 
     async def open(self, channel: str, epoch: str) -> JournalState:
         """The state of `channel`; where the journal does not know it yet, it begins with `epoch` at head 0."""
+        ...
 
     async def append(self, channel: str, first: int, items: Sequence[bytes]) -> int:
         """Keep encoded `items` with the numbers `first`, `first + 1`, ...; return the oldest number still kept.
 
         When it returns, the items survive what the journal promises to survive; when it raises, none was kept.
         """
+        ...
 
     async def read(self, channel: str, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """At most `limit` kept items above `after`, in order, with their numbers."""
+        ...
 
 
 __all__ = [

@@ -56,10 +56,10 @@ class Deadlines:
             times += self._warn(session)
             if not session.is_stalled:
                 times.append(self._beat(session))
-        if times:
-            at = ceil(min(times) * _GRAIN) / _GRAIN
-            if session.wake_at is None or at < session.wake_at:
-                self.schedule.at(session, at)
+        # There is always something: who is not open must send a token, who is stalled must take something.
+        at = ceil(min(times) * _GRAIN) / _GRAIN
+        if session.wake_at is None or at < session.wake_at:
+            self.schedule.at(session, at)
 
     def _endings(self, session: Session) -> list[Ending]:
         """When this session ends if nothing changes, and why."""

@@ -320,10 +320,6 @@ class DurableLog(EventLog):
     def oldest(self) -> int:
         return min(self.kept, self.floor)  # what the journal has forgotten may still be in memory
 
-    @property
-    def is_empty(self) -> bool:
-        return self.head <= self.kept and not self.drafts and not self.batch
-
 
 def entries_of(name: str, items: Sequence[tuple[int, bytes]]) -> list[Entry]:
     """Items read back from a journal as entries. They are older than anything in memory, so `order` 0 sorts first."""

@@ -44,9 +44,6 @@ class RingBuffer:
         self._base = head
         self._entries: list[Entry] = []
 
-    def __len__(self) -> int:
-        return self.head - self.floor
-
     def append(self, entry: Entry) -> None:
         """Take position `head + 1`. O(1) amortised."""
         size = len(entry.data)
@@ -74,7 +71,3 @@ class RingBuffer:
         """At most `limit` entries above `position`, which must not be below `floor`."""
         start = position - self._base
         return self._entries[start : start + limit]
-
-    def newest(self, limit: int) -> list[Entry]:
-        """At most `limit` of the newest entries, oldest first."""
-        return self.some_after(max(self.floor, self.head - limit), limit)

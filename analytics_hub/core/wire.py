@@ -14,9 +14,12 @@ class Wire(Protocol):
     @property
     def name(self) -> str:
         """Sessions whose wires have equal names share cohorts, and by that frames."""
+        ...
 
     def frame(self, items: Sequence[bytes]) -> bytes:
         """The bytes of one server frame, an array of these encoded JSON items. Never fails."""
+        ...
 
     def parse(self, data: str | bytes) -> list[Parsed]:
         """The commands in one client frame; what is none becomes `Refused`. Never raises."""
+        ...

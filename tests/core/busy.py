@@ -22,19 +22,6 @@ from .world import Setup, World
 
 RUSHED: Final = ("ev", "user:1", "log")
 DISTURBANCES: Final = ("", "", "stall", "part", "subscribe", "unsubscribe", "leave", "join", "burst", "pause", "resume")
-    "",
-    "",
-    "",
-    "stall",
-    "part",
-    "subscribe",
-    "unsubscribe",
-    "leave",
-    "join",
-    "burst",
-    "pause",
-    "resume",
-)
 
 
 def calm(setup: Setup) -> Setup:
