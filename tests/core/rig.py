@@ -1,0 +1,204 @@
+"""An engine with pretend clients, a pretend journal and a clock that tests move by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from analytics_hub.channels import Channel
+from analytics_hub.core.engine import Engine
+from analytics_hub.core.events import Append, Close, Event, Read
+from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.session import Session
+from analytics_hub.identity import Identity
+from analytics_hub.tuning import Tuning
+
+from .wire import Fields, LineWire, read_frames
+
+ALICE: Final = Identity(id="alice", roles=frozenset({"trader"}))
+START: Final = 100.0
+WALL: Final = 1_700_000_000.0
+"""The time of day at `START`."""
+
+E = TypeVar("E", bound=Event)
+
+
+class Peer:
+    """A client that remembers what it was written. While it `is_full`, every write to it is the last it takes."""
+
+    def __init__(self, rig: Rig, session: Session) -> None:
+        self.rig = rig
+        self.session = session
+        self.is_full = False
+        self.writes: list[list[list[Fields]]] = []
+        self.sizes: list[int] = []  # of all writes there were, in bytes
+
+    def send(self, *commands: Fields) -> None:
+        """Each command in a frame of its own."""
+        for command in commands:
+            self.rig.engine.receive_data(self.session, msgspec.json.encode(command).decode(), self.rig.now)
+        self.rig.pump()
+
+    def send_raw(self, data: str | bytes) -> None:
+        self.rig.engine.receive_data(self.session, data, self.rig.now)
+        self.rig.pump()
+
+    def subscribe(self, *channels: str | Fields) -> Fields:
+        """The answer."""
+        self.send({"action": "subscribe", "channels": list(channels)})
+        return self.said("$subscribed")[-1]
+
+    def ask(self, *channels: str | Fields) -> None:
+        """Subscribe without waiting for the answer, which a stalled client does not get."""
+        self.send({"action": "subscribe", "channels": list(channels)})
+
+    def unsubscribe(self, *channels: str) -> Fields:
+        self.send({"action": "unsubscribe", "channels": list(channels)})
+        return self.said("$unsubscribed")[-1]
+
+    def stall(self) -> None:
+        self.rig.engine.stalled(self.session, self.rig.now)
+        self.rig.pump()
+
+    def resume(self) -> None:
+        self.is_full = False
+        self.rig.engine.resumed(self.session, self.rig.now)
+        self.rig.pump()
+
+    def forget(self) -> None:
+        self.writes.clear()
+
+    @property
+    def frames(self) -> list[list[Fields]]:
+        return [frame for write in self.writes for frame in write]
+
+    @property
+    def items(self) -> list[Fields]:
+        return [item for frame in self.frames for item in frame]
+
+    @property
+    def types(self) -> list[str]:
+        return [item["type"] for item in self.items]
+
+    def said(self, type_: str) -> list[Fields]:
+        return [item for item in self.items if item["type"] == type_]
+
+    def data(self, channel: str | None = None) -> list[Any]:
+        return [item["data"] for item in self._data_items(channel)]
+
+    def seqs(self, channel: str | None = None) -> list[int]:
+        return [item["seq"] for item in self._data_items(channel)]
+
+    def _data_items(self, channel: str | None) -> list[Fields]:
+        return [item for item in self.items if "seq" in item and channel in (None, item["channel"])]
+
+    def ledger(self, channel: str) -> Ledger:
+        """Of the subscription there is, or of the last one there was; it balances at every moment."""
+        accounts = self.rig.engine.ledger(self.session)
+        ledger = accounts.get(channel) or self.session.final[channel]
+        assert ledger.is_balanced, ledger
+        return ledger
+
+    @property
+    def close(self) -> Close | None:
+        """How the engine ended this client, if it did."""
+        return next((event for event in self.rig.asked(Close) if event.session is self.session), None)
+
+
+class Rig:
+    """Drives an engine as the hub would, one call at a time."""
+
+    def __init__(self, *channels: Channel, tuning: Tuning | None = None, asks_to_authorize: bool = False) -> None:
+        self.now = START
+        self.events: list[Event] = []
+        self.kept: dict[str, dict[int, bytes]] = {}
+        self.engine = Engine(channels, tuning, nonce="test", node="here", asks_to_authorize=asks_to_authorize)
+        self.engine.tell_time(self.now, WALL)
+
+    def connect(self, identity: Identity | None = ALICE, wire: LineWire | None = None) -> Peer:
+        session = self.engine.connect(wire or LineWire(), identity, self.now, id=f"s{len(self.engine.sessions)}")
+        session.peer = peer = Peer(self, session)
+        self.pump()
+        return peer
+
+    def crowd(self, count: int, *channels: str | Fields) -> list[Peer]:
+        """Clients that have subscribed and read everything so far, all in one cohort."""
+        peers = [self.connect() for _ in range(count)]
+        for peer in peers:
+            peer.subscribe(*channels)
+        self.advance(1.0)
+        for peer in peers:
+            peer.forget()
+        return peers
+
+    def publish(self, channel: str, *values: object, **options: Any) -> None:
+        """Publish each of `values`; nothing is written before `pump` or `advance`."""
+        for value in values:
+            self.engine.publish(channel, msgspec.json.encode(value), self.now, **options)
+
+    def tell(self, channel: str, *values: object, **options: Any) -> None:
+        """Publish, and let the clients have what they may have now."""
+        self.publish(channel, *values, **options)
+        self.pump()
+
+    def pump(self) -> None:
+        """Do everything that is due now."""
+        for _ in range(10_000):
+            self.engine.handle_timer(self.now)
+            for delivery in self.engine.data_to_send():
+                self.write(delivery.frame, delivery.recipients)
+            self.events.extend(self.engine.events())
+            timer = self.engine.get_timer()
+            if timer is None or timer > self.now:
+                return
+        raise AssertionError("the engine never comes to rest")
+
+    def write(self, frame: bytes, recipients: Iterable[Session]) -> None:
+        frames = read_frames(frame)
+        for session in recipients:
+            assert not session.is_stalled, "written while it takes nothing"
+            peer: Peer = session.peer
+            peer.writes.append(frames)
+            peer.sizes.append(len(frame))
+            if peer.is_full:
+                self.engine.stalled(session, self.now)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, stopping wherever the engine wants to be called."""
+        end = self.now + seconds
+        while (timer := self.engine.get_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self.pump()
+        self.now = end
+        self.pump()
+
+    def asked(self, kind: type[E]) -> list[E]:
+        """The events of one kind so far."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    # --- a journal
+
+    def commit(self, channel: str, keep: int = 1_000_000) -> None:
+        """Take the last batch; the journal keeps the newest `keep` items."""
+        batch = self.asked(Append)[-1]
+        kept = self.kept.setdefault(channel, {})
+        kept.update(enumerate(batch.items, batch.first))
+        for seq in list(kept)[:-keep]:
+            del kept[seq]
+        self.engine.committed(channel, min(kept), self.now)
+        self.pump()
+
+    def keep(self, channel: str, *values: object) -> None:
+        """Publish to a durable channel, one batch for each value."""
+        for value in values:
+            self.tell(channel, value)
+            self.commit(channel)
+
+    def answer(self, read: Read | None = None) -> None:
+        """Answer one read, or the last there was."""
+        read = read or self.asked(Read)[-1]
+        items = [(seq, item) for seq, item in self.kept[read.channel].items() if seq > read.after]
+        self.engine.journal_read(read.channel, read.after, items[: read.limit], self.now)
+        self.pump()

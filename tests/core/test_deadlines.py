@@ -1,0 +1,206 @@
+"""What happens because time passes (`docs/protocol.md` §7 to §9)."""
+
+from __future__ import annotations
+
+import pytest
+
+from analytics_hub.channels import Channel
+from analytics_hub.identity import Identity
+from analytics_hub.tuning import Tuning
+
+from .rig import ALICE, WALL, Rig
+
+A = Channel("a")
+D = Channel("d", mode="durable")
+GRAIN = 0.25  # deadlines may be this late
+
+
+def test_who_sends_no_token_in_time_is_closed() -> None:
+    rig = Rig(A, tuning=Tuning(auth_timeout=3))
+    peer = rig.connect(identity=None)
+
+    rig.advance(2.9)
+    lives = peer.close is None
+    rig.advance(0.1 + GRAIN)
+
+    assert lives
+    assert peer.close is not None
+    assert (peer.close.code, peer.close.reason) == (4408, "no token within 3 s")
+
+
+def test_who_sent_its_token_in_time_stays() -> None:
+    rig = Rig(A, tuning=Tuning(auth_timeout=3))
+    peer = rig.connect(identity=None)
+    peer.send({"action": "auth", "token": "t"})
+
+    rig.engine.authenticated(peer.session, ALICE, rig.now)
+    rig.advance(10)
+
+    assert peer.close is None
+
+
+@pytest.mark.parametrize(("channel", "seconds"), [("a", 6), ("d", 2)])
+def test_who_takes_nothing_for_too_long_is_closed(channel: str, seconds: float) -> None:
+    rig = Rig(A, D, tuning=Tuning(write_timeout=6, durable_write_timeout=2))
+    peer = rig.connect()
+    peer.subscribe(channel)
+    peer.stall()
+
+    rig.advance(seconds - 0.1)
+    lives = peer.close is None
+    rig.advance(0.1 + GRAIN)
+
+    assert lives
+    assert peer.close is not None
+    assert (peer.close.code, peer.close.reason) == (4503, f"nothing could be written for {seconds} s")
+
+
+def test_who_takes_something_in_time_stays() -> None:
+    rig = Rig(A, tuning=Tuning(write_timeout=6))
+    peer = rig.connect()
+    peer.subscribe("a")
+
+    for _ in range(4):
+        peer.stall()
+        rig.advance(4)
+        peer.resume()
+
+    assert peer.close is None
+
+
+def test_who_has_once_pinged_must_go_on() -> None:
+    rig = Rig(A, tuning=Tuning(silence_timeout=5))
+    peer, listener = rig.connect(), rig.connect()
+    peer.send({"action": "ping"})
+    rig.advance(4)
+    peer.send({"action": "ping"})
+
+    rig.advance(4.9)
+    lives = peer.close is None
+    rig.advance(0.1 + GRAIN)
+
+    assert lives
+    assert peer.close is not None
+    assert (peer.close.code, peer.close.reason) == (4408, "no sign of life for 5 s")
+    assert listener.close is None
+
+
+def test_a_token_that_runs_out_is_announced_once_and_ends_the_session() -> None:
+    rig = Rig(A, tuning=Tuning(expiry_warning=30))
+    peer = rig.connect(Identity(id="alice", expires=WALL + 100))
+
+    rig.advance(69)
+    before = peer.said("$expiring")
+    rig.advance(30)
+    warned = peer.said("$expiring")
+    lives = peer.close is None
+    rig.advance(1 + GRAIN)
+
+    assert (before, lives) == ([], True)
+    assert len(warned) == 1
+    assert warned[0]["in"] == pytest.approx(30, abs=GRAIN)
+    assert peer.close is not None
+    assert (peer.close.code, peer.close.reason) == (4401, "expired token")
+
+
+def test_a_refreshed_token_is_announced_anew() -> None:
+    rig = Rig(A, tuning=Tuning(expiry_warning=30))
+    peer = rig.connect(Identity(id="alice", expires=WALL + 40))
+    rig.advance(20)
+    peer.send({"action": "auth", "token": "t"})
+
+    rig.engine.authenticated(peer.session, Identity(id="alice", expires=WALL + 100), rig.now)
+    rig.advance(75)
+
+    assert len(peer.said("$expiring")) == 2
+    assert peer.close is None
+
+
+def test_the_time_of_day_decides_when_a_token_runs_out() -> None:
+    rig = Rig(A)
+    peer = rig.connect(Identity(id="alice", expires=WALL + 1000))
+
+    rig.engine.tell_time(rig.now, WALL + 2000)
+    rig.advance(1000)
+
+    assert peer.close is not None
+    assert peer.close.code == 4401
+
+
+def test_who_is_written_nothing_gets_a_heartbeat() -> None:
+    rig = Rig(A, tuning=Tuning(heartbeat=5))
+    peer = rig.connect()
+    peer.forget()
+
+    rig.advance(15 + GRAIN)
+
+    assert peer.frames == [[], [], []]
+
+
+def test_data_is_as_good_as_a_heartbeat() -> None:
+    rig = Rig(A, tuning=Tuning(heartbeat=5))
+    peer = rig.connect()
+    peer.subscribe("a")
+    peer.forget()
+
+    for number in range(8):
+        rig.tell("a", number)
+        rig.advance(4)
+
+    assert [] not in peer.frames
+
+
+def test_a_stalled_client_gets_no_heartbeat() -> None:
+    rig = Rig(A, tuning=Tuning(heartbeat=5, write_timeout=100))
+    peer = rig.connect()
+    peer.stall()
+    peer.forget()
+
+    rig.advance(20)
+    before = list(peer.frames)
+    peer.resume()
+    rig.advance(GRAIN)
+
+    assert (before, peer.frames) == ([], [[]])
+
+
+def test_who_has_an_answer_on_its_way_needs_no_heartbeat() -> None:
+    rig = Rig(A, tuning=Tuning(heartbeat=5))
+    peer = rig.connect()
+    peer.forget()
+
+    rig.now += 6
+    rig.engine.receive_data(peer.session, '{"action":"ping"}', rig.now)
+    rig.pump()
+
+    assert peer.types == ["$pong"]
+    assert [] not in peer.frames
+
+
+def test_who_is_owed_a_portion_of_a_flush_needs_no_heartbeat() -> None:
+    rig = Rig(A, tuning=Tuning(heartbeat=5, interval=0.125))
+    peers = rig.crowd(257, "a")
+    rig.publish("a", 1)
+    rig.engine.handle_timer(rig.now)
+    deliveries = rig.engine.data_to_send()
+    rig.write(*next(deliveries))
+
+    rig.now += 6
+    rig.pump()
+
+    assert peers[256].frames[0] == peers[0].frames[0]
+    assert peers[256].data() == [1]
+
+
+def test_who_has_gone_is_not_looked_at_again() -> None:
+    rig = Rig(A, tuning=Tuning(auth_timeout=1, heartbeat=1))
+    peer = rig.connect(identity=None)
+    other = rig.connect()
+
+    for one in (peer, other):
+        rig.engine.disconnect(one.session, rig.now)
+        one.forget()
+    rig.advance(10)
+
+    assert peer.close is None
+    assert peer.frames == other.frames == []

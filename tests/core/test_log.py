@@ -1,0 +1,273 @@
+"""What a channel keeps, in each mode, as its clients see it."""
+
+from __future__ import annotations
+
+import pytest
+
+from analytics_hub.channels import Channel
+from analytics_hub.exceptions import InvalidItem, TableFull, UnknownChannel
+from analytics_hub.tuning import Tuning
+
+from .rig import Rig
+from .wire import Fields
+
+EVENTS = Channel("e")
+TABLE = Channel("t", mode="table", max_keys=3)
+LATEST = Channel("l", mode="latest")
+DURABLE = Channel("d", mode="durable")
+
+
+def snapshot(rig: Rig, channel: str, **options: object) -> list[Fields]:
+    """The data items that a new client gets."""
+    peer = rig.connect()
+    peer.subscribe({"channel": channel, **(options or {"snapshot": True})})
+    return [item for item in peer.items if "seq" in item]
+
+
+def test_an_item_says_what_it_is() -> None:
+    rig = Rig(EVENTS)
+
+    rig.publish("e", {"x": 1})
+
+    (item,) = snapshot(rig, "e")
+    assert item == {"channel": "e", "seq": 1, "type": "e", "timestamp": "2023-11-14T22:13:20.000Z", "data": {"x": 1}}
+
+
+def test_an_item_of_a_table_has_its_key() -> None:
+    rig = Rig(TABLE)
+
+    rig.publish("t", 1, key='a"b')
+
+    (item,) = snapshot(rig, "t")
+    assert (item["key"], "deleted" in item) == ('a"b', False)
+
+
+def test_the_type_is_that_of_the_item_or_the_channel_or_its_name() -> None:
+    rig = Rig(EVENTS, Channel("typed", type="quote"))
+
+    rig.publish("e", 1)
+    rig.publish("e", 2, type="other")
+    rig.publish("typed", 3)
+
+    assert [item["type"] for item in snapshot(rig, "e") + snapshot(rig, "typed")] == ["e", "other", "quote"]
+
+
+def test_any_number_of_types_is_right() -> None:
+    rig = Rig(EVENTS, tuning=Tuning(rate=None))
+
+    for number in [*range(300), 0, 299]:
+        rig.publish("e", number, type=f"type-{number}")
+
+    assert [item["type"] for item in snapshot(rig, "e")] == [f"type-{n}" for n in [*range(300), 0, 299]]
+
+
+def test_the_time_of_an_item_may_be_given() -> None:
+    rig = Rig(EVENTS)
+
+    rig.publish("e", 1, stamp="2020-01-01T00:00:00.000Z")
+
+    assert snapshot(rig, "e")[0]["timestamp"] == "2020-01-01T00:00:00.000Z"
+
+
+def test_events_keeps_the_newest() -> None:
+    rig = Rig(Channel("e", keep_items=3))
+
+    rig.publish("e", *range(10))
+
+    assert [item["data"] for item in snapshot(rig, "e")] == [7, 8, 9]
+
+
+def test_table_keeps_the_last_item_of_every_key() -> None:
+    rig = Rig(TABLE)
+
+    for value, key in enumerate("abacb"):
+        rig.publish("t", value, key=key)
+
+    assert [(item["key"], item["data"]) for item in snapshot(rig, "t")] == [("a", 2), ("c", 3), ("b", 4)]
+
+
+def test_latest_keeps_the_last_item() -> None:
+    rig = Rig(LATEST)
+
+    rig.publish("l", 1, 2, 3)
+
+    assert [(item["seq"], item["data"]) for item in snapshot(rig, "l")] == [(3, 3)]
+
+
+def test_a_full_table_takes_the_keys_it_has_and_no_other() -> None:
+    rig = Rig(TABLE)
+    for key in "abc":
+        rig.publish("t", 1, key=key)
+
+    rig.publish("t", 2, key="a")
+    with pytest.raises(TableFull, match="key 'd' would be one more than the 3 that channel 't' may hold"):
+        rig.publish("t", 2, key="d")
+
+    assert [item["key"] for item in snapshot(rig, "t")] == ["b", "c", "a"]
+
+
+def test_a_deleted_key_makes_room() -> None:
+    rig = Rig(TABLE)
+    for key in "abc":
+        rig.publish("t", 1, key=key)
+
+    assert rig.engine.delete("t", "b", rig.now)
+    rig.publish("t", 2, key="d")
+    with pytest.raises(TableFull):
+        rig.publish("t", 3, key="b")
+
+    assert [item["key"] for item in snapshot(rig, "t")] == ["a", "c", "d"]
+
+
+def test_a_deleted_key_that_comes_back_is_live() -> None:
+    rig = Rig(TABLE)
+    rig.publish("t", 1, key="a")
+    rig.engine.delete("t", "a", rig.now)
+
+    rig.publish("t", 2, key="a")
+
+    assert [item["data"] for item in snapshot(rig, "t")] == [2]
+    assert rig.engine.delete("t", "a", rig.now)
+
+
+def test_deleting_what_is_not_there_publishes_nothing() -> None:
+    rig = Rig(TABLE)
+    rig.publish("t", 1, key="a")
+    rig.engine.delete("t", "a", rig.now)
+
+    assert not rig.engine.delete("t", "a", rig.now)
+    assert not rig.engine.delete("t", "never", rig.now)
+    assert rig.engine.statistics().channels["t"].head == 2
+
+
+def test_who_is_there_learns_of_a_deletion() -> None:
+    rig = Rig(TABLE)
+    peer = rig.connect()
+    peer.subscribe("t")
+    rig.tell("t", 1, key="a")
+
+    rig.engine.delete("t", "a", rig.now)
+    rig.advance(1)
+
+    assert peer.items[-1]["deleted"] is True
+    assert peer.items[-1]["data"] is None
+    assert peer.items[-1]["key"] == "a"
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_an_item_of_a_table_needs_a_key(key: str | None) -> None:
+    rig = Rig(TABLE)
+
+    with pytest.raises(InvalidItem, match="channel 't' is a table: an item needs a key"):
+        rig.publish("t", 1, key=key)
+
+
+@pytest.mark.parametrize("channel", [EVENTS, LATEST, DURABLE])
+def test_only_a_table_has_keys(channel: Channel) -> None:
+    rig = Rig(channel)
+
+    with pytest.raises(InvalidItem, match=f"key 'k' on channel .* whose mode '{channel.mode}' has no keys"):
+        rig.publish(channel.name, 1, key="k")
+    with pytest.raises(InvalidItem, match="has no keys"):
+        rig.engine.delete(channel.name, "k", rig.now)
+
+
+def test_latest_has_nothing_to_delete() -> None:
+    rig = Rig(LATEST)
+
+    with pytest.raises(InvalidItem, match="delete on channel 'l', whose mode 'latest' has no keys"):
+        rig.publish("l", None, deleted=True)
+
+
+def test_an_unknown_channel_cannot_be_published_to() -> None:
+    rig = Rig(EVENTS, Channel("user:*"))
+
+    with pytest.raises(UnknownChannel, match=r"channel 'x' is not declared; the hub has e, user:\*"):
+        rig.publish("x", 1)
+    with pytest.raises(UnknownChannel, match="the hub has none"):
+        Rig().publish("x", 1)
+
+
+def test_the_answer_says_what_is_kept() -> None:
+    rig = Rig(
+        Channel("e", keep_items=5, keep_bytes=99),
+        TABLE,
+        LATEST,
+        DURABLE,
+        Channel("m:*", keep_seconds=7),
+        tuning=Tuning(burst_items=11, burst_bytes=22),
+    )
+
+    answer = rig.connect().subscribe("e", "t", "l", "d", "m:1")
+
+    assert {one["channel"]: (one["mode"], one["keeps"]) for one in answer["channels"]} == {
+        "e": ("events", {"items": 5, "bytes": 99, "seconds": None}),
+        "t": ("table", {"items": 3, "bytes": None, "seconds": None}),
+        "l": ("latest", {"items": 1, "bytes": None, "seconds": None}),
+        "d": ("durable", {"items": 11, "bytes": 22, "seconds": None}),
+        "m:1": ("events", {"items": 11, "bytes": 22, "seconds": 7}),
+    }
+
+
+def test_last_counts_what_can_still_be_delivered() -> None:
+    rig = Rig(TABLE, Channel("e", keep_items=3))
+    for value, key in enumerate("abcab"):
+        rig.publish("t", value, key=key)
+    rig.engine.delete("t", "c", rig.now)
+    rig.publish("e", *range(10))
+
+    assert [item["data"] for item in snapshot(rig, "t", last=1)] == [4]
+    assert [item["data"] for item in snapshot(rig, "t", last=99)] == [3, 4]
+    assert snapshot(rig, "t", last=0) == []
+    assert [item["data"] for item in snapshot(rig, "e", last=2)] == [8, 9]
+    assert [item["data"] for item in snapshot(rig, "e", last=99)] == [7, 8, 9]
+
+
+def test_last_of_an_empty_table_is_nothing() -> None:
+    rig = Rig(TABLE)
+    rig.publish("t", 1, key="a")
+    rig.engine.delete("t", "a", rig.now)
+
+    assert snapshot(rig, "t", last=5) == []
+    assert snapshot(rig, "t") == []
+
+
+def test_a_forgotten_deletion_is_a_loss_for_who_is_behind() -> None:
+    """Three tombstones are remembered; of what is below the oldest forgotten one nobody knows what became."""
+    rig = Rig(TABLE, tuning=Tuning(interval=0.125))
+    peer = rig.connect()
+    peer.subscribe("t")
+    rig.tell("t", 0, key="stays")
+    peer.forget()
+    peer.stall()
+
+    for key in "abcd":
+        rig.publish("t", 1, key=key)
+        rig.engine.delete("t", key, rig.now)
+    pending = peer.ledger("t")
+    rig.advance(1)
+    peer.resume()
+
+    gap, *tombstones = peer.items
+    assert (gap["type"], gap["from"], gap["to"], gap["count"]) == ("$gap", 2, 3, 2)
+    assert [item["key"] for item in tombstones] == ["b", "c", "d"]
+    assert (pending.dropped, pending.conflated, pending.pending) == (2, 3, 3)
+    assert (peer.ledger("t").dropped, peer.ledger("t").conflated, peer.ledger("t").delivered) == (2, 3, 4)
+
+
+def test_what_is_live_below_a_forgotten_deletion_still_comes() -> None:
+    rig = Rig(Channel("t", mode="table", max_keys=2))
+    peer = rig.connect()
+    peer.subscribe("t")
+    peer.stall()
+
+    rig.publish("t", "live", key="live")
+    for key in "abc":
+        rig.publish("t", 1, key=key)
+        rig.engine.delete("t", key, rig.now)
+    rig.advance(1)
+    peer.resume()
+
+    gap, live, *_ = peer.items[-4:]
+    assert (gap["from"], gap["to"], gap["count"]) == (1, 3, 2)
+    assert live["data"] == "live"
