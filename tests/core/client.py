@@ -98,7 +98,8 @@ class Client:
         self.flushed_at = float("-inf")
         self.paced_at: dict[str, float] = {}
         self.dropped: dict[str, int] = {}
-        self.drains = 0
+        self.drains: list[float] = []
+        self.warned: set[float] = set()
         if identity is not None:
             self.welcome(identity)
 
@@ -181,6 +182,7 @@ class Client:
             self.error("forbidden", retry="never", **self._id())
         else:
             self.identity = result
+            self.warned.clear()
             self.expect("$authenticated", expires=result.expires, **self._id())
             lost = [name for name in self.subscribed if not self._may(self.world.declaration(name), name)]
             if lost:
@@ -384,9 +386,10 @@ class Client:
             case "$expiring":
                 assert self.identity is not None and self.identity.expires is not None
                 assert 0 < fields["in"] <= self.world.tuning.expiry_warning + SMALL
+                assert self.identity.expires not in self.warned, "a client is warned once for each token"
+                self.warned.add(self.identity.expires)
             case "$drain":
-                self.drains -= 1
-                assert self.drains >= 0
+                assert 0 <= fields["in"] <= self.drains.pop(0)
             case _:
                 self._read_expected(fields)
 

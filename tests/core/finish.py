@@ -14,7 +14,7 @@ def finish(world: World) -> None:
     for client in world.clients:
         if client.is_live and client.is_stalled:
             world.resume(client)
-    _come_to_rest(world)
+    come_to_rest(world)
     _check_streams(world)
     _check_cohorts(world)
     _leave(world)
@@ -31,11 +31,14 @@ def _answer_all(world: World) -> None:
 
 def _pending(world: World) -> int:
     return sum(
-        ledger.pending for client in world.clients if client.is_live for ledger in world.engine.ledger(client.session).values()
+        ledger.pending
+        for client in world.clients
+        if client.is_live
+        for ledger in world.engine.ledger(client.session).values()
     )
 
 
-def _come_to_rest(world: World) -> None:
+def come_to_rest(world: World) -> None:
     """Only at the times that the engine itself asks for: a wake-up that it forgot shows here."""
     for _ in range(MOST_ROUNDS):
         world.turn()
@@ -72,7 +75,7 @@ def _check_cohorts(world: World) -> None:
             if key is not None and world._refusal(name, key) is not None:
                 key = next(item.key for item in world.lives[name].present())
             world.publish(name, "rest", key=key)
-        _come_to_rest(world)
+        come_to_rest(world)
     for layout in world.engine.registry.layouts.values():
         if not any(reader.gap for cohort in layout.cohorts for reader in cohort.readers.values()):
             assert len(layout.cohorts) == 1, f"{len(layout.cohorts)} cohorts of {layout.key}"
@@ -82,9 +85,12 @@ def _leave(world: World) -> None:
     for client in world.clients:
         world.disconnect(client)
     world.turn()
-    _come_to_rest(world)
+    come_to_rest(world)
     assert not any(world.interest.values()), world.interest
     assert world.engine.is_quiet
+    for client in world.clients:
+        for name, final in client.session.final.items():
+            assert final.is_balanced and final.pending == 0, f"client {client.number}, {name}: {final}"
     for channel in world.engine.statistics().channels.values():
         assert channel.ledger.is_balanced and channel.ledger.pending == 0
     world.advance(30.0)

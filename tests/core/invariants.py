@@ -91,7 +91,7 @@ def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, is
     if cohort is None or cohort.owes(client.session) or not is_settled:
         return
     trimmed: list[Item] = []
-    waiting: list[Item] = []
+    waiting: list[tuple[Item, Stream]] = []
     for name, ledger in ledgers.items():
         stream = client.subscribed[name]
         life = stream.life
@@ -106,26 +106,28 @@ def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, is
         if life.channel.mode == "durable":
             if not carried:
                 assert position >= min(life.told, life.head, life.floor()), f"{name}: {ledger}"
-            assert not rose or carried or position <= max(life.trimmed, stream.seen), f"{name}: {ledger}, journal {life.trimmed}"
+            assert not rose or carried or position <= max(life.trimmed, stream.seen), (
+                f"{name}: {ledger}, journal {life.trimmed}"
+            )
             continue
         assert position >= life.floor(), f"{name}: what is overwritten up to {life.floor()} is not dropped: {ledger}"
-        if not stream.every:
-            waiting += life.items[position:]
+        waiting += [(item, stream) for item in life.items[position:]]
         if rose and position > life.floor():
             trimmed.append(life.items[position - 1])
     if trimmed:
         _check_trim(world, client, trimmed, waiting)
 
 
-def _check_trim(world: World, client: Client, trimmed: list[Item], waiting: list[Item]) -> None:
-    """The oldest went, and no more of them than the buffer says."""
+def _check_trim(world: World, client: Client, trimmed: list[Item], waiting: list[tuple[Item, Stream]]) -> None:
+    """The oldest went, and no more of them than the buffer says. What has a pace of its own may be left alone."""
     cohort = client.session.cohort
     assert cohort is not None
     newest = max(trimmed, key=lambda item: item.order)
     is_held = client.is_stalled or cohort.bucket.available(world.told) < 1 - SMALL
     assert is_held, f"client {client.number} lost {newest.fields}, and nothing held it back"
-    assert all(item.order > newest.order for item in waiting), f"client {client.number} lost {newest.fields}"
-    nbytes = sum(len(item.encoded) for item in waiting)
+    others = [item for item, stream in waiting if not stream.every]
+    assert all(item.order > newest.order for item in others), f"client {client.number} lost {newest.fields}"
+    nbytes = sum(len(item.encoded) for item, _ in waiting)
     is_full = len(waiting) >= world.tuning.buffer_items
     is_heavy = nbytes + len(newest.encoded) > world.tuning.buffer_bytes
     assert is_full or is_heavy, f"client {client.number} lost {newest.fields} for nothing"
@@ -198,9 +200,9 @@ def _check_deadlines(world: World, client: Client) -> None:
 
 
 def _check_promptness(world: World, client: Client) -> None:
-    """What may go has gone, two intervals after the last write at the latest."""
+    """What may go has gone, two intervals after the last write to the client, or its new cohort, at the latest."""
     cohort = client.session.cohort
-    if cohort is None or world.now < client.flushed_at + 2 * world.tuning.interval:
+    if cohort is None or world.now < max(client.flushed_at, cohort.last_write) + 2 * world.tuning.interval:
         return
     if cohort.bucket.available(world.now) < 1 or any(stream.every for stream in client.subscribed.values()):
         return

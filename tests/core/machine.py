@@ -25,7 +25,7 @@ numbers = st.integers(0, MOST_CLIENTS - 1)
 class EngineMachine(RuleBasedStateMachine):
     world: World
 
-    @initialize(setup=draw.setups(), clients=st.integers(0, 5), wanted=st.lists(draw.names, max_size=3, unique=True))
+    @initialize(setup=draw.setups(), clients=st.integers(1, 5), wanted=draw.few_names())
     def begin(self, setup: Setup, clients: int, wanted: list[str]) -> None:
         self.world = World(setup)
         for _ in range(clients):
@@ -45,7 +45,10 @@ class EngineMachine(RuleBasedStateMachine):
     # --- clients
 
     @precondition(lambda self: sum(client.is_live for client in self.world.clients) < MOST_CLIENTS)
-    @rule(identity=st.one_of(st.none(), draw.identities(), draw.identities()), wire=st.sampled_from(("line", "line", "other")))
+    @rule(
+        identity=st.one_of(st.none(), draw.identities(), draw.identities()),
+        wire=st.sampled_from(("line", "line", "other")),
+    )
     def connect(self, identity: Identity | None, wire: str) -> None:
         self.world.connect(self._dated(identity), wire)
 
@@ -58,14 +61,33 @@ class EngineMachine(RuleBasedStateMachine):
     def subscribe(self, number: int, name: str, start: Fields, wire: bool) -> None:
         client = self.client(number)
         if client is not None and not client.is_paused:
-            self.world.send(client, self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]}))
+            self.world.send(
+                client, self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]})
+            )
 
-    @rule(wanted=st.lists(draw.names, min_size=1, max_size=3, unique=True))
+    @rule(wanted=draw.few_names())
     def subscribe_all(self, wanted: list[str]) -> None:
         """Everyone wants the same: that is what makes cohorts."""
         for client in list(self.world.clients):
             if client.is_live and not client.is_paused:
-                self.world.send(client, {"action": "subscribe", "channels": list(wanted)})
+                self.world.send(client, {"action": "subscribe", "channels": list(wanted) or ["ev"]})
+
+    @rule(number=numbers, how_many=st.integers(0, 3), again=st.booleans())
+    def unsubscribe(self, number: int, how_many: int, again: bool) -> None:
+        """From some or all that it has, and perhaps at once to the same again."""
+        client = self.client(number, lambda client: client.is_live and bool(client.subscribed))
+        if client is not None and not client.is_paused:
+            wanted = list(client.subscribed)[: how_many or None]
+            commands: list[Fields] = [{"action": "unsubscribe", "channels": wanted}]
+            if again:
+                commands.append({"action": "subscribe", "channels": list(wanted)})
+            self.world.send(client, *commands)
+
+    @rule(number=numbers, everyone=st.booleans())
+    def ping(self, number: int, everyone: bool) -> None:
+        found = [client for client in self.world.clients if client.is_live and not client.is_paused]
+        for client in found if everyone else found[number : number + 1]:
+            self.world.send(client, {"action": "ping"})
 
     @rule(number=numbers, frame=draw.frames())
     def send(self, number: int, frame: list[Fields | Malformed]) -> None:
@@ -96,10 +118,11 @@ class EngineMachine(RuleBasedStateMachine):
         elif client is not None and code is not None:
             self.world.end(client, code)
 
-    @rule(number=numbers)
-    def resume(self, number: int) -> None:
-        client = self.client(number, lambda client: client.is_stalled and not client.is_gone)
-        if client is not None:
+    @precondition(lambda self: any(client.is_stalled and not client.is_gone for client in self.world.clients))
+    @rule(number=numbers, everyone=st.booleans())
+    def resume(self, number: int, everyone: bool) -> None:
+        found = [client for client in self.world.clients if client.is_stalled and not client.is_gone]
+        for client in found if everyone else [found[number % len(found)]]:
             self.world.resume(client)
 
     # --- publishing
@@ -108,28 +131,36 @@ class EngineMachine(RuleBasedStateMachine):
     def publish(self, name: str, key: str, body: Any) -> None:
         self.world.publish(name, body, key=key if name in draw.KEYED else None)
 
-    @rule(wanted=st.lists(draw.names, min_size=1, max_size=3), count=st.integers(2, 10), pad=st.sampled_from((0, 0, 0, 300)))
+    @rule(
+        wanted=st.lists(draw.names, min_size=1, max_size=3),
+        count=st.integers(2, 10),
+        pad=st.sampled_from((0, 0, 0, 300)),
+    )
     def burst(self, wanted: list[str], count: int, pad: int) -> None:
         for n in range(count):
             for name in wanted:
                 key = draw.KEYS[n % len(draw.KEYS)] if name in draw.KEYED else None
                 self.world.publish(name, n if not pad else "x" * pad, key=key)
 
-    @precondition(lambda self: any(name in self.world.lives for name in draw.KEYED))
-    @rule(name=st.sampled_from(draw.KEYED), key=draw.keys)
-    def delete(self, name: str, key: str) -> None:
-        if name in self.world.lives:
-            self.world.delete(name, key)
+    @rule(name=st.sampled_from(draw.KEYED), churn=st.lists(st.tuples(draw.keys, st.booleans()), min_size=1, max_size=6))
+    def delete(self, name: str, churn: list[tuple[str, bool]]) -> None:
+        for key, is_new in churn:
+            if is_new:
+                self.world.publish(name, 1, key=key)
+            if name in self.world.lives:
+                self.world.delete(name, key)
 
     # --- time and output
 
-    @rule(limit=st.integers(1, 5), deaf=draw.pauses(), is_late=st.booleans(), anew=st.booleans(), looks=st.booleans())
-    def hand_over(self, limit: int, deaf: frozenset[int], is_late: bool, anew: bool, looks: bool) -> None:
+    @rule(limit=st.integers(1, 5), deaf=draw.pauses(), lost=draw.losses(), is_late=st.booleans(), anew=st.booleans(), looks=st.booleans())
+    def hand_over(
+        self, limit: int, deaf: frozenset[int], lost: frozenset[int], is_late: bool, anew: bool, looks: bool
+    ) -> None:
         if anew:
             self.world.forget_output()
         if looks:
             self.world.timer()
-        self.world.hand_over(limit, deaf, is_late=is_late)
+        self.world.hand_over(limit, deaf, lost, is_late=is_late)
 
     @rule(seconds=draw.steps, deaf=draw.pauses())
     def turn_later(self, seconds: float, deaf: frozenset[int]) -> None:
@@ -173,13 +204,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.world.answer_question([name for name in asked if name not in refused], index)
 
     @precondition(lambda self: self.world.jobs)
-    @rule(index=numbers, fails=st.sampled_from((False, False, False, True)))
-    def do_journal(self, index: int, fails: bool) -> None:
+    @rule(index=numbers, fails=st.sampled_from((False, False, False, True)), others=st.integers(0, 3))
+    def do_journal(self, index: int, fails: bool, others: int) -> None:
         self.world.do_journal(index % len(self.world.jobs), fails=fails)
+        for _ in range(min(others, len(self.world.jobs))):
+            self.world.do_journal()
 
     # --- what is seldom
 
-    @rule(what=st.sampled_from(("flood", "drain", "heavy", "trim", "timer", "events", "advance", "tell")), number=numbers)
+    @rule(
+        what=st.sampled_from(("flood", "drain", "heavy", "trim", "timer", "events", "advance", "tell")), number=numbers
+    )
     def oddity(self, what: str, number: int) -> None:
         world = self.world
         client = self.client(number)

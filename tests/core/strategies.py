@@ -30,6 +30,11 @@ keys = st.sampled_from(KEYS)
 names = st.sampled_from(NAMES)
 anything = st.one_of(*[names] * 12, st.sampled_from(("nothing", "user:", "bad name", "", "x" * 300)))
 
+
+def few_names() -> st.SearchStrategy[list[str]]:
+    return st.lists(names, min_size=0, max_size=3, unique=True)
+
+
 small_or_none = st.one_of(st.none(), st.integers(1, 6))
 
 
@@ -111,9 +116,14 @@ def identities(name: str = "ann") -> st.SearchStrategy[Identity]:
 
 def pauses() -> st.SearchStrategy[frozenset[int]]:
     """Whose next write stalls."""
-    return st.one_of(
-        st.just(frozenset()), st.just(frozenset()), st.frozensets(st.integers(0, 5), min_size=1, max_size=4)
-    )
+    nobody: st.SearchStrategy[frozenset[int]] = st.just(frozenset())
+    return st.one_of(nobody, nobody, nobody, st.frozensets(st.integers(0, 5), min_size=1, max_size=4))
+
+
+def losses() -> st.SearchStrategy[frozenset[int]]:
+    """Who turns out to have gone when it is written."""
+    nobody: st.SearchStrategy[frozenset[int]] = st.just(frozenset())
+    return st.one_of(*[nobody] * 9, st.frozensets(st.integers(0, 5), min_size=1, max_size=1))
 
 
 # --- commands
@@ -147,8 +157,13 @@ def commands() -> st.SearchStrategy[Fields]:
     return st.builds(
         with_id,
         st.one_of(
-            st.builds(lambda wanted: {"action": "subscribe", "channels": wanted}, st.lists(selections(), min_size=1, max_size=4)),
-            st.builds(lambda wanted: {"action": "unsubscribe", "channels": wanted}, st.lists(anything, min_size=1, max_size=3)),
+            st.builds(
+                lambda wanted: {"action": "subscribe", "channels": wanted},
+                st.lists(selections(), min_size=1, max_size=4),
+            ),
+            st.builds(
+                lambda wanted: {"action": "unsubscribe", "channels": wanted}, st.lists(anything, min_size=1, max_size=3)
+            ),
             st.just({"action": "ping"}),
             st.just({"action": "auth", "token": "t"}),
         ),
@@ -168,7 +183,14 @@ MALFORMED: Final = (
     Malformed("null"),
     Malformed("5"),
 )
-BROKEN: Final = (Malformed("{"), Malformed("[]"), Malformed("["), Malformed(""), Malformed("nonsense"), Malformed("[" * 700))
+BROKEN: Final = (
+    Malformed("{"),
+    Malformed("[]"),
+    Malformed("["),
+    Malformed(""),
+    Malformed("nonsense"),
+    Malformed("[" * 700),
+)
 
 
 def frames() -> st.SearchStrategy[list[Fields | Malformed]]:
@@ -179,7 +201,7 @@ def frames() -> st.SearchStrategy[list[Fields | Malformed]]:
 
 
 def bodies() -> st.SearchStrategy[Any]:
-    return st.one_of(st.integers(0, 9), st.integers(0, 9), st.text("é\"\\x", max_size=4), st.just({"n": [None, True]}))
+    return st.one_of(st.integers(0, 9), st.integers(0, 9), st.text('é"\\x', max_size=4), st.just({"n": [None, True]}))
 
 
 def encoded(value: Any) -> bytes:

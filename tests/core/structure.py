@@ -67,4 +67,5 @@ def check_empty(engine: Engine) -> None:
     assert not engine._dialogue._waiting
     for log in engine.registry.logs.values():
         assert not log.idle and not log.followers and not log.watchers
+        assert not isinstance(log, DurableLog) or not log.reading, "somebody who has gone waits for the journal"
         assert not log.is_member, f"{log.name} was not forgotten"

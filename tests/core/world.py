@@ -120,7 +120,9 @@ class World:
     def find_declaration(self, name: str) -> Channel | None:
         """The channel that `name` falls under: itself, else the longest pattern."""
         found = [channel for channel in self.setup.channels if channel.name == name]
-        patterns = [c for c in self.setup.channels if c.is_pattern and name.startswith(c.name[:-1]) and name != c.name[:-1]]
+        patterns = [
+            c for c in self.setup.channels if c.is_pattern and name.startswith(c.name[:-1]) and name != c.name[:-1]
+        ]
         return found[0] if found else max(patterns, key=lambda channel: len(channel.name), default=None)
 
     def declaration(self, name: str) -> Channel:
@@ -244,7 +246,7 @@ class World:
         was_closed = client.session.is_closed
         self.engine.receive_data(client.session, texts[0] if len(texts) == 1 else f"[{','.join(texts)}]", self.tick())
         self._see_logs()
-        if not was_closed:
+        if not was_closed and not is_cut_off(client):
             client.queue.extend(commands)
             client.proceed()
             self._follow(client)
@@ -283,7 +285,7 @@ class World:
         """Tell every client to come back."""
         for client in self.clients:
             if client.is_live and client.session.is_open:
-                client.drains += 1
+                client.drains.append(grace)
         self.engine.drain(grace, self.tick())
         self._after()
 
@@ -304,11 +306,13 @@ class World:
         self._see_logs()
         self._after()
 
-    def hand_over(self, limit: int | None = None, deaf: Collection[int] = (), *, is_late: bool = False) -> bool:
+    def hand_over(
+        self, limit: int | None = None, deaf: Collection[int] = (), lost: Collection[int] = (), *, is_late: bool = False
+    ) -> bool:
         """Write at most `limit` deliveries; False if there may be more.
 
         The first write to each client in `deaf` is taken and stalls it; `is_late`: the engine hears of it only after
-        the delivery has gone to its other recipients.
+        the delivery has gone to its other recipients. A client in `lost` turns out to have gone when it is written.
         """
         left = set(deaf)
         if self.output is None:
@@ -319,7 +323,7 @@ class World:
                 self.output = None
                 self._after()
                 return True
-            self._write(delivery, left, is_late=is_late)
+            self._write(delivery, left, lost, is_late=is_late)
             self._after()
             limit = limit - 1 if limit is not None else None
         return False
@@ -328,7 +332,7 @@ class World:
         """The driver comes back later, with a new iterator."""
         self.output = None
 
-    def _write(self, delivery: Delivery, deaf: set[int], *, is_late: bool) -> None:
+    def _write(self, delivery: Delivery, deaf: set[int], lost: Collection[int], *, is_late: bool) -> None:
         frame, recipients = delivery
         assert len({session.id for session in recipients}) == len(recipients), "a client is served twice"
         assert len({session.wire.name for session in recipients}) == 1, "a frame is shared between wires"
@@ -340,6 +344,9 @@ class World:
         for session in recipients:
             client = self.client_of(session)
             client.receive(frame, flushed_at)
+            if client.number in lost and not client.is_gone:
+                client.is_gone = True
+                self.engine.disconnect(session, self.tick())
             if client.number in deaf and not client.is_gone:
                 deaf.discard(client.number)
                 client.is_stalled = True
@@ -367,7 +374,7 @@ class World:
                 self.token_checks.append(event)
             case AskAuthorize(session, identity, channels):
                 client = self.client_of(session)
-                assert (identity, channels) == (client.identity, client.unasked) or client.ending is not None
+                assert session.is_closed or (identity, channels) == (client.identity, client.unasked)
                 self.questions.append(event)
             case Append() | Read():
                 self.jobs.append(event)
@@ -385,7 +392,7 @@ class World:
         assert client.closed is None, f"client {client.number} is closed twice"
         assert reason
         client.closed = code
-        if client.session.is_stalled and code == 4503:
+        if client.session.is_stalled and (code == 4503 or client.ending is None):
             return
         if not client.session.is_stalled and not client.is_gone:
             assert not client.expected, f"client {client.number} was closed before it read {client.expected}"
@@ -397,11 +404,11 @@ class World:
             assert client.identity is not None and client.identity.expires is not None
             assert client.identity.expires <= self.wall
 
-    def turn(self, deaf: Collection[int] = ()) -> None:
+    def turn(self, deaf: Collection[int] = (), lost: Collection[int] = ()) -> None:
         """What a driver does when it wakes: everything that is due now, until there is nothing more."""
         for _ in range(MOST_TURNS):
             self.timer()
-            self.hand_over(deaf=deaf)
+            self.hand_over(deaf=deaf, lost=lost)
             self.handle_events()
             deaf = ()
             timer = self.engine.get_timer()
@@ -430,7 +437,7 @@ class World:
         was_closed = client.session.is_closed
         self.engine.authenticated(check.session, result, self.tick())  # type: ignore[arg-type]  # any refusal
         self._see_logs()
-        if not was_closed:
+        if not was_closed and not is_cut_off(client):
             client.authenticated(result)
             self._follow(client)
         self._after()
@@ -441,7 +448,7 @@ class World:
         was_closed = client.session.is_closed
         self.engine.authorized(question.session, allowed, question.channels, self.tick())
         self._see_logs()
-        if not was_closed:
+        if not was_closed and not is_cut_off(client):
             client.authorized(allowed)
             self._follow(client)
         self._after()
@@ -485,3 +492,8 @@ class World:
             if client.session.is_closed:
                 client.subscribed.clear()
         invariants.check(self)
+
+
+def is_cut_off(client: Client) -> bool:
+    """Whether the engine gave a stalled client up in the middle of what it answered: the rest is of no interest."""
+    return client.session.is_closed and client.session.is_stalled

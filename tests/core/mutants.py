@@ -1,0 +1,675 @@
+"""Proof that the machine bites: deliberate breakages of the core, each of which it must find.
+
+    python -m tests.core.mutants [NAME ...]     some of them, or all; fails if one survives
+
+A mutant is an exact replacement in the source. It is applied to a copy of the package in a folder of its own, where
+the machine, then the busy one, runs in a process of its own. `test_mutants.py` does a few at every test run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as seeded
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+EXAMPLES: Final = 400
+STEPS: Final = 50
+SECONDS: Final = 120.0
+SEED: Final = 2
+
+
+class Edit(NamedTuple):
+    """In a file of the core: `old` becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """A breakage with a name and a sentence."""
+
+    name: str
+    what: str
+    edits: tuple[Edit, ...]
+
+
+class Verdict(NamedTuple):
+    """What the machine said: `error` is None if it found nothing in as many `examples`, 0 if its time ran out."""
+
+    error: str | None
+    examples: int
+    seconds: float
+
+
+class Outdated(Exception):
+    """The source has changed so that a mutant does not fit it any more."""
+
+
+def mutant(name: str, what: str, file: str, old: str, new: str, *more: Edit) -> Mutant:
+    return Mutant(name, what, (Edit(file, old, new), *more))
+
+
+MUTANTS: Final = (
+    # --- positions
+    mutant(
+        "position-one-short",
+        "A flush leaves its readers one item before the head.",
+        "batcher.py",
+        "                reader.position = log.head\n        cohort.dirty = []",
+        "                reader.position = log.head - 1\n        cohort.dirty = []",
+    ),
+    mutant(
+        "last-one-more",
+        "`last: N` starts N + 1 items back.",
+        "log.py",
+        "return max(self.oldest(), self.head - count)",
+        "return max(self.oldest(), self.head - count - 1)",
+    ),
+    mutant(
+        "stale-positions",
+        "A member that leaves a follower keeps the positions from before it followed.",
+        "placement.py",
+        "                place(standing.readers, cohort.inbox)\n",
+        "                pass\n",
+    ),
+    mutant(
+        "inbox-lost",
+        "What a follower was handed is lost when it stops following.",
+        "following.py",
+        "    place(cohort.readers, inbox)\n",
+        "",
+    ),
+    mutant(
+        "carry-left-behind",
+        "A member that leaves takes no copy of what was taken and not written yet.",
+        "cohort.py",
+        "        twin.carry = self.carry\n",
+        "",
+    ),
+    mutant(
+        "chunk-read-twice",
+        "A chunk from the journal does not move the position.",
+        "durable.py",
+        "            reader.position = entries[-1].seq if entries else log.floor\n",
+        "",
+    ),
+    # --- losses
+    mutant(
+        "gap-unsaid",
+        "A loss is marked as reported, and its `$gap` is not sent.",
+        "ration.py",
+        "            self.items.insert(place, reader.notice(self._held_by, self._timestamp))",
+        "            reader.notice(self._held_by, self._timestamp)",
+    ),
+    mutant(
+        "second-loss-unsaid",
+        "What is lost before an earlier loss was reported is not added to it.",
+        "cohort.py",
+        "self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)",
+        "self.gap = self.gap or Gap(first, last, count)",
+    ),
+    mutant(
+        "last-loss-unsaid",
+        "A subscription ends without a word on what it lost.",
+        "subscriptions.py",
+        "        if reader.gap:\n            gaps.append",
+        "        if reader.gap and not reader:\n            gaps.append",
+    ),
+    mutant(
+        "journal-skipped",
+        "What memory has no more is dropped, though the journal has it.",
+        "ration.py",
+        "            self.behind.append(reader)\n            return ()\n",
+        "            reader.drop(log.floor - reader.position)\n",
+    ),
+    mutant(
+        "newest-overwritten",
+        "A ring that is full lets go of the newest instead of the oldest.",
+        "ring.py",
+        "del self._entries[:gone]",
+        "del self._entries[-gone:]",
+    ),
+    mutant(
+        "trim-one-more",
+        "The buffer of a session that is held back is cut to one item too few.",
+        "batcher.py",
+        "reader.drop(excess)",
+        "reader.drop(min(excess + 1, log.head - reader.position))",
+    ),
+    mutant(
+        "trim-by-channel",
+        "The buffer is cut channel by channel instead of by age.",
+        "batcher.py",
+        "        newest.sort(key=_by_order)\n        del newest",
+        "        del newest",
+    ),
+    mutant(
+        "no-trim",
+        "What a stalled session may not wait for is kept.",
+        "placement.py",
+        "            self._batcher.trim(list(standing.readers.values()))",
+        "            pass",
+    ),
+    mutant(
+        "buffer-without-bytes",
+        "The buffer has no bound in bytes.",
+        "batcher.py",
+        "            if room < 0:\n                break\n            first",
+        "            first",
+    ),
+    mutant(
+        "forgotten-deletion",
+        "A table forgets a deletion and does not say so to those who are behind.",
+        "log.py",
+        "self.floor = live.pop(oldest).seq",
+        "live.pop(oldest)",
+    ),
+    # --- counters
+    mutant(
+        "conflated-as-dropped",
+        "A superseded item is counted as dropped.",
+        "cohort.py",
+        "self.conflated += log.head - self.position - len(entries) - lost",
+        "self.dropped += log.head - self.position - len(entries) - lost",
+    ),
+    mutant(
+        "uncounted-in-a-join",
+        "Who joins a cohort takes over its count of conflated items.",
+        "subscription.py",
+        "        self.conflated += old.conflated - new.conflated\n",
+        "",
+    ),
+    mutant(
+        "uncounted-in-a-resume",
+        "What is lost before a resume is not counted.",
+        "start.py",
+        "        reader.dropped = lost\n",
+        "",
+    ),
+    mutant(
+        "owed-as-delivered",
+        "What a flush under way still owes a member counts as delivered to it.",
+        "engine.py",
+        "            owed.update({reader.log.name: count for reader, count in cohort.taken.items()})",
+        "            pass",
+    ),
+    mutant(
+        "nothing-abandoned",
+        "What was pending when a subscription ended is forgotten.",
+        "ledger.py",
+        "self.abandoned + self.pending, 0)",
+        "self.abandoned, 0)",
+    ),
+    mutant(
+        "account-unclosed",
+        "The account of a subscription that has ended is missing from the channel's totals.",
+        "subscriptions.py",
+        "        log.closed = log.closed + ledger\n",
+        "",
+    ),
+    # --- order
+    mutant(
+        "data-before-answer",
+        "An item is sent before the acknowledgement of its subscription.",
+        "output.py",
+        "        if self._talking:\n",
+        "        if self._talking and not self._due:\n",
+    ),
+    mutant(
+        "close-before-last-words",
+        "A session is closed before what was said to it last is out.",
+        "engine.py",
+        "            if self._placement.outbox and isinstance(self._events[0], Close):\n                return\n",
+        "",
+    ),
+    mutant(
+        "owed-frame-forgotten",
+        "Who leaves in the middle of a flush is not written the frame it is owed.",
+        "placement.py",
+        "self.outbox.append(Delivery(cohort.settle(session), (session,)))",
+        "cohort.settle(session)",
+    ),
+    mutant(
+        "inbox-by-channel",
+        "A follower is handed new entries channel by channel instead of by age.",
+        "following.py",
+        "    news.sort(key=_by_order)\n",
+        "",
+    ),
+    mutant(
+        "before-the-commit",
+        "An item of a durable channel is delivered before its journal has it.",
+        "durable.py",
+        "            self._ask(Append(log.name, log.head + 1, items, log.batch))",
+        "            self._ask(Append(log.name, log.head + 1, items, log.batch))\n"
+        "            for item in items:\n"
+        "                log.append(Entry(0, log.head + 1, item, log.name))\n"
+        "            self._placement.mark(log)",
+        Edit("durable.py", "            log.append(Entry(order, log.head + 1, item, name))", "            pass"),
+    ),
+    mutant(
+        "written-while-stalled",
+        "A second write goes to a session that the first has stalled.",
+        "output.py",
+        "            return None if one.recipients[0].is_stalled else one\n",
+        "            return one\n",
+    ),
+    mutant(
+        "overtaking-commands",
+        "A command is carried out while one before it waits for its answer.",
+        "dialogue.py",
+        "while session.commands and not session.is_waiting and not session.is_closed:",
+        "while session.commands and not session.is_closed:",
+    ),
+    # --- who shares what
+    mutant(
+        "stalled-in-the-cohort",
+        "A client that stalls stays with the others, and their next frame is written to it.",
+        "placement.py",
+        "        stray = cohort.stray\n",
+        "        if cohort.size > 1:\n            return\n        stray = cohort.stray\n",
+    ),
+    mutant(
+        "readers-shared",
+        "A member that leaves its cohort shares the positions of those who stay.",
+        "placement.py",
+        "{name: r.copy() for name, r in cohort.readers.items()}",
+        "dict(cohort.readers)",
+    ),
+    mutant(
+        "strays-of-two-flushes",
+        "Clients that stalled after different flushes share positions.",
+        "placement.py",
+        " and stray.last_write == cohort.last_write:",
+        ":",
+        Edit("output.py", "        cohort.stray = None\n", ""),
+    ),
+    mutant(
+        "tokens-for-nothing",
+        "A member that leaves its cohort gets a full bucket.",
+        "placement.py",
+        "cohort.bucket.copy())",
+        "TokenBucket(self._rate, now))",
+    ),
+    mutant(
+        "tokens-by-subscribing",
+        "A session without subscriptions gets a full bucket with its next one.",
+        "placement.py",
+        "            session.standing = standing\n",
+        "",
+    ),
+    mutant(
+        "poor-joins-rich",
+        "A session with fewer tokens joins a cohort with more.",
+        "placement.py",
+        "cohort.bucket.available(now) + _ROUNDING >= home.bucket.available(now)",
+        "True",
+    ),
+    mutant(
+        "outlives-unsubscribe",
+        "A reader lives on after its subscription has ended.",
+        "subscriptions.py",
+        "reader = standing.readers.pop(name)",
+        "reader = standing.readers[name]",
+    ),
+    mutant(
+        "outlives-close",
+        "A session that has ended stays in its cohort.",
+        "subscriptions.py",
+        "        self._placement.remove(session)\n",
+        "",
+    ),
+    # --- pace
+    mutant(
+        "batch-too-long",
+        "A frame holds one item more than `max_batch`.",
+        "batcher.py",
+        "        if len(items) <= size:",
+        "        if len(items) <= size + 1:",
+    ),
+    mutant(
+        "one-token-free",
+        "A flush pays for all items but one.",
+        "batcher.py",
+        "        bucket.spend(count)\n        taken",
+        "        bucket.spend(count - 1)\n        taken",
+    ),
+    mutant(
+        "interval-ignored",
+        "A cohort may be flushed again at once.",
+        "batcher.py",
+        '        cohort.dirty = []\n        cohort.held_by = "rate"\n        cohort.not_before = now + self._interval',
+        '        cohort.dirty = []\n        cohort.held_by = "rate"\n        cohort.not_before = now',
+    ),
+    mutant(
+        "three-intervals",
+        "A cohort waits three intervals for its next flush.",
+        "batcher.py",
+        '        cohort.dirty = []\n        cohort.held_by = "rate"\n        cohort.not_before = now + self._interval',
+        '        cohort.dirty = []\n        cohort.held_by = "rate"\n'
+        "        cohort.not_before = now + 3 * self._interval",
+    ),
+    mutant(
+        "max-hz-ignored",
+        "`max_hz` holds nothing back.",
+        "batcher.py",
+        "reader.next_at = now + reader.every",
+        "reader.next_at = now",
+    ),
+    mutant(
+        "wake-up-forgotten",
+        "A cohort that could be given nothing is not looked at again.",
+        "output.py",
+        "            if cohort.dirty:\n                placement.wants(cohort, now)\n            return None",
+        "            return None",
+    ),
+    mutant(
+        "heartbeat-late",
+        "A silent client gets its heartbeat after twice the time.",
+        "deadlines.py",
+        "if self._moment.now - last >= self._tuning.heartbeat and",
+        "if self._moment.now - last >= 2 * self._tuning.heartbeat and",
+    ),
+    # --- starting and ending
+    mutant(
+        "head-is-the-future",
+        "`since` at the head is refused as if it were above it.",
+        "start.py",
+        "if since.seq > log.head:",
+        "if since.seq >= log.head:",
+    ),
+    mutant(
+        "epoch-ignored",
+        "A resume from another epoch is taken for one from this.",
+        "start.py",
+        "    if since.epoch != log.epoch:\n        return _anew(log, selection, timestamp)\n",
+        "",
+    ),
+    mutant(
+        "always-recovered",
+        "A resume that has lost items says `recovered`.",
+        "start.py",
+        "recovered=not lost",
+        "recovered=True",
+    ),
+    mutant(
+        "deletions-skipped",
+        "Deleted keys are never told of.",
+        "log.py",
+        "            found.append(entry)\n",
+        "            if not entry.deleted:\n                found.append(entry)\n",
+    ),
+    mutant(
+        "fresh-for-ever",
+        "A reader that began with a snapshot never learns of a deletion.",
+        "cohort.py",
+        "            self.is_fresh = False\n",
+        "",
+    ),
+    mutant(
+        "role-unchecked",
+        "A channel is open to roles that may not see it.",
+        "subscriptions.py",
+        "        if not channel.admits(session.identity, name):",
+        "        if not channel.admits(session.identity, name) and not name:",
+    ),
+    mutant(
+        "revocation-forgotten",
+        "A refreshed token that allows less ends no subscription.",
+        "dialogue.py",
+        "            if lost:\n",
+        "            if lost and not session:\n",
+    ),
+    mutant(
+        "expiry-ignored",
+        "A session outlives its token by a minute.",
+        "deadlines.py",
+        "endings.append((self._moment.now + left, CloseCode.UNAUTHENTICATED",
+        "endings.append((self._moment.now + left + 60, CloseCode.UNAUTHENTICATED",
+    ),
+    mutant(
+        "members-for-ever",
+        "A member of a pattern that nobody watches is never forgotten.",
+        "registry.py",
+        "        self.members.at(log, now + pattern.keep_seconds)\n",
+        "",
+    ),
+    # --- fine points
+    mutant(
+        "late-answer",
+        "A journal's answer counts for a reader that has moved on meanwhile.",
+        "durable.py",
+        "if cohort is None or reader.position != after or reader.carry:",
+        "if cohort is None:",
+    ),
+    mutant(
+        "bucket-shared",
+        "A member that leaves its cohort shares its bucket.",
+        "placement.py",
+        "cohort.bucket.copy())",
+        "cohort.bucket)",
+    ),
+    mutant(
+        "gap-reason",
+        "The gap of a client that was congested says `rate`.",
+        "placement.py",
+        '        standing.held_by = "buffer"\n',
+        "",
+    ),
+    mutant(
+        "drain-in-one-slot",
+        "`$drain` sends all clients back at the same moment.",
+        "engine.py",
+        "round(place * slot, 3)",
+        "round(slot, 3)",
+    ),
+    mutant(
+        "stalled-for-ever",
+        "A session that stays unwritable is never closed.",
+        "deadlines.py",
+        "session.stalled_since + allowed,",
+        "session.stalled_since + allowed + 1e6,",
+    ),
+    mutant(
+        "unwritable-too-early",
+        "A session that is unwritable is closed after half the time.",
+        "deadlines.py",
+        "session.stalled_since + allowed,",
+        "session.stalled_since + allowed / 2,",
+    ),
+    mutant(
+        "silence-too-early",
+        "A client that pings is closed after half the silence it may keep.",
+        "deadlines.py",
+        "session.last_heard + tuning.silence_timeout,",
+        "session.last_heard + tuning.silence_timeout / 2,",
+    ),
+    mutant(
+        "silence-for-ever",
+        "A client that has pinged once may be silent for ever.",
+        "deadlines.py",
+        "session.last_heard + tuning.silence_timeout,",
+        "session.last_heard + tuning.silence_timeout + 1e6,",
+    ),
+    mutant(
+        "expiring-unsaid",
+        "`$expiring` is never sent.",
+        "deadlines.py",
+        "        session.expiry_warned = expires\n",
+        "        session.expiry_warned = expires\n        return []\n",
+    ),
+    mutant(
+        "one-token-free-ration",
+        "A rationed flush pays for all items but one.",
+        "ration.py",
+        "        self.spent = len(chosen)\n",
+        "        self.spent = max(0, len(chosen) - 1)\n",
+    ),
+    mutant(
+        "inbox-free",
+        "A follower pays nothing.",
+        "batcher.py",
+        "        cohort.bucket.spend(count)\n",
+        "",
+    ),
+)
+
+
+# --- applying
+
+
+def mutated(edit: Edit, source: str, name: str) -> str:
+    """The source with the replacement made."""
+    found = source.count(edit.old)
+    if found != 1:
+        raise Outdated(
+            f"mutant {name!r} has to be renewed: analytics_hub/core/{edit.file} has its text {found} times, not once:\n"
+            f"{edit.old}"
+        )
+    return source.replace(edit.old, edit.new)
+
+
+def apply(mutant: Mutant, core: Path) -> None:
+    """Break the files in the folder `core`."""
+    for edit in mutant.edits:
+        path = core / edit.file
+        path.write_text(mutated(edit, path.read_text(encoding="utf-8"), mutant.name), encoding="utf-8")
+
+
+def find_in_copy(
+    mutant: Mutant | None, examples: int = EXAMPLES, seconds: float = SECONDS, seed: int = SEED
+) -> Verdict:
+    """Run the machine against a copy of the core with `mutant` applied, or none."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        top = Path(folder)
+        skip = shutil.ignore_patterns("__pycache__", "transports")  # a link, and the core needs none
+        shutil.copytree(ROOT / "analytics_hub", top / "analytics_hub", ignore=skip)
+        shutil.copytree(ROOT / "tests" / "core", top / "tests" / "core", ignore=skip)
+        (top / "tests" / "__init__.py").touch()
+        if mutant is not None:
+            apply(mutant, top / "analytics_hub" / "core")
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "tests.core.mutants", "--hunt", str(examples), "--seed", str(seed)]
+        start = time.monotonic()
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=True
+            )
+        except subprocess.TimeoutExpired:
+            return Verdict(None, 0, time.monotonic() - start)
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"the machine did not run:\n{error.stderr}") from None
+        return Verdict(*json.loads(done.stdout.splitlines()[-1]))
+
+
+# --- in the copy
+
+
+def hunt(examples: int, seed: int) -> Verdict:
+    """Run the machines here, one after the other, until one finds something."""
+    from analytics_hub.core import engine
+
+    from .busy import BusyMachine
+    from .machine import EngineMachine
+
+    assert Path(str(engine.__file__)).resolve().is_relative_to(ROOT), f"the engine comes from {engine.__file__}"
+    start = time.monotonic()
+    runs = 0
+    for machine in (EngineMachine, BusyMachine):
+        error, more = run(machine, examples, seed)
+        runs += more
+        if error is not None:
+            return Verdict(error, runs, time.monotonic() - start)
+    return Verdict(None, runs, time.monotonic() - start)
+
+
+def run(machine: type[RuleBasedStateMachine], examples: int, seed: int) -> tuple[str | None, int]:
+    """What the machine found, and how many examples that took."""
+    runs = 0
+
+    def count() -> RuleBasedStateMachine:
+        nonlocal runs
+        runs += 1
+        return machine()
+
+    factory: Any = seeded(seed)(count)  # any callable will do
+    quick = settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(factory, settings=quick)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it was found
+        return describe(failure), runs
+    return None, runs
+
+
+def describe(failure: BaseException) -> str:
+    """The first line of what failed, and the function that noticed."""
+    while isinstance(failure, BaseExceptionGroup):  # hypothesis says so if it came out differently when repeated
+        failure = failure.exceptions[0]
+    where = [frame for frame in traceback.extract_tb(failure.__traceback__) if str(ROOT) in frame.filename]
+    lines = str(failure).splitlines()
+    place = f"{Path(where[-1].filename).name} {where[-1].name}: " if where else ""
+    return f"{place}{type(failure).__name__}{': ' + lines[0] if lines else ''}"
+
+
+# --- the command
+
+
+def rows(chosen: Sequence[Mutant], seed: int) -> int:
+    """Try each and print a table; how many survived."""
+    survivors = 0
+    print("| mutant | what is broken | found after | by |\n|---|---|---|---|")
+    for each in chosen:
+        verdict = find_in_copy(each, seed=seed)
+        survivors += verdict.error is None
+        after = f"{verdict.examples} examples, {verdict.seconds:.1f} s" if verdict.error else "**survives**"
+        by = (verdict.error or f"{verdict.examples} examples, {verdict.seconds:.0f} s")[:110].replace("|", "\\|")
+        print(f"| `{each.name}` | {each.what} | {after} | {by} |", flush=True)
+    return survivors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Break the core on purpose; the machine must find every breakage.")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--hunt", type=int, metavar="EXAMPLES", help="run the machine against the core as it is")
+    options = parser.parse_args()
+    if options.hunt:
+        print(json.dumps(hunt(options.hunt, options.seed)))
+        return 0
+    known = {each.name: each for each in MUTANTS}
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(known)}")
+    unbroken = find_in_copy(None, seconds=10 * SECONDS, seed=options.seed)
+    if unbroken.error is not None or not unbroken.examples:
+        print(f"The machine fails without any mutant: {unbroken.error or 'out of time'}", file=sys.stderr)
+        return 2
+    print(f"Unbroken: {unbroken.examples} examples in {unbroken.seconds:.0f} s without a failure.\n", flush=True)
+    return 1 if rows([known[name] for name in options.names] or MUTANTS, options.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
