@@ -231,16 +231,15 @@ class TestPublishFeed:
         """Cancellation comes through, though the next bytes are always there already."""
         path = tmp_path / "feed.jsonl"
         path.write_text(f"{LINE}\n" * 20_000)
-        with anyio.CancelScope() as scope:
+        scope = anyio.CancelScope()
 
-            class CancellingHub(FakeHub):
-                def publish(
-                    self, channel: str, data: object, *, type: str | None = None, key: str | None = None
-                ) -> None:
-                    super().publish(channel, data, type=type, key=key)
-                    scope.cancel()
+        class CancellingHub(FakeHub):
+            def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
+                super().publish(channel, data, type=type, key=key)
+                scope.cancel()
 
-            hub = CancellingHub()
+        hub = CancellingHub()
+        with scope:
             await publish_feed(hub, path, on_error=Errors())
 
         assert scope.cancelled_caught

@@ -97,7 +97,7 @@ class Client:
         self.wrote_at = world.now
         self.flushed_at = float("-inf")
         self.paced_at: dict[str, float] = {}
-        self.dropped: dict[str, int] = {}
+        self.dropped: dict[Stream, int] = {}
         self.drains: list[float] = []
         self.warned: set[float] = set()
         if identity is not None:

@@ -200,11 +200,15 @@ def _check_deadlines(world: World, client: Client) -> None:
 
 
 def _check_promptness(world: World, client: Client) -> None:
-    """What may go has gone, two intervals after the last write to the client, or its new cohort, at the latest."""
+    """What may go has gone, two intervals after the last write at the latest; a cohort may wait for its own beat."""
     cohort = client.session.cohort
-    if cohort is None or world.now < max(client.flushed_at, cohort.last_write) + 2 * world.tuning.interval:
+    if cohort is None or cohort.bucket.available(world.now) < 1:
         return
-    if cohort.bucket.available(world.now) < 1 or any(stream.every for stream in client.subscribed.values()):
+    if any(stream.every for stream in client.subscribed.values()):
+        return
+    interval = world.tuning.interval
+    assert cohort.not_before <= world.now + interval, f"client {client.number} waits until {cohort.not_before}"
+    if world.now < max(client.flushed_at + 2 * interval, cohort.not_before):
         return
     for name, ledger in world.engine.ledger(client.session).items():
         reader = cohort.readers[name]

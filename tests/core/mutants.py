@@ -615,7 +615,7 @@ def run(machine: type[RuleBasedStateMachine], examples: int, seed: int) -> tuple
         database=None,
         phases=[Phase.generate],
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck.__members__.values()],
     )
     try:
         run_state_machine_as_test(factory, settings=quick)

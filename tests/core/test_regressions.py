@@ -108,31 +108,38 @@ def test_a_busy_cohort_keeps_what_it_was_handed_when_one_of_its_logs_runs_over()
 
 
 def test_what_a_cohort_was_written_before_a_client_joined_it_is_no_heartbeat_for_that_client() -> None:
-    world = begin(replace(TUNING, rate=0.5, buffer_items=1), clients=2, of=("ev",))
+    world = World(Setup(make_channels(), replace(TUNING, rate=0.5, buffer_items=1)))
+    late = world.connect()
+    for client in (late, world.connect()):
+        subscribe(world, client, "ev")
     world.publish("ev")
     world.publish("ev")
-    world.turn({0})
-    world.resume(world.clients[0])
+    world.advance(1 / 1024)
+    world.turn({late.number})
+    world.resume(late)
 
     world.run(5.0)
 
     finish(world)
 
 
-def test_a_client_in_debt_does_not_delay_others_who_want_the_same() -> None:
-    world = begin(replace(TUNING, rate=2.0), of=("tab",))
-    for key in "abc":
-        world.publish("tab", key=key)
+def test_a_client_without_tokens_does_not_delay_others_who_want_the_same() -> None:
+    world = World(Setup(make_channels(), replace(TUNING, rate=4.0)))
+    for _ in range(6):
+        world.publish("ev")
+    subscribe(world, world.connect(), "ev")
+    world.send(world.connect(), {"action": "subscribe", "channels": [{"channel": "ev", "last": 6}]})
     world.turn()
-    world.advance(1.0)
-    subscribe(world, world.connect(), "tab")  # takes three items with two tokens
+    world.publish("ev")
     world.turn()
 
-    for _ in range(4):
-        world.advance(TUNING.interval)
-        world.publish("tab", key="a")
-        world.turn()
+    world.advance(TUNING.interval / 2)
+    world.publish("ev")
+    world.turn()
+    world.advance(2 * TUNING.interval)
+    world.turn()
 
+    assert [client.streams["ev"].delivered for client in world.clients] == [2, 4]
     finish(world)
 
 
