@@ -239,7 +239,8 @@ class Client:
             code = self._judge(name) or ("forbidden" if name in forbidden else None)
             if code is None and any(name == other for other, _ in opened) and start_options(selection):
                 code = "bad-request"
-            stream, answer = None, {}
+            stream: Stream | None = None
+            answer: Fields = {}
             if code is None:
                 code, stream, answer = self._start(name, selection)
             answers.append(named(name) | (answer if code is None else {"ok": False, "code": code}))

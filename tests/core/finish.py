@@ -9,7 +9,7 @@ MOST_ROUNDS = 2000
 
 
 def finish(world: World) -> None:
-    """Everybody resumes, every question is answered, time passes: nothing may be pending then, and nothing left over."""
+    """Everybody resumes, every question is answered, time passes: nothing may be pending then, nothing left over."""
     _answer_all(world)
     for client in world.clients:
         if client.is_live and client.is_stalled:

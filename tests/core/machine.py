@@ -152,7 +152,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     # --- time and output
 
-    @rule(limit=st.integers(1, 5), deaf=draw.pauses(), lost=draw.losses(), is_late=st.booleans(), anew=st.booleans(), looks=st.booleans())
+    @rule(
+        limit=st.integers(1, 5),
+        deaf=draw.pauses(),
+        lost=draw.losses(),
+        is_late=st.booleans(),
+        anew=st.booleans(),
+        looks=st.booleans(),
+    )
     def hand_over(
         self, limit: int, deaf: frozenset[int], lost: frozenset[int], is_late: bool, anew: bool, looks: bool
     ) -> None:

@@ -39,7 +39,7 @@ class Item:
 
     @property
     def deleted(self) -> bool:
-        return self.fields.get("deleted", False)
+        return bool(self.fields.get("deleted", False))
 
 
 def make_fields(
@@ -178,7 +178,7 @@ class Stream:
 
     def take(self, fields: Fields) -> Item:
         """The client was handed a data item."""
-        seq = fields["seq"]
+        seq: int = fields["seq"]
         assert 0 < seq <= self.life.head, f"{self.name}: item {seq} was never accepted"
         item = self.life.items[seq - 1]
         assert fields == item.fields, f"{self.name}: {fields} is not what was published: {item.fields}"

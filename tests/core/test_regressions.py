@@ -129,7 +129,6 @@ def test_a_client_without_tokens_does_not_delay_others_who_want_the_same() -> No
         world.publish("ev")
     subscribe(world, world.connect(), "ev")
     world.send(world.connect(), {"action": "subscribe", "channels": [{"channel": "ev", "last": 6}]})
-    world.turn()
     world.publish("ev")
     world.turn()
 
@@ -251,5 +250,3 @@ def test_a_stalled_client_that_reads_the_journal_resumes_where_it_was() -> None:
     come_to_rest(world)
     assert client.streams["dur"].delivered == 5
     finish(world)
-
-

@@ -25,7 +25,7 @@ from analytics_hub.tuning import Tuning
 from . import invariants
 from .client import Client, Command, Malformed
 from .model import Item, Life, make_fields, stamp
-from .wire import Fields, LineWire, read_frames
+from .wire import Fields, LineWire
 
 EPOCH: Final = 1_768_800_000.0
 """The time of day when a world begins."""
@@ -425,7 +425,8 @@ class World:
             timer = self.engine.get_timer()
             if timer is None or timer > until:
                 break
-            self.now = timer
+            self.now = max(timer, self.now)
+            invariants.check_before_turn(self)
             self.turn()
         self.now = until
 
