@@ -1,0 +1,17 @@
+"""The machine runs with small constants of the core; nobody else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from analytics_hub.core import cohort, dialogue
+
+
+@pytest.fixture(autouse=True)
+def constants() -> Iterator[None]:
+    before = cohort.SLICE, dialogue.REFUSED_IN_A_ROW
+    yield
+    for module, name, value in ((cohort, "SLICE", before[0]), (dialogue, "REFUSED_IN_A_ROW", before[1])):
+        setattr(module, name, value)
