@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .machine import EngineMachine
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 TestEngine = EngineMachine.TestCase
