@@ -103,8 +103,8 @@ class Placement:
         )
         cohort = Cohort(layout, standing.readers, standing.bucket)
         cohort.not_before = standing.not_before
-        cohort.held_by = standing.held_by
         cohort.is_stalled = session.is_stalled
+        cohort.held_by = "buffer" if session.is_stalled else standing.held_by
         layout.cohorts[cohort] = None
         cohort.add(session)
         if cohort.is_stalled:
@@ -132,7 +132,6 @@ class Placement:
             return
         origin = cohort if cohort.size > 1 else None
         standing = self.detach(session, now)
-        standing.held_by = "buffer"
         last_write = cohort.last_write
         self.attach(session, standing, now)
         placed = session.cohort

@@ -468,8 +468,8 @@ MUTANTS: Final = (
         "gap-reason",
         "The gap of a client that was congested says `rate`.",
         "placement.py",
-        '        standing.held_by = "buffer"\n',
-        "",
+        'cohort.held_by = "buffer" if session.is_stalled else standing.held_by',
+        "cohort.held_by = standing.held_by",
     ),
     mutant(
         "drain-in-one-slot",

@@ -28,12 +28,13 @@ def run_while_the_loop_is_blocked(work: Callable[[], None]) -> None:
 
 async def test_every_thread_keeps_its_order() -> None:
     threads, items = 8, 500
+    room = threads * items  # the client reads when all is published: with less it would lose the oldest, and rightly
 
     def publish(name: int) -> None:
         for number in range(items):
             hub.publish("events", [name, number])
 
-    async with running() as hub, subscribe(hub, "events") as client:
+    async with running() as hub, subscribe(hub, "events", room=room) as client:
         async with anyio.create_task_group() as tasks:
             for name in range(threads):
                 tasks.start_soon(anyio.to_thread.run_sync, publish, name)
@@ -49,7 +50,7 @@ async def test_threads_and_the_loop_publish_side_by_side() -> None:
         for number in range(1000):
             hub.publish("events", ["thread", number])
 
-    async with running() as hub, subscribe(hub, "events") as client:
+    async with running() as hub, subscribe(hub, "events", room=2000) as client:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, publish)
             for number in range(1000):

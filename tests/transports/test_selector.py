@@ -190,16 +190,17 @@ async def test_the_event_loop_has_its_turn_while_many_are_ready() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(application)
-        handlers = [Recorder(work) for _ in range(4)]
+        handlers = [Recorder(work) for _ in range(12)]
 
         def script(loop: SelectorLoop) -> None:
             for handler in handlers:
                 loop.call_soon(handler)
 
-        await run_loop(script, lambda: len(seen) == 4, Clock())
+        await run_loop(script, lambda: len(seen) == len(handlers), Clock())
         group.cancel_scope.cancel()
 
-    assert len(set(seen)) >= 3  # Trio shuffles who is next, so that one of them may run twice in a row
+    # Trio tosses a coin for who is next, so that some of them run twice in a row; without the turns it is one value.
+    assert len(set(seen)) >= 3
 
 
 # --- pollers --------------------------------------------------------------------------------------------------------
