@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from .exceptions import InvalidChannel
 from .identity import Identity
@@ -43,9 +43,12 @@ class Channel:
     """One declared channel, or with a `name` that ends in `*` a pattern whose members appear at first use.
 
     `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` are those
-    that may subscribe, None for everyone. `max_keys` bounds a `table`. `keep_items`, `keep_bytes` and `keep_seconds`
-    bound what is kept for `last`, `snapshot` and `since`: of `events` and `durable` channels in memory; None takes the
-    hub's `burst`. `keep_seconds` is also how long a pattern's member that nobody watches is remembered.
+    that may subscribe, None for everyone; `publishers` those that may publish over the network, by default nobody but
+    the application itself. `schema` is what its `data` is: any type that msgspec can describe, such as a struct; what
+    comes over the network is checked against it, and it is told in the AsyncAPI document. `max_keys` bounds a `table`.
+    `keep_items`, `keep_bytes` and `keep_seconds` bound what is kept for `last`, `snapshot` and `since`: of `events` and
+    `durable` channels in memory; None takes the hub's `burst`. `keep_seconds` is also how long a pattern's member that
+    nobody watches is remembered.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Channel:
     key: str | None = None
     type: str | None = None
     roles: frozenset[str] | None = None
+    publishers: frozenset[str] = frozenset()
+    schema: Any = None
     max_keys: int = 10_000
     keep_items: int | None = None
     keep_bytes: int | None = None
@@ -64,10 +69,12 @@ class Channel:
             raise InvalidChannel(f"channel {self.name!r} has mode {self.mode!r}; the modes are {', '.join(MODES)}")
         if self.key is not None and self.mode != "table":
             raise InvalidChannel(f"channel {self.name!r} is keyed by {self.key!r}, which only a table can be")
-        if isinstance(self.roles, str):
-            raise InvalidChannel(f"roles of channel {self.name!r} must be a set of names, not the text {self.roles!r}")
-        if self.roles is not None:
-            object.__setattr__(self, "roles", frozenset(self.roles))
+        for field in ("roles", "publishers"):
+            names = getattr(self, field)
+            if isinstance(names, str):
+                raise InvalidChannel(f"{field} of channel {self.name!r} must be a set of names, not the text {names!r}")
+            if names is not None:
+                object.__setattr__(self, field, frozenset(names))
         if self.type is not None:
             check_type(self.type)
         for field, least in (("max_keys", 1), ("keep_items", 1), ("keep_bytes", 1), ("keep_seconds", 0)):
@@ -83,6 +90,14 @@ class Channel:
         """Whether `identity` may subscribe to `name`, this channel or a member of it."""
         if self.roles is not None and not (self.roles & identity.roles):
             return False
+        return self._is_in_reach(identity, name)
+
+    def takes_from(self, identity: Identity, name: str) -> bool:
+        """Whether `identity` may publish over the network to `name`, this channel or a member of it."""
+        return bool(self.publishers & identity.roles) and self._is_in_reach(identity, name)
+
+    @staticmethod
+    def _is_in_reach(identity: Identity, name: str) -> bool:
         return identity.channels is None or any(matches(pattern, name) for pattern in identity.channels)
 
 

@@ -121,3 +121,19 @@ def test_an_identity_may_be_narrowed_to_channels() -> None:
     assert Channel("user:*").admits(identity, "user:9")
     assert not Channel("b").admits(identity, "b")
     assert not Channel("b", roles=frozenset({"r"})).admits(Identity(id="x", roles=frozenset({"r"}), channels=()), "b")
+
+
+@pytest.mark.parametrize(
+    ("publishers", "reach", "may"),
+    [
+        (set(), None, False),
+        ({"service"}, None, True),
+        ({"other"}, None, False),
+        ({"other", "service"}, ("user:*",), True),
+        ({"service"}, ("user:2",), False),
+    ],
+)
+def test_who_may_publish_over_the_network(publishers: set[str], reach: tuple[str, ...] | None, may: bool) -> None:
+    identity = Identity(id="a", roles=frozenset({"service"}), channels=reach)
+
+    assert Channel("user:*", publishers=frozenset(publishers)).takes_from(identity, "user:1") is may

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from wsproto.utilities import generate_accept_token
 
@@ -25,7 +24,6 @@ from ._exchange import Exchange, Refused
 VERSION: Final = "13"
 SUBPROTOCOLS: Final = (SUBPROTOCOL_JSON,)
 _BEARER: Final = "bearer."
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +79,6 @@ def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
     if upgrade.subprotocol is not None:
         headers.append(("Sec-WebSocket-Protocol", upgrade.subprotocol))
     return exchange.switch(headers)
-
-
-def is_origin_allowed(headers: Mapping[str, str], allowed: Collection[str], *, is_secure: bool) -> bool:
-    """Whether the page that connects may: it is one of ours, one of `allowed`, or no page at all.
-
-    Browsers send `Origin` and scripts cannot change it, so it tells apart what a token does not: a page of another
-    site, in the browser of somebody who is logged in. Ours is a page at the host and port of the `Host` header.
-    """
-    origin = headers.get("origin")
-    if origin is None or origin in allowed:
-        return True
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return False
-    # Where TLS ends in front of us, both schemes are plausible; where it ends here, only one is.
-    if parts.scheme not in (("https",) if is_secure else ("http", "https")) or parts.hostname is None:
-        return False
-    if parts.path or parts.query or parts.fragment or parts.username is not None or parts.password is not None:
-        return False
-    default = _DEFAULT_PORTS[parts.scheme]
-    try:
-        host = urlsplit(f"//{headers.get('host', '')}")
-        return (host.hostname, host.port or default) == (parts.hostname, port or default)
-    except ValueError:
-        return False
 
 
 def _choose(offered: tuple[str, ...]) -> str | None:

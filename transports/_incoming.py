@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +14,12 @@ import anyio
 
 from ..auth import find_token, strip_headers
 from ..contracts import Handshake
-from ..exceptions import AuthenticationError, HubError, PermissionDenied
 from ..http import Request, Response
 from ..identity import Identity
-from ..protocol import CloseCode
 from ._connection import WebSocketClient
+from ._entry import DRAINING, FOREIGN_ORIGIN, FULL, UNCHECKED, Refusal, admit, is_origin_allowed
 from ._exchange import Exchange, Refused
-from ._handshake import Upgrade, accept, check_upgrade, is_origin_allowed
+from ._handshake import Upgrade, accept, check_upgrade
 from ._poller import READ, WRITE
 from ._stream import CLOSED, OPEN, Stream
 
@@ -32,28 +29,6 @@ if TYPE_CHECKING:
 LINGER: Final = 1.0
 """Seconds that the peer has to take an answer and hang up."""
 _METHODS: Final = ("GET", "HEAD", "POST")
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a well-formed WebSocket is not let in, in the words of HTTP and of WebSocket."""
-
-    status: int
-    code: int
-    sentence: str
-    headers: Sequence[tuple[str, str]] = ()
-
-
-_FOREIGN_ORIGIN: Final = _Refusal(HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "this origin is not allowed")
-_FORBIDDEN: Final = _Refusal(HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "not allowed")
-_DRAINING: Final = _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.SERVICE_RESTART, "the hub is shutting down")
-_FULL: Final = _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.TRY_AGAIN_LATER, "too many connections")
-_UNCHECKED: Final = _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.INTERNAL_ERROR, "the token could not be checked")
-
-
-def _unauthenticated(error: AuthenticationError) -> _Refusal:
-    challenge = [("WWW-Authenticate", "Bearer")]
-    return _Refusal(HTTPStatus.UNAUTHORIZED, CloseCode.UNAUTHENTICATED, f"{error.fault} token", challenge)
 
 
 class Incoming(Stream):
@@ -120,7 +95,7 @@ class Incoming(Stream):
         else:
             self._server.hub.count("handshake-timeout")
             if self._upgrade is not None:  # the turn of its check has not come
-                self._refuse(_UNCHECKED)
+                self._refuse(UNCHECKED)
             elif self._is_shaking or self._exchange.is_silent:
                 self.hang_up(reset=True)
             else:
@@ -186,11 +161,11 @@ class Incoming(Stream):
             client=str(self._address[0]) if isinstance(self._address, tuple) else None,
         )
         if not is_origin_allowed(headers, server.origins, is_secure=server.ssl_context is not None):
-            self._refuse(_FOREIGN_ORIGIN)
+            self._refuse(FOREIGN_ORIGIN)
         elif server.hub.is_draining:
-            self._refuse(_DRAINING)
+            self._refuse(DRAINING)
         elif server.is_full:
-            self._refuse(_FULL)
+            self._refuse(FULL)
         else:
             server.pending.pop(self, None)  # its part is done: it waits for us
             server.check(self)
@@ -199,16 +174,10 @@ class Incoming(Stream):
         """Ask the hub who this is, until the deadline of the handshake, and answer. Never raises."""
         if self._phase != OPEN:  # gone while it waited its turn
             return
-        outcome: Identity | _Refusal | None = _UNCHECKED
+        outcome: Identity | Refusal | None = UNCHECKED
         with anyio.CancelScope() as self._scope:
             try:
-                outcome = await self._server.hub.admit(self._handshake)
-            except AuthenticationError as error:
-                outcome = _unauthenticated(error)
-            except PermissionDenied:
-                outcome = _FORBIDDEN
-            except HubError:
-                pass  # nobody can tell, and the hub has counted why
+                outcome = await admit(self._server.hub, self._handshake)
             except Exception as error:  # noqa: BLE001  # the boundary: this is a task of the server's group
                 self._server.fault("check-fault", error)
         was_cancelled, self._scope = self._scope.cancelled_caught, None
@@ -217,14 +186,14 @@ class Incoming(Stream):
         if was_cancelled:
             self._server.hub.count("check-timeout")
         try:
-            if isinstance(outcome, _Refusal):
+            if isinstance(outcome, Refusal):
                 self._refuse(outcome)
             else:
                 self._admit(outcome)
         except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
             self.fail(error)
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         self._server.hub.count("handshake-refused")
         if self._handshake.origin is not None:
             # A browser hides the status of a failed handshake from the page, but not a close code.
@@ -234,7 +203,7 @@ class Incoming(Stream):
 
     def _admit(self, identity: Identity | None) -> None:
         if self._server.hub.is_draining:  # since the check began
-            self._refuse(_DRAINING)
+            self._refuse(DRAINING)
             return
         self._become_client().open(identity, self._handshake, self._exchange.trailing)
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_hub.http import Request, Response
+from analytics_hub.transports._entry import is_origin_allowed
 from analytics_hub.transports._exchange import MAX_BODY, Exchange, Refused
-from analytics_hub.transports._handshake import accept, check_upgrade, is_origin_allowed
+from analytics_hub.transports._handshake import accept, check_upgrade
 
 from .peer import ACCEPT, KEY, upgrade
 
