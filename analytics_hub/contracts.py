@@ -17,7 +17,7 @@ class Transport(Protocol):
     """One client as the hub sees it. Every method returns at once and raises nothing because of the peer."""
 
     def write(self, frame: bytes) -> bool:
-        """Take `frame` whole (at most 256 KiB and its header) and keep what the peer cannot take yet.
+        """Take `frame` whole (256 KiB of JSON and its headers at most) and keep what the peer cannot take yet.
 
         False: taken, but nothing more until the transport has called `hub.resumed(session)`; the hub keeps to that.
         After `close` or once the peer has gone it does nothing and returns True.
@@ -31,6 +31,12 @@ class Transport(Protocol):
         """Give the hub no more data of this client, so that its sender feels it, until `resume_reading`."""
 
     def resume_reading(self) -> None: ...
+
+    def confirmed(self, frames: int) -> None:
+        """The client says that it has received `frames` frames of this connection (`seen`); nobody has checked it.
+
+        For transports that cannot see what the peer has not taken yet. The others have nothing to do.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

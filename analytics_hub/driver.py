@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from .admission import Admission
 from .contracts import Handshake
 from .core.engine import Engine
-from .core.events import Append, AskAuthorize, CheckToken, Close, Event, Interest, Pause, Read
+from .core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
 from .core.session import Session
 from .exceptions import HubError
 from .identity import Identity
@@ -169,11 +169,8 @@ class Driver:
             case Close(session, code, reason):
                 self.handshakes.pop(session, None)
                 self._hang_up(session, code, reason)
-            case Pause(session, paused):
-                try:
-                    (session.peer.pause_reading if paused else session.peer.resume_reading)()
-                except Exception as error:  # noqa: BLE001 - as for a write
-                    self._give_up(session, error)
+            case Pause() | Confirmed():
+                self._tell(event)
             case CheckToken(session, token):
                 self._start(self._check_token, session, token)
             case AskAuthorize():
@@ -184,6 +181,18 @@ class Driver:
                 self._start(self._clerk.read, event)
             case Interest():
                 pass  # a broker will want to know
+
+    def _tell(self, event: Pause | Confirmed) -> None:
+        peer = event.session.peer
+        try:
+            if isinstance(event, Confirmed):
+                peer.confirmed(event.frames)
+            elif event.paused:
+                peer.pause_reading()
+            else:
+                peer.resume_reading()
+        except Exception as error:  # noqa: BLE001 - as for a write
+            self._give_up(event.session, error)
 
     # --- transports that break their promise
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from .channels import MAX_NAME_LENGTH, shorten
 
 VERSION: Final = 1
 SUBPROTOCOL_JSON: Final = "analytics-hub.v1.json"
+SUBPROTOCOL_MSGPACK: Final = "analytics-hub.v1.msgpack"
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 """What one server frame, and all frames of one write, may hold."""
@@ -103,6 +104,12 @@ class Ping(_Command, frozen=True, tag="ping"):
     pass
 
 
+class Seen(_Command, frozen=True, kw_only=True, tag="seen"):
+    """How many frames of this connection the client has received, heartbeats included. It has no answer."""
+
+    frames: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """What a client sent instead of a command, as the `$error` that answers it."""
@@ -112,19 +119,37 @@ class Refused:
     id: CommandId = None
 
 
-Command = Subscribe | Unsubscribe | Auth | Ping
+Command = Subscribe | Unsubscribe | Auth | Ping | Seen
 Parsed = Command | Refused
 
-_ACTIONS: Final = "subscribe, unsubscribe, auth, ping"
+_ACTIONS: Final = "subscribe, unsubscribe, auth, ping, seen"
+
+
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 class _Identified(msgspec.Struct):
     id: CommandId = None
 
 
-_command: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)
-_commands = msgspec.json.Decoder(list[msgspec.Raw])
-_identified = msgspec.json.Decoder(_Identified)
+class _Decoder(Protocol[_T_co]):
+    """What the decoders of msgspec's formats have in common."""
+
+    def decode(self, buf: Any, /) -> _T_co: ...
+
+
+class _Decoders(NamedTuple):
+    command: _Decoder[Command]
+    commands: _Decoder[list[msgspec.Raw]]
+    identified: _Decoder[_Identified]
+
+
+_json: Final = _Decoders(
+    msgspec.json.Decoder(Command), msgspec.json.Decoder(list[msgspec.Raw]), msgspec.json.Decoder(_Identified)
+)
+_msgpack: Final = _Decoders(
+    msgspec.msgpack.Decoder(Command), msgspec.msgpack.Decoder(list[msgspec.Raw]), msgspec.msgpack.Decoder(_Identified)
+)
 
 
 def parse_json(data: str | bytes) -> list[Parsed]:
@@ -136,40 +161,53 @@ def parse_json(data: str | bytes) -> list[Parsed]:
     if not isinstance(data, str):
         return [Refused("bad-request", "a binary message on a JSON session; send text")]
     text = data.lstrip(" \t\r\n")
-    if not text.startswith("["):
-        return [_parse_one(text)]
+    return _parse_all(text, _json) if text.startswith("[") else [_parse_one(text, _json)]
+
+
+def parse_msgpack(data: str | bytes) -> list[Parsed]:
+    """As `parse_json`, for sessions that speak MessagePack and by that binary messages."""
+    if isinstance(data, str):
+        return [Refused("bad-request", "a text message on a MessagePack session; send binary")]
+    is_array = data[:1] in _MSGPACK_ARRAYS
+    return _parse_all(data, _msgpack) if is_array else [_parse_one(data, _msgpack)]
+
+
+_MSGPACK_ARRAYS: Final = frozenset([bytes([first]) for first in (*range(0x90, 0xA0), 0xDC, 0xDD)])
+
+
+def _parse_all(data: str | bytes, decoders: _Decoders) -> list[Parsed]:
     try:
-        parts = _commands.decode(text)
+        parts = decoders.commands.decode(data)
     except (ValueError, RecursionError) as error:
         return [Refused("bad-request", _explain(error))]
     if not parts:
         return [Refused("bad-request", "an empty array of commands; send an object with an action")]
-    return [_parse_one(part) for part in parts]
+    return [_parse_one(part, decoders) for part in parts]
 
 
-def _parse_one(data: str | msgspec.Raw) -> Parsed:
+def _parse_one(data: str | bytes | msgspec.Raw, decoders: _Decoders) -> Parsed:
     try:
-        return _command.decode(data)
+        return decoders.command.decode(data)
     except msgspec.ValidationError as error:
         message = str(error)
         if message.endswith("`$.action`"):
             message = f"{message}; the actions are {_ACTIONS}"
-            return Refused("unknown-action", message, _find_id(data))
-        return Refused("bad-request", message, _find_id(data))
+            return Refused("unknown-action", message, _find_id(data, decoders))
+        return Refused("bad-request", message, _find_id(data, decoders))
     except (ValueError, RecursionError) as error:
         return Refused("bad-request", _explain(error))
 
 
-def _find_id(data: str | msgspec.Raw) -> CommandId:
+def _find_id(data: str | bytes | msgspec.Raw, decoders: _Decoders) -> CommandId:
     try:
-        return _identified.decode(data).id
+        return decoders.identified.decode(data).id
     except (ValueError, RecursionError):
         return None
 
 
 def _explain(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "the JSON is nested too deeply"
+        return "the message is nested too deeply"
     if isinstance(error, UnicodeError):
         return "the text is not valid UTF-8"
     return str(error)

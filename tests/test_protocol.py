@@ -124,7 +124,7 @@ def test_an_unknown_action_is_answered_with_the_actions_there_are(fields: dict[s
     refused = refuse(json.dumps({**fields, "id": 3}))
 
     assert refused.code == "unknown-action"
-    assert refused.message.endswith("the actions are subscribe, unsubscribe, auth, ping")
+    assert refused.message.endswith("the actions are subscribe, unsubscribe, auth, ping, seen")
     assert refused.id == 3
 
 
@@ -157,7 +157,7 @@ def test_a_nesting_bomb_is_a_bad_request(text: str) -> None:
 
 
 def test_deep_nesting_has_a_sentence_of_its_own() -> None:
-    assert refuse("[" * 5000 + "]" * 5000).message == "the JSON is nested too deeply"
+    assert refuse("[" * 5000 + "]" * 5000).message == "the message is nested too deeply"
 
 
 def test_half_a_surrogate_is_a_bad_request() -> None:

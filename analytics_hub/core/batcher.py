@@ -1,7 +1,7 @@
 """What a cohort gets in one flush, when it may have the next, and what it has to lose.
 
 The short way serves cohorts that nothing holds back: every dirty reader gives all it has. The long way (`ration.py`)
-knows gaps, paced subscriptions, the rate, large tables in several writes, and the journal.
+knows gaps, paced subscriptions, the rate, large tables in several writes, the journal, and wires with a cursor.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Final, NamedTuple
 from ..protocol import MAX_FRAME_BYTES
 from ..tuning import Tuning
 from .cohort import Cohort, Reader
+from .cursor import cursor_bytes, frames_at
 from .following import unfollow
+from .merging import oldest
 from .moment import Moment
 from .ration import Ration
 from .ring import Entry
-from .wire import Wire
+from .wire import Wire, is_cursor_wire
 
 _by_order: Final = attrgetter("order")
+_by_channel: Final = attrgetter("channel")
 
 
 class Batch(NamedTuple):
@@ -57,6 +60,8 @@ class Batcher:
             if batch is not None:
                 return batch
             unfollow(cohort)
+        if wire.has_cursor:  # it is told where its readers are once they have moved, which is the long way
+            return self._ration(cohort, wire, now)
         items: list[Entry] = []
         dirty = cohort.dirty
         for reader in dirty:
@@ -108,7 +113,9 @@ class Batcher:
 
     def _ration(self, cohort: Cohort, wire: Wire, now: float) -> Batch | None:
         due = [reader for reader in cohort.dirty if reader.next_at <= now]
-        ration = Ration(cohort, now, self._max_items, self._moment.stamp())
+        reserve = cursor_bytes(cohort.readers) if wire.has_cursor else 0
+        share = reserve // self._max_batch
+        ration = Ration(cohort, now, self._max_items, self._moment.stamp(), reserve=reserve, share=share)
         ration.fill(due)
         bucket = cohort.bucket
         bucket.spend(ration.spent)
@@ -127,7 +134,11 @@ class Batcher:
         self._sort_out(cohort, ration.behind)
         if not ration.items:
             return None
-        return Batch(self._frame(wire, ration.items), len(ration.items), ration.taken)
+        if is_cursor_wire(wire):
+            frame = frames_at(wire, ration.items, self._max_batch, cohort.readers)
+        else:
+            frame = self._frame(wire, [entry.data for entry in ration.items])
+        return Batch(frame, len(ration.items), ration.taken)
 
     @staticmethod
     def _sort_out(cohort: Cohort, behind: Sequence[Reader]) -> None:
@@ -162,17 +173,23 @@ class Batcher:
         waiting = []
         count = 0
         for reader in readers:
-            if reader.log.channel.mode == "events":
-                reader.settle()
-                if reader.log.head > reader.position:
+            log = reader.log
+            if log.channel.mode == "events":
+                reader.put_back()
+                if reader.position < log.floor:
+                    reader.settle()
+                if log.head > reader.position:
                     waiting.append(reader)
-                    count += reader.log.head - reader.position
+                    count += log.head - reader.position
         if not waiting:
             return
         largest = max([reader.log.largest for reader in waiting])
         if count <= self._buffer_items and count * largest <= self._buffer_bytes:
             return
-        first = self._first_to_stay(waiting, largest)
+        if self._buffer_items * largest <= self._buffer_bytes:
+            self._drop_oldest(waiting, count - self._buffer_items)
+            return
+        first = self._first_to_stay(waiting)
         for reader in waiting:
             log = reader.log
             entries = log.after(max(reader.position, log.head - self._buffer_items))
@@ -180,15 +197,21 @@ class Batcher:
             if excess:
                 reader.drop(excess)
 
-    def _first_to_stay(self, readers: Sequence[Reader], largest: int) -> int:
+    @staticmethod
+    def _drop_oldest(readers: Sequence[Reader], excess: int) -> None:
+        runs = [reader.log.some_after(reader.position, excess) for reader in readers]
+        names = Counter(map(_by_channel, oldest(runs, excess)))
+        for reader in readers:
+            if number := names[reader.log.name]:
+                reader.drop(number)
+
+    def _first_to_stay(self, readers: Sequence[Reader]) -> int:
         """The `order` of the oldest item that fits the buffer, counted from the newest."""
         newest: list[Entry] = []
         for reader in readers:
             newest += reader.log.after(max(reader.position, reader.log.head - self._buffer_items))
         newest.sort(key=_by_order)
         del newest[: -self._buffer_items]
-        if len(newest) * largest <= self._buffer_bytes:
-            return newest[0].order
         room = self._buffer_bytes
         first = newest[-1].order + 1
         for entry in reversed(newest):

@@ -94,6 +94,16 @@ class Reader:
         if lost:
             self.drop(lost)
 
+    def put_back(self) -> None:
+        """Leave to the log again what was taken of it and not written: so the oldest is what is lost first.
+
+        Not for logs that conflate, where the positions of what was taken are gone.
+        """
+        if self.carry and not self.log.conflates:
+            self.position = self.settled
+            self.carry = ()
+            self.update_plain()
+
     def conclude(self) -> None:
         """The last word on a reader that ends: what it lost is to be reported, in every mode."""
         lost = self.lost
@@ -126,14 +136,15 @@ class Reader:
         self.dropped += count
         self.is_plain = False
 
-    def notice(self, held_by: str, timestamp: str) -> bytes:
-        """The `$gap` that reports what was lost, which then is reported."""
+    def notice(self, held_by: str, timestamp: str) -> Entry:
+        """The `$gap` that reports what was lost, which then is reported; it stands where the loss begins."""
         assert self.gap is not None
         first, last, lost = self.gap
         self.gap = None
         reason = "retention" if self.log.channel.mode == "durable" else held_by
         span = {"from": first, "to": last}
-        return control("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+        item = control("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+        return Entry(0, first, item, self.log.name)
 
     def pace(self, every: float) -> None:
         """At most one flush in `every` seconds from now on; 0 for no such limit."""
@@ -145,6 +156,11 @@ class Reader:
     def settled(self) -> int:
         """The number up to which everything is delivered or accounted for."""
         return self.carry[0].seq - 1 if self.carry else self.position
+
+    @property
+    def cursor(self) -> int:
+        """After which number a client goes on that has all it was written: a loss it was not told of is still ahead."""
+        return min(self.settled, self.gap.first - 1) if self.gap else self.settled
 
     def update_plain(self) -> None:
         """Whether the short way of a flush will do: nothing but a position to advance."""

@@ -14,13 +14,14 @@ from ..protocol import (
     Parsed,
     Ping,
     Refused,
+    Seen,
     Selection,
     Subscribe,
     Unsubscribe,
     control,
 )
 from ..tuning import Tuning
-from .events import AskAuthorize, CheckToken, Event, Pause
+from .events import AskAuthorize, CheckToken, Confirmed, Event, Pause
 from .moment import Moment
 from .session import Session, SessionState
 from .subscriptions import Subscriptions
@@ -103,6 +104,9 @@ class Dialogue:
         elif isinstance(command, Ping):
             session.is_pinging = True
             self._say(session, control("$pong", self._moment.stamp(), id=command.id))
+        elif isinstance(command, Seen):
+            session.is_pinging = True  # who confirms has begun to say something, and its silence means something too
+            self._ask(Confirmed(session, command.frames))
         else:
             assert_never(command)
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from ..channels import Channel
-from ..exceptions import InvalidItem
+from ..exceptions import ItemTooLarge
 from ..identity import Identity
 from ..protocol import VERSION, control
 from ..tuning import Tuning
@@ -166,7 +166,7 @@ class Engine:
     def _check_size(self, channel: str, size: int) -> None:
         limit = self.tuning.max_item_bytes
         if size > limit:
-            raise InvalidItem(f"the item for channel {channel!r} has {size} bytes; at most {limit} are right")
+            raise ItemTooLarge(f"the item for channel {channel!r} has {size} bytes; at most {limit} are right")
 
     # --- the journal of durable channels: see `JournalDesk`
 

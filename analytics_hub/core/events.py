@@ -71,4 +71,12 @@ class Pause:
     paused: bool
 
 
-Event = CheckToken | AskAuthorize | Append | Read | Interest | Close | Pause
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The client says how many frames of its connection it has received. No answer."""
+
+    session: Session
+    frames: int
+
+
+Event = CheckToken | AskAuthorize | Append | Read | Interest | Close | Pause | Confirmed

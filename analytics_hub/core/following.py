@@ -28,7 +28,9 @@ _by_channel: Final = attrgetter("channel")
 
 
 def follow(cohort: Cohort) -> None:
-    """Let a cohort that is in step follow its logs, if they allow it. O(subscriptions)."""
+    """Let a cohort that is in step follow its logs, if they and its wire allow it. O(subscriptions)."""
+    if cohort.layout.wire.has_cursor:
+        return  # it must know its positions at each frame
     readers = cohort.readers.values()
     for reader in readers:
         log = reader.log

@@ -10,12 +10,14 @@ from ..protocol import MAX_FRAME_BYTES, CloseCode
 from ..tuning import Tuning
 from .batcher import Batcher
 from .cohort import Cohort, Delivery
+from .cursor import speech_at
 from .durable import JournalDesk
 from .following import follow, unfollow
 from .moment import Moment
 from .placement import Placement
 from .registry import Layout
 from .session import Session
+from .wire import is_cursor_wire
 
 _BUSY: Final = 2
 """Items to be expected in an interval that make a cohort busy enough to follow its logs."""
@@ -102,7 +104,10 @@ class Output:
         session.last_write = self._moment.now
         if session.lane and not session.is_closed:
             self._talking[session] = None
-        return Delivery(b"".join([session.wire.frame(items) for items in frames]), (session,))
+        wire = session.wire
+        if is_cursor_wire(wire):
+            return Delivery(speech_at(wire, frames, session), (session,))
+        return Delivery(b"".join([wire.frame(items) for items in frames]), (session,))
 
     # --- flushes
 

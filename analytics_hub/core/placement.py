@@ -110,6 +110,8 @@ class Placement:
         if cohort.is_stalled:
             return
         cohort.watch()
+        if cohort.is_in_step:
+            cohort.held_by = "rate"  # what held it back has cost nothing
         if cohort.dirty:
             self.wants(cohort, now)
         elif layout.home is None:

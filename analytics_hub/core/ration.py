@@ -11,6 +11,7 @@ from typing import Final
 
 from ..protocol import MAX_FRAME_BYTES
 from .cohort import Cohort, Reader
+from .merging import oldest
 from .ring import Entry
 
 _A_TOKEN: Final = 1 - 1e-9  # but for rounding
@@ -28,10 +29,13 @@ class Ration:
 
     Of a log that conflates everything live goes or nothing, because taking a part each time would starve keys: with
     its first item the whole is taken and paid, into debt if need be, and what does not fit this write is carried.
+    `reserve` bytes of it are not for items, and each takes `share` beyond its own and a comma.
     """
 
-    def __init__(self, cohort: Cohort, now: float, max_items: int, timestamp: str) -> None:
-        self.items: list[bytes] = []
+    def __init__(
+        self, cohort: Cohort, now: float, max_items: int, timestamp: str, *, reserve: int = 0, share: int = 0
+    ) -> None:
+        self.items: list[Entry] = []
         self.taken: dict[Reader, int] = {}
         self.behind: list[Reader] = []
         self.spent = 0
@@ -41,40 +45,42 @@ class Ration:
         self._tokens = cohort.bucket.available(now)
         self._max_items = max_items
         self._count = 0
-        self._room = MAX_FRAME_BYTES
+        self._room = MAX_FRAME_BYTES - reserve
+        self._share = _COMMA_BYTES + share
         self._timestamp = timestamp
         self._paid: dict[Reader, None] = {}
 
     def fill(self, readers: Sequence[Reader]) -> None:
         """Take what may go from `readers`; cost in proportion to them and to what they could give."""
-        entries: list[Entry] = []
-        most = min(self._max_items, 1 + _LOOK_AHEAD // max(1, len(readers)))
-        for reader in readers:
-            entries += self._offer(reader, most)
-        entries.sort(key=_by_order)
         if any(reader.log.conflates for reader in readers):
+            entries = [entry for reader in readers for entry in self._offer(reader, self._max_items)]
+            entries.sort(key=_by_order)
             self._fill_one_by_one(entries)
         else:
-            self._fill_at_once(entries)
+            self._fill_at_once(readers)
         for reader, count in self.taken.items():
             if reader.carry:
                 reader.carry = reader.carry[count:]
             else:
                 reader.position += count
 
-    def _fill_at_once(self, entries: list[Entry]) -> None:
+    def _fill_at_once(self, readers: Sequence[Reader]) -> None:
         """As many as fit and are paid for. A cohort that has fallen behind lives here: no Python for each item."""
-        fitting = entries[: self._max_items]
+        paid = max(0, int(min(self._tokens, self._max_items) + 1 - _A_TOKEN))
+        limit = min(self._max_items, paid + 1)  # one more shows that tokens are what is short
+        most = min(limit, 1 + _LOOK_AHEAD // max(1, len(readers)))
+        fitting = oldest([run for reader in readers if (run := self._offer(reader, most))], limit)
         gaps = [self._readers[name] for name in {entry.channel: None for entry in fitting} if self._readers[name].gap]
-        room = MAX_FRAME_BYTES - _NOTICE_BYTES * len(gaps)
-        sizes = list(accumulate([len(entry.data) + _COMMA_BYTES for entry in fitting]))
+        room = self._room - _NOTICE_BYTES * len(gaps)
+        share = self._share
+        sizes = list(accumulate([len(entry.data) + share for entry in fitting]))
         count = bisect_right(sizes, room)
-        if self._tokens < count:
-            count = max(0, int(self._tokens + 1 - _A_TOKEN))
+        if paid < count:
+            count = paid
             self.is_short_of_tokens = True
         chosen = fitting[:count]
         self.spent = len(chosen)
-        self.items = [entry.data for entry in chosen]
+        self.items = chosen
         names = [entry.channel for entry in chosen]
         self.taken = {self._readers[name]: number for name, number in Counter(names).items()}
         places = [(names.index(reader.log.name), reader) for reader in gaps if reader in self.taken]
@@ -105,10 +111,11 @@ class Ration:
                 if not entries:  # nothing but deletions of what it never saw
                     reader.take_live()
             return entries
-        reader.settle()
         if reader.position < log.floor:
-            self.behind.append(reader)
-            return ()
+            reader.settle()
+            if reader.position < log.floor:
+                self.behind.append(reader)
+                return ()
         return log.some_after(reader.position, most)
 
     def _pay(self, reader: Reader) -> bool:
@@ -126,7 +133,7 @@ class Ration:
 
     def _admit(self, reader: Reader, entry: Entry) -> bool:
         """Put an entry into this write, after the notice of a gap before it; False if there is no room."""
-        need = len(entry.data) + _COMMA_BYTES
+        need = len(entry.data) + self._share
         if reader.gap:
             need += _NOTICE_BYTES
         if need > self._room or self._count >= self._max_items:
@@ -135,7 +142,7 @@ class Ration:
             return False
         if reader.gap:
             self.items.append(reader.notice(self._held_by, self._timestamp))
-        self.items.append(entry.data)
+        self.items.append(entry)
         self.taken[reader] = self.taken.get(reader, 0) + 1
         self._room -= need
         self._count += 1

@@ -10,7 +10,7 @@ from ..protocol import CommandId, Parsed
 from .bucket import TokenBucket
 from .ledger import Ledger
 from .subscription import Subscription
-from .wire import Wire
+from .wire import Positions, Wire
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Slice
@@ -28,8 +28,9 @@ class SessionState(Enum):
 class Session:
     """What the engine knows of one client. `peer` is the driver's: whatever it wants to find again.
 
-    `lane` holds control items on their way; they never wait behind data, only for a stalled client. While
-    `is_waiting` for an answer from outside, `commands` queue in order.
+    `lane` holds control items on their way; they never wait behind data, only for a stalled client. `told` is where it
+    stood before the changes of its subscriptions of which the lane tells, if its wire has a cursor. While `is_waiting`
+    for an answer from outside, `commands` queue in order.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Session:
         "started",
         "state",
         "subscriptions",
+        "told",
         "wake_at",
         "wire",
     )
@@ -76,6 +78,7 @@ class Session:
         self.standing: Standing | None = None  # its rate and pace while it has no subscription
         self.lane: list[bytes] = []
         self.lane_bytes = 0
+        self.told: Positions | None = None
         self.bucket = bucket
         self.commands: list[tuple[Parsed, int]] = []  # an empty deque takes 700 bytes, and most sessions are idle
         self.commands_bytes = 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
 from ..protocol import CommandId, ErrorCode, Selection, control, name_in_error
+from .cursor import remember
 from .events import Event, Interest
 from .ledger import Ledger
 from .log import ChannelLog
@@ -57,6 +58,7 @@ class Subscriptions:
     ) -> list[bytes]:
         """Subscribe to each of `selections` that may be; the answer names those that may not."""
         now = self._moment.now
+        remember(session)
         self._placement.propagate(now)
         standing = self._placement.detach(session, now)
         answers: list[dict[str, Any]] = []
@@ -133,6 +135,7 @@ class Subscriptions:
     def end(self, session: Session, names: Sequence[str], id: CommandId, reason: str) -> list[bytes]:
         """End the subscriptions to `names`; nothing of these channels follows."""
         now = self._moment.now
+        remember(session)
         standing = self._placement.detach(session, now)
         gaps: list[bytes] = []
         accounts = [
@@ -148,10 +151,11 @@ class Subscriptions:
     def _end_one(self, session: Session, name: str, standing: Standing, gaps: list[bytes]) -> dict[str, Any]:
         """Close one account. A loss that was not reported yet is reported in `gaps`."""
         reader = standing.readers.pop(name)
+        reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
         reader.conclude()
         if reader.gap:
-            gaps.append(reader.notice(standing.held_by, self._moment.stamp()))
+            gaps.append(reader.notice(standing.held_by, self._moment.stamp()).data)
         self.close_account(session, reader.log, ledger)
         return {"channel": name, "seq": reader.settled, "abandoned": ledger.abandoned}
 

@@ -1,7 +1,7 @@
 """The same machine, kept busy: cohorts that have something at every beat follow their logs (`core/following.py`).
 
-With a rate, tables and pauses of seconds that hardly ever happens by itself, so this one leaves them out of its setup,
-and disturbs a rush in every way there is.
+With a small rate, tables and pauses of seconds that hardly ever happens by itself, so this one leaves them out of its
+setup, and disturbs a rush in every way there is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from .machine import MOST_CLIENTS, EngineMachine, numbers
 from .world import Setup, World
 
 RUSHED: Final = ("ev", "user:1", "log")
-DISTURBANCES: Final = ("", "", "stall", "part", "subscribe", "unsubscribe", "leave", "join", "burst", "pause", "resume")
+DISTURBANCES: Final = (
+    *("", "", "stall", "part", "subscribe", "unsubscribe", "leave", "join", "burst", "overtake", "pause", "resume"),
+)
+BURST: Final = 20
+"""What an `events` channel keeps."""
 
 
 def calm(setup: Setup) -> Setup:
-    """Nothing but the buffers holds anybody back."""
-    tuning = replace(setup.tuning, rate=None, max_batch=4, max_frames=None, burst_items=20, burst_bytes=1_000_000)
+    """Nothing but the buffers holds anybody back, and sometimes a rate that a rush uses up."""
+    rate = 16.0 if (setup.tuning.rate or 0.0) >= 4.0 else None
+    tuning = replace(setup.tuning, rate=rate, max_batch=4, max_frames=None, burst_items=BURST, burst_bytes=1_000_000)
     channels = tuple(replace(c, keep_items=None, keep_bytes=None) if c.mode == "events" else c for c in setup.channels)
     return replace(setup, tuning=tuning, channels=channels, asks_to_authorize=False)
 
@@ -85,13 +90,29 @@ class BusyMachine(EngineMachine):
             case "join" if sum(other.is_live for other in world.clients) < MOST_CLIENTS:
                 world.send(world.connect(), {"action": "subscribe", "channels": self._some(number)})
             case "burst":
-                for n in range(12 + 4 * number):
-                    world.publish("ev", n)
+                self._burst(12 + 4 * number)
+            case "overtake" if client is not None:
+                self._overtake(client)
             case "pause":
                 world.advance(2 * draw.INTERVAL)
             case "resume":
                 for other in self._stalled():
                     world.resume(other)
+
+    def _burst(self, count: int) -> None:
+        for n in range(count):
+            self.world.publish("ev", n)
+
+    def _overtake(self, client: Client) -> None:
+        """What was handed to followers is overwritten in its log; then one of them stalls, and misses more."""
+        world = self.world
+        world.timer()
+        for _ in range(2):
+            self._burst(BURST)
+            world.timer()
+        world.send(client, {"action": "ping"})
+        world.hand_over(1, {client.number})
+        self._burst(BURST)
 
     def _stalled(self) -> list[Client]:
         is_stalled: Callable[[Client], bool] = lambda client: client.is_stalled and not client.is_gone  # noqa: E731

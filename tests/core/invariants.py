@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from analytics_hub.core.cohort import Cohort
 from analytics_hub.core.engine import Delivery
 from analytics_hub.core.ledger import Ledger
 
-from .client import SMALL, Client
+from .answers import SMALL
+from .client import Client
 from .model import Item, Stream
 from .structure import check_structure
 from .wire import read_frames
@@ -37,7 +39,8 @@ def _check_ledger(world: World, client: Client) -> None:
     dropped: dict[str, int] = {}
     for name, ledger in ledgers.items():
         stream = client.subscribed[name]
-        items, announced = unsent.get(name, (0, 0))
+        is_answered = client.streams.get(name) is stream  # else it is of the subscription before
+        items, announced = unsent.get(name, (0, 0)) if is_answered else (0, 0)
         where = f"client {client.number}, {name}: {ledger}"
         assert ledger.is_balanced, where
         counts = (ledger.delivered, ledger.conflated, ledger.dropped, ledger.pending)
@@ -47,10 +50,10 @@ def _check_ledger(world: World, client: Client) -> None:
         assert ledger.delivered == stream.delivered + items, f"{where}, {stream.delivered} + {items} handed over"
         assert ledger.dropped >= stream.announced + announced, where
         dropped[name] = ledger.dropped
-        if stream.life.conflates:
-            _check_pending(client, stream, ledger)
-        else:
+        if not stream.life.conflates:
             assert ledger.conflated == 0, where
+        elif not unsent:
+            _check_pending(client, stream, ledger)
     _check_drops(world, client, ledgers, is_settled=not unsent)
     client.dropped = {client.subscribed[name]: count for name, count in dropped.items()}
 
@@ -100,22 +103,25 @@ def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, is
             continue
         rose = ledger.dropped - client.dropped.get(stream, 0)
         assert rose >= 0, f"{name}: dropped went down by {-rose}"
-        unannounced = ledger.dropped - stream.announced
-        position = stream.seen + unannounced
-        carried = cohort.readers[name].carry
+        position = stream.seen + ledger.dropped - stream.announced
+        held = _in_hand(cohort, name)
         if life.channel.mode == "durable":
-            if not carried:
-                assert position >= min(life.told, life.head, life.floor()), f"{name}: {ledger}"
-            assert not rose or carried or position <= max(life.trimmed, stream.seen), (
-                f"{name}: {ledger}, journal {life.trimmed}"
-            )
+            assert position + held >= min(life.told, life.head, life.floor()), f"{name}: {ledger}"
+            assert not rose or position <= max(life.trimmed, stream.seen), f"{name}: {ledger}, journal {life.trimmed}"
             continue
-        assert position >= life.floor(), f"{name}: what is overwritten up to {life.floor()} is not dropped: {ledger}"
+        overwritten = life.floor()
+        assert position + held >= overwritten, f"{name}: overwritten up to {overwritten} and not dropped: {ledger}"
         waiting += [(item, stream) for item in life.items[position:]]
-        if rose and position > life.floor():
+        if rose and position > overwritten:
             trimmed.append(life.items[position - 1])
     if trimmed:
         _check_trim(world, client, trimmed, waiting)
+
+
+def _in_hand(cohort: Cohort, name: str) -> int:
+    """How many items of a channel were taken out of its log and wait to be written: overwriting them loses nothing."""
+    inbox = [entry for entry in cohort.inbox or () if entry.channel == name]
+    return len(cohort.readers[name].carry) + len(inbox)
 
 
 def _check_trim(world: World, client: Client, trimmed: list[Item], waiting: list[tuple[Item, Stream]]) -> None:
@@ -152,7 +158,7 @@ def check_after_resume(world: World, client: Client) -> None:
 
 
 def check_after_flush(world: World, delivery: Delivery) -> None:
-    """A client that ran out of tokens waits for no more than its buffer when its flush has ended."""
+    """A client that ran out of tokens waits for no more than its buffer at the first slice of its flush."""
     if world.tuning.max_frames is not None or b'"data":' not in delivery.frame or len(delivery.frame) > 200_000:
         return
     for session in delivery.recipients:
@@ -194,15 +200,47 @@ def check_after_turn(world: World) -> None:
 
 
 def _check_deadlines(world: World, client: Client) -> None:
-    tuning, now = world.tuning, world.now
-    where = f"client {client.number}, at {now}"
+    """Nobody outlives a deadline, but for the grain in which the engine looks at them."""
+    tuning, now = world.tuning, world.now - GRAIN
+    assert not client.is_stalled or now < client.stalled_at + _patience(world, client), f"client {client.number}"
+    assert not client.has_pinged or now < client.heard_at + tuning.silence_timeout, f"client {client.number}"
     if client.identity is None:
-        assert now < client.since + tuning.auth_timeout + GRAIN, where
-    elif client.identity.expires is not None:
-        # When somebody has set the clock it shows at the next heartbeat, which a stalled client does not get.
-        grace = tuning.heartbeat if not client.is_stalled else float("inf")
-        has_shifted = now < world.shifted_at + grace + 2 * GRAIN
-        assert has_shifted or world.wall < client.identity.expires + GRAIN, where
+        assert now < client.since + tuning.auth_timeout, f"client {client.number}"
+    elif client.identity.expires is not None and not _has_shifted(world, client):
+        left = client.identity.expires - world.wall
+        assert left > -GRAIN, f"client {client.number} has no token any more"
+        is_due = tuning.expiry_warning - left > GRAIN
+        assert client.is_stalled or not is_due or client.warned is client.identity, f"client {client.number}"
+
+
+def _has_shifted(world: World, client: Client) -> bool:
+    """When somebody has set the clock it shows at the next heartbeat, which a stalled client does not get."""
+    grace = world.tuning.heartbeat if not client.is_stalled else float("inf")
+    return world.now < world.shifted_at + grace + 2 * GRAIN
+
+
+def _patience(world: World, client: Client) -> float:
+    is_durable = any(stream.life.channel.mode == "durable" for stream in client.subscribed.values())
+    return world.tuning.durable_write_timeout if is_durable else world.tuning.write_timeout
+
+
+def check_end(world: World, client: Client, code: int, reason: str) -> None:
+    """The engine has ended a session by itself: not too early."""
+    tuning = world.tuning
+    if code == 4503 and "wait" in reason:
+        assert client.session.is_stalled
+    elif code == 4503:
+        assert world.now >= client.stalled_at + min(tuning.durable_write_timeout, tuning.write_timeout), reason
+    elif code == 4408 and client.identity is None:
+        assert world.now >= client.since + tuning.auth_timeout, reason
+    elif code == 4408:
+        assert client.has_pinged, reason
+        assert world.now >= client.heard_at + tuning.silence_timeout, reason
+    elif code == 4401:
+        assert client.identity is not None and client.identity.expires is not None, reason
+        assert client.identity.expires <= world.wall or world.shifted_at > float("-inf"), reason
+    else:
+        raise AssertionError(f"client {client.number} was closed with {code}, {reason}")
 
 
 def _check_promptness(world: World, client: Client) -> None:

@@ -12,8 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from analytics_hub.identity import Identity
 
+from . import stories
 from . import strategies as draw
-from .client import Client, Malformed
+from .answers import Malformed
+from .client import Client
 from .finish import finish
 from .wire import Fields
 from .world import Setup, World
@@ -41,6 +43,16 @@ class EngineMachine(RuleBasedStateMachine):
         """One of the clients for which `wanted` holds."""
         found = [client for client in self.world.clients if wanted(client)]
         return found[number % len(found)] if found else None
+
+    def live(self) -> list[Client]:
+        """Those that may be told to do something."""
+        return [client for client in self.world.clients if client.is_live and not client.is_paused]
+
+    def company(self) -> list[Client]:
+        """The same, and at least three."""
+        for _ in range(3 - sum(client.is_live for client in self.world.clients)):
+            self.world.connect()
+        return self.live()
 
     # --- clients
 
@@ -72,15 +84,16 @@ class EngineMachine(RuleBasedStateMachine):
             if client.is_live and not client.is_paused:
                 self.world.send(client, {"action": "subscribe", "channels": list(wanted) or ["ev"]})
 
-    @rule(number=numbers, how_many=st.integers(0, 3), again=st.booleans())
-    def unsubscribe(self, number: int, how_many: int, again: bool) -> None:
+    @rule(number=numbers, how_many=st.integers(0, 3), again=st.one_of(st.none(), draw.starts()))
+    def unsubscribe(self, number: int, how_many: int, again: Fields | None) -> None:
         """From some or all that it has, and perhaps at once to the same again."""
         client = self.client(number, lambda client: client.is_live and bool(client.subscribed))
         if client is not None and not client.is_paused:
             wanted = list(client.subscribed)[: how_many or None]
             commands: list[Fields] = [{"action": "unsubscribe", "channels": wanted}]
-            if again:
-                commands.append({"action": "subscribe", "channels": list(wanted)})
+            if again is not None:
+                channels = [{"channel": name, **again} for name in wanted]
+                commands.append(self._dated_command({"action": "subscribe", "channels": channels}))
             self.world.send(client, *commands)
 
     @rule(number=numbers, everyone=st.booleans())
@@ -93,11 +106,11 @@ class EngineMachine(RuleBasedStateMachine):
     def send(self, number: int, frame: list[Fields | Malformed]) -> None:
         client = self.client(number)
         if client is not None and not client.is_paused:
-            self.world.send(client, *map(self._dated_command, frame))
+            self.world.send(client, *[c if isinstance(c, Malformed) else self._dated_command(c) for c in frame])
 
-    def _dated_command(self, command: Fields | Malformed) -> Fields | Malformed:
+    def _dated_command(self, command: Fields) -> Fields:
         """`since` as the machine draws it counts back from the head."""
-        if isinstance(command, Malformed) or command["action"] != "subscribe":
+        if command["action"] != "subscribe":
             return command
         channels = [self._dated_selection(wanted) for wanted in command["channels"]]
         return command | {"channels": channels}
@@ -186,6 +199,75 @@ class EngineMachine(RuleBasedStateMachine):
     def run(self, seconds: float) -> None:
         self.world.run(seconds)
 
+    # --- stories that chance would seldom tell
+
+    @rule(
+        names=st.one_of(st.none(), draw.few_names(1)),
+        number=numbers,
+        count=st.integers(1, 4),
+        what=st.sampled_from(stories.INTERRUPTIONS),
+        is_deaf=st.sampled_from((True, True, False)),
+    )
+    def cut_in(self, names: list[str] | None, number: int, count: int, what: str, is_deaf: bool) -> None:
+        """Something happens to a client in the middle of its flush."""
+        if names is not None:
+            stories.gather(self.world, self.company(), names)
+        client = self.client(number, stories.is_in_company)
+        if client is None:
+            return
+        stories.begin_flush(self.world, client, count)
+        owed = self.client(number, stories.is_owed)
+        if owed is not None:
+            stories.interrupt(self.world, owed, what)
+            for _ in range(MOST_CLIENTS):
+                self.world.hand_over(1, {owed.number} if is_deaf else ())
+
+    @rule(name=st.sampled_from((*draw.EVENTS, *draw.KEYED)), who=st.lists(numbers, min_size=2, max_size=4))
+    def fall_behind(self, name: str, who: list[int]) -> None:
+        live = self.company()
+        if live:
+            stories.fall_behind(self.world, live, name, who)
+
+    @rule(
+        number=numbers,
+        everyone=st.booleans(),
+        name=st.sampled_from(("ev", "log", "tab", "last")),
+        max_hz=st.sampled_from((4.0, 16.0)),
+        beats=st.integers(2, 8),
+    )
+    def pace(self, number: int, everyone: bool, name: str, max_hz: float, beats: int) -> None:
+        live = self.live()
+        stories.pace(self.world, live if everyone else live[number : number + 1], name, max_hz, beats)
+
+    @rule(number=numbers, old=st.sampled_from(draw.EVENTS), new=st.sampled_from(draw.EVENTS))
+    def move(self, number: int, old: str, new: str) -> None:
+        live = self.live()
+        if live and old != new:
+            first = number % len(live)
+            stories.move(self.world, live[first:] + live[:first], old, new)
+
+    @rule(number=numbers, result=draw.identities())
+    def refresh(self, number: int, result: Identity) -> None:
+        """A client sends a new token, and hears of it at once."""
+        client = self.client(number)
+        if client is not None and not client.is_paused:
+            self.world.send(client, {"action": "auth", "token": "t"})
+            self.world.handle_events()
+            self._answer_token(result, len(self.world.token_checks) - 1)
+
+    @rule(number=numbers, name=st.sampled_from(draw.KEYED), start=draw.starts(), is_late=st.booleans())
+    def delete_what_it_saw(self, number: int, name: str, start: Fields, is_late: bool) -> None:
+        client = self.client(number, lambda client: client.is_live and not client.is_paused)
+        if client is not None:
+            command = self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]})
+            stories.delete_what_it_saw(self.world, client, name, command, is_late=is_late)
+
+    @rule(number=numbers, keeps=st.integers(0, 9))
+    def outrun(self, number: int, keeps: int) -> None:
+        client = self.client(number, lambda client: client.is_live and not client.is_paused)
+        if client is not None:
+            stories.outrun(self.world, client, keeps)
+
     # --- answers
 
     @precondition(lambda self: self.world.token_checks)
@@ -199,9 +281,13 @@ class EngineMachine(RuleBasedStateMachine):
         ),
     )
     def answer_token(self, index: int, result: Identity | str) -> None:
+        self._answer_token(result, index % len(self.world.token_checks))
+
+    def _answer_token(self, result: Identity | str, index: int) -> None:
         dated = self._dated(result) if isinstance(result, Identity) else result
         assert dated is not None
-        self.world.answer_token(dated, index % len(self.world.token_checks))
+        if index >= 0:
+            self.world.answer_token(dated, index)
 
     @precondition(lambda self: self.world.questions)
     @rule(index=numbers, refused=st.frozensets(draw.names, max_size=3))

@@ -11,9 +11,9 @@ from analytics_hub.channels import Channel
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
-from .client import Malformed
+from .answers import Malformed
+from .publishing import Setup
 from .wire import Fields
-from .world import Setup
 
 # Fractions of two: sums of them are exact, so that the reference and the engine agree to the last bit.
 INTERVAL: Final = 1 / 64
@@ -31,8 +31,8 @@ names = st.sampled_from(NAMES)
 anything = st.one_of(*[names] * 12, st.sampled_from(("nothing", "user:", "bad name", "", "x" * 300)))
 
 
-def few_names() -> st.SearchStrategy[list[str]]:
-    return st.lists(names, min_size=0, max_size=3, unique=True)
+def few_names(least: int = 0) -> st.SearchStrategy[list[str]]:
+    return st.lists(names, min_size=least, max_size=3, unique=True)
 
 
 small_or_none = st.one_of(st.none(), st.integers(1, 6))
@@ -165,6 +165,7 @@ def commands() -> st.SearchStrategy[Fields]:
                 lambda wanted: {"action": "unsubscribe", "channels": wanted}, st.lists(anything, min_size=1, max_size=3)
             ),
             st.just({"action": "ping"}),
+            st.builds(lambda frames: {"action": "seen", "frames": frames}, st.integers(0, 3)),
             st.just({"action": "auth", "token": "t"}),
         ),
         ids,

@@ -9,6 +9,7 @@ from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
 from .rig import ALICE, WALL, Rig
+from .wire import Fields
 
 A = Channel("a")
 D = Channel("d", mode="durable")
@@ -68,12 +69,13 @@ def test_who_takes_something_in_time_stays() -> None:
     assert peer.close is None
 
 
-def test_who_has_once_pinged_must_go_on() -> None:
+@pytest.mark.parametrize("command", [{"action": "ping"}, {"action": "seen", "frames": 0}])
+def test_who_has_once_pinged_or_confirmed_must_go_on(command: Fields) -> None:
     rig = Rig(A, tuning=Tuning(silence_timeout=5))
     peer, listener = rig.connect(), rig.connect()
-    peer.send({"action": "ping"})
+    peer.send(command)
     rig.advance(4)
-    peer.send({"action": "ping"})
+    peer.send(command)
 
     rig.advance(4.9)
     lives = peer.close is None

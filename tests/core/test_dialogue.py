@@ -8,7 +8,7 @@ import pytest
 
 from analytics_hub.channels import Channel
 from analytics_hub.core.dialogue import Refusal
-from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Pause
+from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Confirmed, Pause
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -57,6 +57,17 @@ def test_hello_is_the_first_item() -> None:
         "reconnect": {"min": 0.5, "max": 30},
         "expires": None,
     }
+
+
+def test_what_a_client_has_seen_is_passed_on_and_has_no_answer() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    peer.forget()
+
+    peer.send({"action": "seen", "frames": 7}, {"action": "seen", "id": 1, "frames": 2**53 - 1})
+
+    assert peer.items == []
+    assert rig.asked(Confirmed) == [Confirmed(peer.session, 7), Confirmed(peer.session, 2**53 - 1)]
 
 
 def test_a_ping_is_answered_with_its_id() -> None:

@@ -342,3 +342,40 @@ def test_a_busy_client_waits_for_its_own_turn_while_others_have_theirs() -> None
 
     assert early == (0, 3)
     assert busy.data().count("late") == slow.data().count("late") == 3
+
+
+def overtaken() -> tuple[Rig, Peer]:
+    """A busy client that waits for the items 0 to 7, of which 0 to 3 are overwritten in their log."""
+    rig = Rig(Channel("a", keep_items=4), tuning=CALM)
+    peer = follower(rig, "a")
+    for first in (0, 4):
+        rig.tell("a", *range(first, first + 4))
+    return rig, peer
+
+
+def test_a_busy_client_that_stalls_loses_the_oldest_first() -> None:
+    rig, peer = overtaken()
+    before = peer.ledger("a").delivered
+
+    peer.is_full = True
+    peer.send({"action": "ping"})
+    rig.publish("a", *range(8, 14))
+    rig.now += 1
+    peer.resume()
+    rig.advance(1)
+
+    gap = peer.said("$gap")[0]
+    assert (gap["from"], gap["to"], gap["reason"]) == (before + 1, before + 10, "buffer")
+    assert peer.data() == [10, 11, 12, 13]
+
+
+def test_a_busy_client_that_unsubscribes_is_told_of_losses_next_to_what_it_has_read() -> None:
+    rig, peer = overtaken()
+    before = peer.ledger("a").delivered
+
+    rig.publish("a", *range(8, 14))
+    account = peer.unsubscribe("a")["channels"][0]
+
+    gap = peer.said("$gap")[0]
+    assert (gap["from"], gap["to"]) == (before + 1, before + 10)
+    assert (account["seq"], account["abandoned"]) == (before + 10, 4)

@@ -379,3 +379,20 @@ def test_who_remains_alone_after_a_turn_of_two_is_served_as_before() -> None:
 
     assert cohorts(rig) == 1
     assert first.data() == [1, 2]
+
+
+def test_who_joins_one_that_was_congested_is_not_said_to_have_been() -> None:
+    rig = Rig(Channel("a", keep_items=4), tuning=TUNING)
+    first, second = rig.connect(), rig.connect()
+    first.subscribe("a")
+    first.is_full = True
+    rig.tell("a", 0)
+    rig.advance(2)
+    first.resume()
+    second.subscribe("a")
+    assert cohorts(rig) == 1
+
+    rig.publish("a", *range(20))
+    rig.advance(10)
+
+    assert [gap["reason"] for gap in second.said("$gap")] == ["rate"]

@@ -20,6 +20,10 @@ class LineWire:
 
     name: str = "line"
 
+    @property
+    def has_cursor(self) -> bool:
+        return False
+
     def frame(self, items: Sequence[bytes]) -> bytes:
         return b"[" + b",".join(items) + b"]\n"
 

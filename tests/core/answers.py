@@ -1,0 +1,323 @@
+"""What a client must be answered: a reference that carries out every command on its own."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from analytics_hub.channels import MAX_NAME_LENGTH, Channel
+from analytics_hub.core.session import Session
+from analytics_hub.identity import Identity
+
+from .model import Life, Stream
+from .publishing import Publishing
+from .wire import Fields
+
+SMALL: Final = 1e-3
+"""What sums of floats may be off by, in tokens and in seconds."""
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Something that is no command, and the code of the `$error` that must say so."""
+
+    text: str
+    code: str = "bad-request"
+    id: int | None = None
+
+
+Command = dict[str, Any] | Malformed
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A control item that must come: `fields` of it, and what the client does then."""
+
+    fields: Fields
+    then: Callable[[Fields], None] | None = None
+
+
+class Bucket:
+    """The plainest token bucket."""
+
+    def __init__(self, rate: float | None, now: float) -> None:
+        self.rate = rate
+        self.capacity = max(1.0, rate or 1.0)
+        self.tokens = self.capacity
+        self.at = now
+
+    def refill(self, now: float) -> float:
+        if self.rate is None:
+            return self.capacity
+        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        return self.tokens
+
+    def spend(self) -> None:
+        if self.rate is not None:
+            self.tokens -= 1
+
+
+class Dialogue:
+    """Carries out commands without looking at the engine, and lists the control items that must come, in that order."""
+
+    def __init__(self, world: Publishing, session: Session, identity: Identity | None) -> None:
+        self.world = world
+        self.session = session
+        self.identity: Identity | None = None
+        self.ending: int | None = None
+        """The code it must be closed with."""
+        self.expected: deque[Expected] = deque()
+        self.queue: deque[Command] = deque()
+        self.waits_for: str | None = None
+        self.command: Fields = {}
+        self.unasked: tuple[str, ...] = ()
+        self.subscribed: dict[str, Stream] = {}
+        """As the engine must see it."""
+        self.streams: dict[str, Stream] = {}
+        """As the client sees it, from what it has read."""
+        self.just_ended: dict[str, Stream] = {}
+        self.commands = Bucket(world.tuning.command_rate, world.now)
+        self.refused = 0
+        self.malformed = 0
+        self.has_pinged = False
+        """Or has said what it has seen."""
+        self.confirmed: deque[int] = deque()
+        """What the driver has not been told yet of that."""
+        if identity is not None:
+            self.welcome(identity)
+
+    def expect(self, type_: str, then: Callable[[Fields], None] | None = None, **fields: Any) -> None:
+        self.expected.append(Expected({"type": type_, **fields}, then))
+
+    def catch_up(self) -> None:
+        """After the engine has carried out commands: remember the accounts it closed."""
+        for name, stream in self.just_ended.items():
+            stream.final = self.session.final[name]
+        self.just_ended.clear()
+
+    def welcome(self, identity: Identity) -> None:
+        self.identity = identity
+        self.expect("$hello", session=self.session.id, protocol=1, expires=identity.expires)
+
+    def error(self, code: str, **fields: Any) -> None:
+        self.expect("$error", code=code, **fields)
+
+    def proceed(self) -> None:
+        while self.queue and self.waits_for is None and self.ending is None:
+            self._carry_out(self.queue.popleft())
+
+    def _carry_out(self, command: Command) -> None:
+        if self.commands.refill(self.world.now) < 1 - SMALL:
+            self.refused += 1
+            self.command = {"id": command.id} if isinstance(command, Malformed) else command
+            self.error("rate-limited", retry="later", **self._id())
+            if self.refused >= self.world.setup.refusals:
+                self.ending = 4429
+            return
+        self.commands.spend()
+        self.refused = 0
+        if isinstance(command, Malformed):
+            self.malformed += 1
+            self.command = {"id": command.id}
+            self.error(command.code, retry="never", **self._id())
+            if self.malformed >= 10:
+                self.ending = 4400
+            return
+        self.malformed = 0
+        self.command = command
+        match command["action"]:
+            case "auth":
+                self.waits_for = "token"
+            case _ if self.identity is None:
+                self.error("unauthenticated", retry="never", **self._id())
+            case "ping":
+                self.has_pinged = True
+                self.expect("$pong", id=command.get("id"))
+            case "seen":
+                self.has_pinged = True
+                self.confirmed.append(command["frames"])
+            case "subscribe":
+                self._subscribe(command["channels"])
+            case "unsubscribe":
+                self._unsubscribe(command["channels"])
+
+    def _id(self) -> Fields:
+        return {"id": self.command["id"]} if self.command.get("id") is not None else {}
+
+    def authenticated(self, result: Identity | str) -> None:
+        """The answer to the token it sent."""
+        if self.waits_for != "token" or self.ending is not None:
+            return
+        self.waits_for = None
+        if isinstance(result, Identity) and result.expires is not None and result.expires <= self.world.wall:
+            result = "expired"
+        if isinstance(result, str):
+            code = "forbidden" if result == "forbidden" else "unauthenticated"
+            self.error(code, retry="later" if result == "unavailable" else "never", **self._id())
+            if self.identity is None:
+                self.ending = {"forbidden": 4403, "unavailable": 1011}.get(result, 4401)
+        elif self.identity is None:
+            self.welcome(result)
+            self.expect("$authenticated", expires=result.expires, **self._id())
+        elif self.identity.id != result.id:
+            self.error("forbidden", retry="never", **self._id())
+        else:
+            self.identity = result
+            self.expect("$authenticated", expires=result.expires, **self._id())
+            lost = [name for name in self.subscribed if not self._may(self.world.declaration(name), name)]
+            if lost:
+                for name in lost:
+                    self.subscribed[name].allowed_until = self.world.order
+                self._expect_end(lost, "forbidden")
+        self.proceed()
+
+    def authorized(self, allowed: Collection[str]) -> None:
+        """The application's answer about the channels it was asked about."""
+        if self.waits_for != "authorize" or self.ending is not None:
+            return
+        self.waits_for = None
+        self._start_all(self.command["channels"], set(self.unasked) - set(allowed))
+        self.proceed()
+
+    # --- subscriptions
+
+    def _may(self, channel: Channel, name: str) -> bool:
+        assert self.identity is not None
+        if channel.roles is not None and not channel.roles & self.identity.roles:
+            return False
+        narrowed = self.identity.channels
+        return narrowed is None or any(
+            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in narrowed
+        )
+
+    def _judge(self, name: str) -> str | None:
+        if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,255}", name):
+            return "bad-request"
+        channel = self.world.find_declaration(name)
+        if channel is None:
+            return "unknown-channel"
+        return None if self._may(channel, name) else "forbidden"
+
+    def _subscribe(self, channels: list[str | Fields]) -> None:
+        if len(channels) > self.world.tuning.max_subscriptions:
+            self.error("bad-request", retry="never", **self._id())
+            return
+        if self.world.setup.asks_to_authorize:
+            names = [selection["channel"] for selection in map(as_selection, channels)]
+            unasked = [name for name in names if name not in self.subscribed and self._judge(name) is None]
+            if unasked:
+                self.waits_for = "authorize"
+                self.unasked = tuple(dict.fromkeys(unasked))
+                return
+        self._start_all(channels, ())
+
+    def _start_all(self, channels: list[str | Fields], forbidden: Collection[str]) -> None:
+        answers: list[Fields] = []
+        opened: list[tuple[str, Stream | None]] = []
+        for selection in map(as_selection, channels):
+            name = selection["channel"]
+            code = self._judge(name) or ("forbidden" if name in forbidden else None)
+            if code is None and any(name == other for other, _ in opened) and start_options(selection):
+                code = "bad-request"
+            stream: Stream | None = None
+            answer: Fields = {}
+            if code is None:
+                code, stream, answer = self._start(name, selection)
+            answers.append(named(name) | (answer if code is None else {"ok": False, "code": code}))
+            opened.append((name, stream))
+
+        def read(fields: Fields) -> None:
+            for (_, stream), answer in zip(opened, fields["channels"], strict=True):
+                if stream is not None:
+                    self.streams[stream.name] = stream
+                    assert answer["seq"] >= stream.seen, f"{answer} starts below {stream.seen}"
+                    stream.above = answer["seq"]
+
+        self.expect("$subscribed", read, channels=answers, **self._id())
+
+    def _start(self, name: str, selection: Fields) -> tuple[str | None, Stream | None, Fields]:
+        held = self.subscribed.get(name)
+        every = 1 / selection["max_hz"] if selection.get("max_hz") else 0.0
+        options = start_options(selection)
+        if held is None and len(self.subscribed) >= self.world.tuning.max_subscriptions:
+            return "too-many-subscriptions", None, {}
+        if held is not None and not options:
+            held.every = every
+            held.paced_since = self.world.now
+            return None, held, {"ok": True, "epoch": held.life.epoch}
+        if not self.world.may_appear(name):
+            return "unknown-channel", None, {}
+        if len(options) > 1:
+            return "bad-request", None, {}
+        life = self.world.lives[name]
+        stream = Stream(life, life.head)
+        answer: Fields = {}
+        if "since" in options:
+            since = selection["since"]
+            if since["epoch"] == life.epoch and since["seq"] > life.head:
+                return "bad-request", None, {}
+            stream, answer = self._resume(life, since)
+        elif "last" in options:
+            stream = Stream(life, life.back(selection["last"]))
+        elif "snapshot" in options or life.conflates:
+            stream = Stream(life, life.oldest())
+        stream.every = every
+        if held is not None:
+            self._expect_end([name], "restarted")
+        self.subscribed[name] = stream
+        stream.paced_since = self.world.now
+        answer = {"ok": True, "epoch": life.epoch, "mode": life.channel.mode, "seq": stream.start} | answer
+        return None, stream, answer
+
+    @staticmethod
+    def _resume(life: Life, since: Fields) -> tuple[Stream, Fields]:
+        position = since["seq"]
+        live = {item.seq for item in life.live()}
+        lost = [seq for seq in range(position + 1, life.lost() + 1) if not (life.conflates and seq in live)]
+        if since["epoch"] != life.epoch or (lost and life.conflates):
+            return Stream(life, life.oldest(), is_broken=True), {"recovered": False}
+        return Stream(life, position, resumes=True, has_hole=bool(lost)), {
+            "recovered": not lost,
+            "seq": position + len(lost),
+        }
+
+    def _unsubscribe(self, channels: list[str]) -> None:
+        if len(channels) > self.world.tuning.max_subscriptions:
+            self.error("bad-request", retry="never", **self._id())
+            return
+        self._expect_end(list(dict.fromkeys(channels)), "asked", **self._id())
+
+    def _expect_end(self, names: list[str], reason: str, **id_: Any) -> None:
+        ended = [self.subscribed.pop(name, None) for name in names]
+        for stream in ended:
+            if stream is not None:
+                stream.end = stream.life.head
+                self.world.ended.append(stream)
+                self.just_ended[stream.name] = stream
+
+        def read(fields: Fields) -> None:
+            for stream, account in zip(ended, fields["channels"], strict=True):
+                if stream is None:
+                    assert account["seq"] is None and account["abandoned"] == 0, account
+                else:
+                    del self.streams[stream.name]
+                    stream.check_end(account)
+
+        self.expect("$unsubscribed", read, channels=[named(name) for name in names], reason=reason, **id_)
+
+
+def as_selection(wanted: str | Fields) -> Fields:
+    return {"channel": wanted} if isinstance(wanted, str) else wanted
+
+
+def start_options(selection: Fields) -> list[str]:
+    return [option for option in ("snapshot", "since", "last") if selection.get(option, False) is not False]
+
+
+def named(name: str) -> Fields:
+    """How an answer names a channel; what is too long to be a name is cut."""
+    return {"channel": name} if len(name) <= MAX_NAME_LENGTH else {}

@@ -1,0 +1,166 @@
+"""Short stories for the machine, which chance would seldom tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from analytics_hub.core.events import Append
+
+from . import strategies as draw
+from .client import Client
+from .wire import Fields
+from .world import World
+
+INTERRUPTIONS: Final = ("ping", "subscribe", "unsubscribe", "leave", "end", "end", "wait")
+
+
+def publish(world: World, name: str, body: int, key: str) -> None:
+    world.publish(name, body, key=key if name in draw.KEYED else None)
+
+
+# --- clients that want the same
+
+
+def want(world: World, client: Client, *names: str) -> None:
+    """These channels, and no others."""
+    others = [name for name in client.subscribed if name not in names]
+    commands: list[Fields] = [{"action": "unsubscribe", "channels": others}] if others else []
+    world.send(client, *commands, {"action": "subscribe", "channels": list(names)})
+
+
+def gather(world: World, clients: Sequence[Client], names: Sequence[str]) -> None:
+    for client in clients:
+        want(world, client, *names)
+    world.turn()
+    world.advance(draw.INTERVAL)
+
+
+def fall_behind(world: World, clients: Sequence[Client], name: str, who: Sequence[int]) -> None:
+    """One after the other stalls, each at another write, and comes back when more has come."""
+    gather(world, clients, [name])
+    late = [clients[number % len(clients)] for number in who]
+    for client in late:
+        publish(world, name, 0, "a")
+        world.turn({client.number})
+        world.advance(draw.INTERVAL)
+    for client in late:
+        if client.is_stalled and client.is_live:
+            world.resume(client)
+        publish(world, name, 1, "b")
+        world.turn()
+        world.advance(draw.INTERVAL)
+
+
+# --- in the middle of a flush
+
+
+def is_in_company(client: Client) -> bool:
+    """Whether it shares a cohort and could be served."""
+    cohort = client.session.cohort
+    return client.is_live and not client.is_paused and cohort is not None and cohort.size > 1 and not cohort.is_stalled
+
+
+def is_owed(client: Client) -> bool:
+    """Whether something was taken for it and others that it was not written yet: its part of a flush, or of a table."""
+    cohort = client.session.cohort
+    if cohort is None or not is_in_company(client):
+        return False
+    return cohort.owes(client.session) or any(reader.carry for reader in cohort.readers.values())
+
+
+def begin_flush(world: World, client: Client, count: int) -> None:
+    """Something comes on all channels of a client, and is written until somebody is owed the rest."""
+    for n in range(count):
+        for name in list(client.subscribed):
+            publish(world, name, n, draw.KEYS[n])
+    world.advance(draw.INTERVAL)
+    world.timer()
+    while not any(map(is_owed, world.clients)):
+        if world.hand_over(1):
+            return
+
+
+def interrupt(world: World, owed: Client, what: str) -> None:
+    """Something happens to a client that is owed something."""
+    match what:
+        case "ping":
+            world.send(owed, {"action": "ping"})
+        case "subscribe":
+            world.send(owed, {"action": "subscribe", "channels": ["ev", "tab"]})
+        case "unsubscribe":
+            world.send(owed, {"action": "unsubscribe", "channels": list(owed.subscribed)[:1]})
+        case "leave":
+            world.disconnect(owed)
+        case "end":
+            world.send(owed, {"action": "ping"})
+            world.end(owed)
+        case "wait":  # for a heartbeat
+            world.advance(3.0)
+            world.timer()
+
+
+# --- others
+
+
+def pace(world: World, clients: Sequence[Client], name: str, max_hz: float, beats: int) -> None:
+    """Somebody wants a channel at a pace of its own, and more comes than that."""
+    for client in clients:
+        world.send(client, {"action": "subscribe", "channels": [{"channel": name, "max_hz": max_hz}]})
+    for n in range(beats):
+        publish(world, name, n, "a")
+        world.turn()
+        world.advance(1 / 32)
+
+
+def move(world: World, clients: Sequence[Client], old: str, new: str) -> None:
+    """The first client uses up its tokens on one channel, then joins the others on another."""
+    count = int(world.tuning.rate or 2.0) + 1
+    for client in clients:
+        want(world, client, old if client is clients[0] else new)
+    for name in (old, new):
+        world.advance(draw.INTERVAL)
+        want(world, clients[0], name)
+        world.turn()
+        for n in range(count):
+            publish(world, name, n, "a")
+        world.turn()
+
+
+def delete_what_it_saw(world: World, client: Client, name: str, command: Fields, *, is_late: bool) -> None:
+    """A client begins with a table that has deletions; then what it has seen, or would have seen, is deleted."""
+    world.publish(name, 0, key="a")
+    world.publish(name, 0, key="b")
+    if name in world.lives:
+        world.delete(name, "b")
+    world.send(client, command)
+    if not is_late:
+        world.turn()
+        world.advance(draw.INTERVAL)
+    if name in world.lives:
+        world.delete(name, "a")
+    world.turn()
+
+
+def outrun(world: World, client: Client, keeps: int) -> None:
+    """A client waits for the journal, which meanwhile forgets what it waits for, and then is asked again."""
+    name = draw.DURABLE[0]
+    life = world.lives[name]
+    _keep(world, name, 8)
+    since = {"epoch": life.epoch, "seq": max(0, life.head - 8)}
+    world.send(client, {"action": "subscribe", "channels": [{"channel": name, "since": since}]})
+    world.turn()
+    world.shelves[name].trim(keeps)
+    _keep(world, name, 1)
+    world.send(client, {"action": "subscribe", "channels": ["ev"]})
+    world.advance(draw.INTERVAL)
+    world.turn()
+
+
+def _keep(world: World, name: str, count: int) -> None:
+    """Publish to a durable channel, whose journal does what it must write, and no more."""
+    for n in range(count):
+        world.publish(name, n)
+    world.turn()
+    for job in [job for job in world.jobs if isinstance(job, Append)]:
+        world.do_journal(world.jobs.index(job))
