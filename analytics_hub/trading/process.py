@@ -18,10 +18,23 @@ EXPOSURE_UPDATES: Final = "exposure-updates"
 ALERTS: Final = "alerts"
 
 CHANNELS: Final[tuple[Channel, ...]] = (
-    Channel(ROUTING_METRICS, type="routing-decision", roles=frozenset({"admin"})),
-    Channel(LP_PERFORMANCE, mode="table", key="lpName", type="lp-metrics", roles=frozenset({"admin", "monitor"})),
-    Channel(EXPOSURE_UPDATES, mode="latest", type="exposure-update", roles=frozenset({"admin", "trader"})),
-    Channel(ALERTS, mode="durable", type="alert", roles=frozenset({"admin", "trader", "monitor"})),
+    Channel(ROUTING_METRICS, type="routing-decision", roles=frozenset({"admin"}), schema=RoutingDecision),
+    Channel(
+        LP_PERFORMANCE,
+        mode="table",
+        key="lpName",
+        type="lp-metrics",
+        roles=frozenset({"admin", "monitor"}),
+        schema=LPMetrics,
+    ),
+    Channel(
+        EXPOSURE_UPDATES,
+        mode="latest",
+        type="exposure-update",
+        roles=frozenset({"admin", "trader"}),
+        schema=ExposureUpdate,
+    ),
+    Channel(ALERTS, mode="durable", type="alert", roles=frozenset({"admin", "trader", "monitor"}), schema=Alert),
 )
 
 _lock = threading.Lock()
