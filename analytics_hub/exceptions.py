@@ -31,6 +31,10 @@ class InvalidItem(HubError, ValueError):
     """The published data, type or key cannot become an item."""
 
 
+class ItemTooLarge(InvalidItem):
+    """The whole encoded item is longer than `Tuning.max_item_bytes`."""
+
+
 class TableFull(HubError):
     """A `table` channel already holds `max_keys` keys."""
 

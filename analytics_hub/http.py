@@ -56,8 +56,12 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+MAX_BODY: Final = 144 * 1024
+"""Bytes that the body of a request may have: the largest item that any tuning allows, 128 KiB, and what is around."""
+
 NO_STORE: Final = ("Cache-Control", "no-store")
 NO_SNIFF: Final = ("X-Content-Type-Options", "nosniff")
+RETRY_SOON: Final = ("Retry-After", "1")
 
 
 def compose(*parts: Respond) -> Respond:
@@ -93,6 +97,11 @@ def route(path: str, methods: Mapping[str, Handler]) -> Respond:
 def json_response(status: int, value: object, headers: Headers = ()) -> Response:
     """`value` as JSON, never cached and never taken for anything else."""
     return Response(status, msgspec.json.encode(value) + b"\n", "application/json", (NO_STORE, NO_SNIFF, *headers))
+
+
+def error_response(status: int, code: str, message: str, headers: Headers = ()) -> Response:
+    """What went wrong, in the form of all the hub's own answers: a `code` for programs and a sentence for people."""
+    return json_response(status, {"error": {"code": code, "message": message}}, headers)
 
 
 class _Drainable(Protocol):

@@ -62,11 +62,12 @@ class Hub:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.node: Final = node if node is not None else secrets.token_hex(4)
+        self.channels: Final = tuple(channels)
         self._clock = clock
         self._wall_clock = wall_clock
         self._grace = grace
         self._engine = Engine(
-            channels,
+            self.channels,
             tuning,
             nonce=secrets.token_urlsafe(9),
             node=self.node,
@@ -114,6 +115,11 @@ class Hub:
             return await self._stack.__aexit__(exc_type, exc, traceback)
         finally:
             self._clerk.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was entered and takes clients and items."""
+        return self._state == "open"
 
     @property
     def is_draining(self) -> bool:
@@ -177,10 +183,30 @@ class Hub:
 
         Raises what `publish` does, and `JournalError` if the journal refused the item.
         """
+        await checkpoint_if_cancelled()
+        outcome = self.submit(channel, data, type=type, key=key)
+        if isinstance(outcome, Receipt):
+            await cancel_shielded_checkpoint()
+            return outcome
+        return await outcome.wait()
+
+    def delete(self, channel: str, key: str) -> None:
+        """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
+        self._engine.registry.declaration(channel)
+        key = check_key(key)
+        if get_ident() == self._thread and self._state == "open":
+            self._engine.delete(channel, key, self._clock())
+            self._driver.nudge()
+        else:
+            self._post(channel, b"null", None, key, deleted=True)
+
+    def submit(
+        self, channel: str, data: object, *, type: str | None = None, key: str | None = None
+    ) -> Receipt | Waiter:
+        """As `publish_confirmed`, but what waits for the journal is handed out: so several items reach it together."""
         engine = self._engine
         self._check_open()
         self._check_thread("publish_confirmed")
-        await checkpoint_if_cancelled()
         declared = engine.registry.declaration(channel)
         body = encode_data(data)
         waiter = Waiter()
@@ -194,23 +220,24 @@ class Hub:
         )
         self._driver.nudge()
         if place is not None:
-            await cancel_shielded_checkpoint()
             return Receipt(*place)
         self._clerk.waiters.add(waiter)
-        try:
-            return await waiter.wait()
-        finally:
-            self._clerk.waiters.discard(waiter)
+        return waiter
 
-    def delete(self, channel: str, key: str) -> None:
-        """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
+    def remove(self, channel: str, key: str) -> Receipt | None:
+        """As `delete`, on the hub's own thread alone; None if there was nothing to remove."""
+        self._check_open()
+        self._check_thread("remove")
         self._engine.registry.declaration(channel)
-        key = check_key(key)
-        if get_ident() == self._thread and self._state == "open":
-            self._engine.delete(channel, key, self._clock())
-            self._driver.nudge()
-        else:
-            self._post(channel, b"null", None, key, deleted=True)
+        if not self._engine.delete(channel, check_key(key), self._clock()):
+            return None
+        self._driver.nudge()
+        log = self._engine.registry.logs[channel]
+        return Receipt(log.epoch, log.head)
+
+    def declaration(self, channel: str) -> Channel:
+        """The declared channel or pattern that `channel` falls under; raises `UnknownChannel` or `InvalidChannel`."""
+        return self._engine.registry.declaration(channel)
 
     def _check_open(self) -> None:
         if self._state == "new":
@@ -277,6 +304,14 @@ class Hub:
     def count(self, name: str, number: int = 1) -> None:
         """Count something that happened; `statistics().counters` shows it. `name` is one of few."""
         self._engine.counters[name] += number
+
+    def session(self, id: str) -> Session | None:
+        """The session that was told this `id` in its `$hello`, while it lasts."""
+        return self._engine.sessions.get(id)
+
+    @property
+    def tuning(self) -> Tuning:
+        return self._engine.tuning
 
     # --- looking in
 

@@ -77,6 +77,7 @@ class JournalClerk:
         for waiter, outcome in zip(waiters, outcomes, strict=True):
             if isinstance(waiter, Waiter):
                 waiter.settle(outcome)
+                self.waiters.discard(waiter)
 
     async def read(self, event: Read) -> None:
         try:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Final
 
 logger: Final = logging.getLogger("analytics_hub")
 logger.addHandler(logging.NullHandler())
+
+
+def shout(message: str) -> None:
+    """Log a mistake of whoever wrote the application; on stderr if nobody has set up logging.
+
+    Servers set up their own loggers and not the root, and our `NullHandler` switches off the last resort of `logging`.
+    """
+    logger.error(message)
+    place: logging.Logger | None = logger
+    while place is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
+            return
+        place = place.parent if place.propagate else None
+    sys.stderr.write(f"analytics_hub: {message}\n")
 
 
 class Muffler:

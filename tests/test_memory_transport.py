@@ -10,7 +10,7 @@ from analytics_hub import HubClosed, Identity
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import ROOM, MemoryClient, connect, subscribe
 
-from .hub.rig import is_empty, read, read_data, running
+from .hub.rig import HANG, is_empty, read, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def test_what_comes_along_with_the_answer_is_not_lost() -> None:
 async def test_its_iteration_ends_with_the_session() -> None:
     async with running() as hub, subscribe(hub, "events") as client:
         hub.publish("events", "the last word")
-        await hub.shutdown(grace=0.1)
+        await hub.shutdown(grace=HANG)
         data = [item["data"] async for batch in client for item in batch if "data" in item]
 
         assert data == ["the last word"]

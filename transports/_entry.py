@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -12,8 +13,9 @@ from ..contracts import Handshake
 from ..exceptions import AuthenticationError, HubError, PermissionDenied
 from ..hub import Hub
 from ..identity import Identity
-from ..protocol import CloseCode
+from ..protocol import CloseCode, Timestamps, control
 
+_STAMPS: Final = Timestamps()
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -48,6 +50,11 @@ async def admit(hub: Hub, handshake: Handshake) -> Identity | Refusal | None:
         return _FORBIDDEN
     except HubError:
         return UNCHECKED  # the hub has counted why
+
+
+def close_item(code: int, reason: str) -> bytes:
+    """The last item of a connection, where the transport has no close codes."""
+    return control("$close", _STAMPS.format(time.time()), code=code, reason=reason)
 
 
 def is_origin_allowed(headers: Mapping[str, str], allowed: Collection[str], *, is_secure: bool) -> bool:

@@ -19,9 +19,24 @@ from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, 
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import Parsed, encode, parse_json
+from ._abilities import Abilities
 
 Item = dict[str, Any]
 Batch = list[Item]
+
+ABILITIES: Final = Abilities(
+    transport="memory",
+    formats=("JSON",),
+    has_handshake=True,
+    refuses_with_status=False,
+    takes_commands=True,
+    tells_binary=True,
+    shows_heartbeats=False,
+    has_close_codes=True,
+    feels_slowness=True,
+    ends_silence=False,
+    compresses="nobody",
+)
 
 ROOM: Final = 16
 """Writes that may wait for the subscriber before the hub is told to hold back; each is up to 256 KiB."""
@@ -34,6 +49,7 @@ class _Records:
     """Frames with a mark at their end, so that several in one write can be told apart."""
 
     name = "memory.json"
+    has_cursor = False
 
     def frame(self, items: Sequence[bytes]) -> bytes:
         return b"[" + b",".join(items) + b"]" + _END
@@ -84,6 +100,9 @@ class MemoryClient:
 
     def resume_reading(self) -> None:
         self.is_reading_paused = False
+
+    def confirmed(self, frames: int) -> None:
+        """It knows itself what was read."""
 
     # --- as a client
 

@@ -1,10 +1,8 @@
 """The `websocket` transport: RFC 6455 on sockets of its own, and plain HTTP next to it on the same port.
 
 One task waits on one selector for all clients; frames leave with a direct `send` from the hub's flush. There is no
-task, no stream and no decoder for a client that only listens. From the outside in: `_poller` and `_selector` wait and
-call, `_listener` accepts, `_stream` reads and writes one socket (none of them knows WebSocket); `_incoming` serves the
-request that comes first, with `_exchange` (HTTP) and `_handshake` (the upgrade); `_connection` is one client, with
-`_frames` (wsproto).
+task, no stream and no decoder for a client that only listens. `_sockets` is what it shares with `tcp`, `_websocket`
+what it adds, `_http` the hub's own HTTP.
 """
 
 from __future__ import annotations
@@ -19,13 +17,27 @@ import anyio.abc
 
 from ..http import Respond
 from ..hub import Hub
-from ._listener import Listener, bind
-from ._poller import open_poller
-from ._selector import SelectorLoop
-from ._server import Limits, Server
+from ._abilities import Abilities
+from ._http.endpoints import Endpoints
+from ._sockets.limits import Limits
+from ._sockets.selector import SelectorLoop
+from ._sockets.serving import BACKLOG, run
+from ._websocket.deflate import Compression
+from ._websocket.server import Server
 
-BACKLOG: Final = 1024
-"""Connections that the kernel keeps until they are accepted; it may have a lower limit of its own."""
+ABILITIES: Final = Abilities(
+    transport="websocket",
+    formats=("JSON", "MessagePack"),
+    has_handshake=True,
+    refuses_with_status=True,
+    takes_commands=True,
+    tells_binary=True,
+    shows_heartbeats=True,
+    has_close_codes=True,
+    feels_slowness=True,
+    ends_silence=True,
+    compresses="the hub, if asked to",
+)
 
 
 async def serve(
@@ -37,6 +49,8 @@ async def serve(
     respond: Respond | None = None,
     ssl_context: ssl.SSLContext | None = None,
     origins: Collection[str] | None = None,
+    has_endpoints: bool = True,
+    compression: bool | Compression = False,
     limits: Limits | None = None,
     backlog: int = BACKLOG,
     clock: Callable[[], float] = time.monotonic,
@@ -44,39 +58,28 @@ async def serve(
 ) -> None:
     """Serve WebSocket clients of `hub` at `path` until cancelled, or until the hub has shut down and all have left.
 
-    Reports the port through `task_status`, which with `port=0` is a free one. `respond` answers HTTP requests for other
-    paths. `origins` are those of pages that may connect besides pages at the host and port of the server itself, such
-    as `https://dashboard.example.com`; clients that are no browsers send none and are let in. Raises `OSError` if it
-    cannot listen.
+    Reports the port through `task_status`, which with `port=0` is a free one. On the same port the hub answers HTTP
+    itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/asyncapi.json` and `/healthz`; `respond` answers for
+    other paths. `origins` are those of pages that may connect besides pages at the host and port of the server itself,
+    such as `https://dashboard.example.com`; clients that are no browsers send none and are let in. With `compression`,
+    clients that offer permessage-deflate get compressed frames, each compressed once for all of them. Raises `OSError`
+    if it cannot listen.
     """
     if isinstance(origins, str):
         raise TypeError(f"origins must be a list of origins, not the text {origins!r}")
-    sockets = await bind(host, port, backlog)
-    async with anyio.create_task_group() as group:
-        poller = open_poller(group)
-        loop = SelectorLoop(poller, clock)
-        server = Server(
+    if not isinstance(compression, (bool, Compression)):
+        raise TypeError(f"compression must be True, False or Compression(...), not {compression!r}")
+    options = Compression() if compression is True else compression or None
+
+    def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
+        return Server(
             hub, loop, group,
-            path=path, respond=respond, ssl_context=ssl_context, origins=origins or (), limits=limits or Limits(),
+            path=path, respond=respond, ssl_context=ssl_context, origins=origins or (),
+            endpoints=Endpoints(hub, origins=origins or ()) if has_endpoints else None,
+            limits=limits or Limits(), compression=options,
         )  # fmt: skip
-        listeners = [Listener(loop, sock, server.accepted, hub.count) for sock in sockets]
 
-        def is_finished() -> bool:
-            if not hub.is_draining:
-                return False
-            for listener in listeners:
-                listener.close()
-            return not server.streams
-
-        try:
-            task_status.started(sockets[0].getsockname()[1])
-            await loop.run(is_finished)
-        finally:
-            for listener in listeners:
-                listener.close()
-            server.close()
-            poller.close()
-        group.cancel_scope.cancel()
+    await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["Limits", "serve"]
+__all__ = ["ABILITIES", "Compression", "Limits", "serve"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from analytics_hub import Hub
 from analytics_hub.core.ledger import Ledger
+from analytics_hub.transports._abilities import Abilities
 
 Item = dict[str, Any]
 Batch = list[Item]
@@ -60,10 +61,8 @@ class Door(Protocol):
     """A transport under test."""
 
     name: str
-    shows_heartbeats: bool
-    """Whether an empty array reaches the client."""
-    tells_binary: bool
-    """Whether the transport itself knows binary frames from text."""
+    abilities: Abilities
+    """What the transport declares; a test that asks for more is left out."""
 
     def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
         """Serve `hub` until left."""

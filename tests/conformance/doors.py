@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import anyio
+import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import AuthenticationError, Channel, Handshake, Hub, Identity, PermissionDenied, Tuning
 from analytics_hub.testing import ManualClock
 
+from .asgi import ASGIDoor
 from .client import Client, Connect, Door, Reader
 from .memory import MemoryDoor
+from .sse import EventDoor
+from .tcp import TCPDoor
 from .websocket import WebSocketDoor
 
-DOORS: Final[tuple[Door, ...]] = (MemoryDoor(), WebSocketDoor())
+DOORS: Final[tuple[Door, ...]] = (MemoryDoor(), WebSocketDoor(), TCPDoor(), EventDoor(), ASGIDoor())
 
 HANG: Final = 30.0
 """Seconds after which a test is taken to hang; nothing is measured with it."""
@@ -96,9 +100,30 @@ async def serving(
     if manual:
         options |= {"clock": clock, "wall_clock": clock.wall}
     hub = clock.attach(Hub(channels, authenticate=tokens, tuning=tuning, grace=2.0, **options))
-    with anyio.fail_after(HANG):
-        async with hub, door.open(hub) as connect:
-            yield House(hub, connect, clock, tokens)
+    try:
+        with anyio.fail_after(HANG):
+            async with hub, door.open(hub) as connect:
+                yield House(hub, connect if door.abilities.takes_commands else _with_token(connect), clock, tokens)
+    except* _Unable as reasons:  # wrapped by the task groups that it came through
+        unable = reasons
+    else:
+        return
+    pytest.skip(str(unable.exceptions[0]))
+
+
+class _Unable(Exception):
+    """A test asks for what the transport declares that it cannot do."""
+
+
+def _with_token(connect: Connect) -> Connect:
+    """`connect` of a transport that could take a token in a first message only if it took messages."""
+
+    def let_in(token: str | None = None) -> AbstractAsyncContextManager[Client]:
+        if token is None:
+            raise _Unable("this transport takes no token as a message")
+        return connect(token)
+
+    return let_in
 
 
 __all__ = ["CHANNELS", "DOORS", "FAST", "Client", "Door", "House", "Tokens", "serving"]

@@ -9,7 +9,7 @@ from typing import Any
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import AuthenticationError, Hub, HubError, PermissionDenied
-from analytics_hub.transports.memory import MemoryClient, connect
+from analytics_hub.transports.memory import ABILITIES, MemoryClient, connect
 
 from .client import Batch, Client, Closed, Connect, Refused
 
@@ -44,8 +44,7 @@ class _Client:
 
 class MemoryDoor:
     name = "memory"
-    shows_heartbeats = False
-    tells_binary = True
+    abilities = ABILITIES
 
     def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
         return _open(hub)

@@ -13,7 +13,7 @@ from .doors import DOORS, House, serving
 
 pytestmark = pytest.mark.anyio
 
-SHOWING = [pytest.param(door, id=door.name) for door in DOORS if door.shows_heartbeats]
+SHOWING = [pytest.param(door, id=door.name) for door in DOORS if door.abilities.shows_heartbeats]
 
 
 @pytest.mark.parametrize("door", SHOWING)
@@ -149,12 +149,12 @@ async def test_a_storm_of_clients_is_served(door: Door) -> None:
 async def test_a_drain_tells_every_client_when_to_come_back(door: Door) -> None:
     async with serving(door) as house, house.reader("routing") as one, house.reader() as other:
         house.hub.publish("routing", "the last word")
-        await house.hub.shutdown(grace=1.0)
+        await house.hub.shutdown(grace=20.0)
         codes = [await one.closed(), await other.closed()]
 
         drains = [reader.control("$drain")[0]["in"] for reader in (one, other)]
         assert codes == [1012, 1012]
-        assert sorted(drains) == [0.0, 0.5]
+        assert sorted(drains) == [0.0, 10.0]
         assert one.data("routing") == ["the last word"]
         _is_empty(house)
 

@@ -17,6 +17,7 @@ from analytics_hub import Hub
 from analytics_hub.transports.websocket import serve
 
 from .doors import CHANNELS, FAST, HANG, Tokens
+from .websocket import PATIENT
 
 # The library has no client for Trio that is more than a preview.
 BACKENDS = {"asyncio": ("asyncio", {"use_uvloop": False}), "asyncio+uvloop": ("asyncio", {"use_uvloop": True})}
@@ -31,7 +32,7 @@ async def serving() -> AsyncIterator[tuple[Hub, str]]:
     hub = Hub(CHANNELS, authenticate=Tokens(), tuning=FAST, grace=1.0)
     with anyio.fail_after(HANG):
         async with hub, anyio.create_task_group() as tasks:
-            port = await tasks.start(lambda task_status: serve(hub, port=0, task_status=task_status))
+            port = await tasks.start(lambda task_status: serve(hub, port=0, limits=PATIENT, task_status=task_status))
             yield hub, f"ws://127.0.0.1:{port}/ws/analytics"
             tasks.cancel_scope.cancel()
 

@@ -26,13 +26,15 @@ from wsproto.events import (
 from wsproto.utilities import RemoteProtocolError
 
 from analytics_hub import Hub
-from analytics_hub.transports.websocket import serve
+from analytics_hub.transports.websocket import ABILITIES, Limits, serve
 
 from .client import Batch, Client, Closed, Connect, Refused
 
 PATH = "/ws/analytics"
 # As small as kernels allow: a client that stops reading is to be felt after kilobytes, not after megabytes.
 RECEIVE_BUFFER = 4096
+# Nothing is to happen in a test because the machine stood still for some seconds.
+PATIENT = Limits(handshake_timeout=60.0, close_timeout=60.0)
 
 
 class WebSocketClient:
@@ -124,8 +126,7 @@ class WebSocketClient:
 
 class WebSocketDoor:
     name = "websocket"
-    shows_heartbeats = True
-    tells_binary = True
+    abilities = ABILITIES
 
     def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
         return _open(hub)
@@ -134,7 +135,9 @@ class WebSocketDoor:
 @asynccontextmanager
 async def _open(hub: Hub) -> AsyncIterator[Connect]:
     async with anyio.create_task_group() as tasks:
-        port = await tasks.start(lambda task_status: serve(hub, port=0, path=PATH, task_status=task_status))
+        port = await tasks.start(
+            lambda task_status: serve(hub, port=0, path=PATH, limits=PATIENT, task_status=task_status)
+        )
 
         @asynccontextmanager
         async def let_in(token: str | None = None) -> AsyncIterator[Client]:

@@ -77,6 +77,7 @@ class FakeTransport:
         self.writes: list[bytes] = []
         self.ended: tuple[int, str] | None = None
         self.is_paused = False
+        self.seen = 0
         self.on_write = on_write
         self.news = anyio.Event()
 
@@ -95,6 +96,10 @@ class FakeTransport:
 
     def resume_reading(self) -> None:
         self.is_paused = False
+        self.news.set()
+
+    def confirmed(self, frames: int) -> None:
+        self.seen = frames
         self.news.set()
 
     async def until(self, is_it: Callable[[], bool]) -> None:

@@ -34,7 +34,7 @@ async def test_what_was_published_before_is_delivered() -> None:
         for number in range(200):
             hub.publish("events", number)
             hub.publish("durable", number)
-        await hub.shutdown()
+        await hub.shutdown(FOREVER)
         items = [item async for batch in client for item in batch]
 
         for channel in ("events", "durable"):
@@ -321,6 +321,10 @@ class Broken(FakeTransport):
         super().pause_reading()
         self._fail("pause_reading")
 
+    def confirmed(self, frames: int) -> None:
+        super().confirmed(frames)
+        self._fail("confirmed")
+
 
 @pytest.mark.parametrize("faults", [("write",), ("close",), ("pause_reading",), ("write", "pause_reading", "close")])
 async def test_a_transport_that_raises_harms_nobody_else(faults: tuple[str, ...]) -> None:
@@ -345,6 +349,19 @@ async def test_a_transport_that_raises_harms_nobody_else(faults: tuple[str, ...]
         assert broken.ended is not None
         assert hub.statistics().sessions == (0 if hub.is_draining else 1)
         assert hub.statistics().counters["transport-failed"] == 1 + ("close" in faults[1:])
+
+
+async def test_a_transport_hears_what_its_client_has_seen() -> None:
+    async with running() as hub, subscribe(hub, "events") as witness:
+        transport, broken = FakeTransport(), Broken("confirmed")
+        for session in (plug_in(hub, transport), plug_in(hub, broken), witness.session):
+            assert session is not None
+            hub.receive_data(session, '[{"action":"seen","frames":3},{"action":"seen","frames":5}]')
+        await broken.until(lambda: broken.ended is not None)
+
+        assert transport.seen == 5
+        assert transport.ended is None
+        assert hub.statistics().sessions == 2
 
 
 async def test_a_bug_of_our_own_surfaces_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from analytics_hub.channels import Channel
 from analytics_hub.contracts import Handshake, Transport
 from analytics_hub.core.wire import Wire
 from analytics_hub.exceptions import HubClosed
@@ -32,6 +33,9 @@ class FakeSession:
 
 class FakeHub:
     """`admit` takes everyone; give it another, or an `on_data`, to see what happens."""
+
+    channels: tuple[Channel, ...] = ()
+    is_open = True
 
     def __init__(self) -> None:
         self.is_draining = False

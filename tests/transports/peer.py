@@ -7,9 +7,10 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self, cast
 
 import anyio
@@ -17,7 +18,7 @@ import anyio.abc
 import anyio.to_thread
 
 from analytics_hub.hub import Hub
-from analytics_hub.transports.websocket import serve
+from analytics_hub.transports import websocket
 
 from .fake_hub import FakeHub
 
@@ -25,7 +26,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3 has both
 PATH = "/ws/analytics"
-HANG_GUARD = 20.0
+HANG_GUARD = 60.0
 
 
 class Clock:
@@ -39,13 +40,20 @@ class Clock:
 
 
 @asynccontextmanager
-async def serving(hub: FakeHub | Hub, *, cancels: bool = True, **options: Any) -> AsyncIterator[int]:
-    """The port of a server for `hub`, which is cancelled in the end, or waited for."""
+async def serving(
+    hub: FakeHub | Hub, *, cancels: bool = True, serve: Callable[..., Awaitable[None]] = websocket.serve, **options: Any
+) -> AsyncIterator[int]:
+    """The port of a server for `hub`, which is cancelled in the end, or waited for.
+
+    Where a test moves no clock, nothing happens because the machine stood still for some seconds.
+    """
+    if serve is websocket.serve and not options.keys() & {"clock", "limits"}:
+        options["limits"] = websocket.Limits(handshake_timeout=60.0, close_timeout=60.0)
     with anyio.fail_after(HANG_GUARD):
         async with anyio.create_task_group() as group:
 
             async def run(*, task_status: anyio.abc.TaskStatus[int]) -> None:
-                await serve(cast("Hub", hub), port=0, task_status=task_status, **options)
+                await serve(hub, port=0, task_status=task_status, **options)
 
             yield await group.start(run)
             if cancels:
@@ -68,7 +76,9 @@ def frame(
     if not masked:
         return head + payload
     mask = os.urandom(4)
-    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    size = len(payload)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    return head + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
 
 
 def upgrade(*headers: str, path: str = PATH, drop: tuple[str, ...] = (), version: str = "HTTP/1.1") -> bytes:
@@ -242,6 +252,16 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         self.close()
+
+
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def feed(peer: Peer, data: bytes) -> None:
+    """Send all of it, or raise `BlockingIOError`."""
+    while data:
+        data = data[peer.sock.send(data) :]
 
 
 async def is_served(port: int) -> bool:

@@ -11,17 +11,17 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 from wsproto.frame_protocol import FrameProtocol
 
-from analytics_hub.transports._frames import (
+from analytics_hub.formats import JSON
+from analytics_hub.transports._sockets.decoding import Message, ProtocolFault
+from analytics_hub.transports._websocket.frames import (
     FRAMES,
     Close,
     Decoder,
     Event,
-    JSONWire,
-    Message,
+    FrameWire,
     Ping,
-    ProtocolFault,
     encode_close,
-    text_header,
+    make_header,
 )
 
 from .peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
@@ -58,7 +58,9 @@ def fault(*portions: bytes) -> ProtocolFault:
 def test_a_remembered_header_is_the_one_that_wsproto_makes(length: int) -> None:
     payload = "x" * length
 
-    assert text_header(length) + payload.encode() == FrameProtocol(client=False, extensions=[]).send_data(payload)
+    sent = FrameProtocol(client=False, extensions=[]).send_data(payload)
+
+    assert make_header(length, False, False) + payload.encode() == sent
 
 
 @given(
@@ -69,7 +71,7 @@ def test_a_remembered_header_is_the_one_that_wsproto_makes(length: int) -> None:
 def test_a_frame_is_one_text_message_with_an_array(items: list[bytes]) -> None:
     client = Connection(ConnectionType.CLIENT)
 
-    client.receive_data(JSONWire().frame(items))
+    client.receive_data(FrameWire(JSON).frame(items))
 
     (message,) = client.events()
     assert isinstance(message, TextMessage)
@@ -79,7 +81,7 @@ def test_a_frame_is_one_text_message_with_an_array(items: list[bytes]) -> None:
 
 def test_frames_can_be_written_together() -> None:
     client = Connection(ConnectionType.CLIENT)
-    wire = JSONWire()
+    wire = FrameWire(JSON)
 
     client.receive_data(wire.frame([b"1"]) + wire.frame([]) + wire.frame(["é".encode()]))
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.http import Request, Response
+from analytics_hub.http import MAX_BODY, Request, Response
 from analytics_hub.transports._entry import is_origin_allowed
-from analytics_hub.transports._exchange import MAX_BODY, Exchange, Refused
-from analytics_hub.transports._handshake import accept, check_upgrade
+from analytics_hub.transports._websocket.exchange import Exchange, Refused
+from analytics_hub.transports._websocket.handshake import accept, check_upgrade
 
 from .peer import ACCEPT, KEY, upgrade
 
@@ -24,7 +24,7 @@ def receive(*portions: bytes) -> Request:
 
 def refusal(*portions: bytes) -> Response:
     with pytest.raises(Refused) as caught:
-        check_upgrade(receive(*portions), "1.1")
+        check_upgrade(receive(*portions), "1.1", compresses=True)
     return caught.value.response
 
 
@@ -84,9 +84,9 @@ def test_a_request_target_may_be_a_whole_url() -> None:
             400,
             id="smuggling",
         ),
-        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n", 413, id="a long body declared"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 147457\r\n\r\n", 413, id="a long body declared"),
         pytest.param(
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n" + b"x" * (MAX_BODY + 1),
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n24001\r\n" + b"x" * (MAX_BODY + 1),
             413,
             id="a long body in chunks",
         ),
@@ -128,7 +128,7 @@ def test_no_mutation_of_a_handshake_raises_anything_but_a_refusal(data: st.DataO
     try:
         request = exchange.receive(bytes(head))
         if request is not None:
-            chosen = check_upgrade(request, exchange.http_version)
+            chosen = check_upgrade(request, exchange.http_version, compresses=True)
             is_origin_allowed(request.headers, (), is_secure=False)
             answer = accept(exchange, chosen)
     except Refused as refused:
@@ -143,7 +143,8 @@ def test_what_follows_a_handshake_is_kept() -> None:
     request = exchange.receive(upgrade() + b"frames")
 
     assert request is not None
-    assert b"Sec-WebSocket-Accept: " + ACCEPT.encode() in accept(exchange, check_upgrade(request, "1.1"))
+    chosen = check_upgrade(request, "1.1", compresses=False)
+    assert b"Sec-WebSocket-Accept: " + ACCEPT.encode() in accept(exchange, chosen)
     assert exchange.trailing == b"frames"
 
 
@@ -215,7 +216,7 @@ def test_malformed_upgrades_are_refused(head: bytes, status: int) -> None:
 
 def test_an_upgrade_begins_with_http_1_1() -> None:
     with pytest.raises(Refused):
-        check_upgrade(receive(upgrade(version="HTTP/1.0")), "1.0")
+        check_upgrade(receive(upgrade(version="HTTP/1.0")), "1.0", compresses=False)
 
 
 def test_a_refused_version_is_told_the_right_one() -> None:
@@ -227,7 +228,7 @@ def test_a_refused_version_is_told_the_right_one() -> None:
 def test_names_are_not_case_sensitive_and_lists_may_be_longer() -> None:
     head = upgrade("connection: keep-alive, UPGRADE", "UPGRADE: WebSocket", drop=("Upgrade", "Connection"))
 
-    assert check_upgrade(receive(head), "1.1").subprotocol is None
+    assert check_upgrade(receive(head), "1.1", compresses=False).subprotocol is None
 
 
 @pytest.mark.parametrize(
@@ -236,19 +237,23 @@ def test_names_are_not_case_sensitive_and_lists_may_be_longer() -> None:
         ("analytics-hub.v1.json", "analytics-hub.v1.json"),
         ("analytics-hub.v2.json, analytics-hub.v1.json", "analytics-hub.v1.json"),
         ("bearer.secret, analytics-hub.v1.json", "analytics-hub.v1.json"),
+        ("analytics-hub.v1.msgpack, analytics-hub.v1.json", "analytics-hub.v1.msgpack"),
+        ("bearer.secret, analytics-hub.v1.json, analytics-hub.v1.msgpack", "analytics-hub.v1.json"),
         ("bearer.secret", None),
         (", ,", None),
     ],
 )
 def test_the_first_supported_subprotocol_is_chosen_and_a_token_never(offered: str, chosen: str | None) -> None:
-    result = check_upgrade(receive(upgrade(f"Sec-WebSocket-Protocol: {offered}")), "1.1")
+    result = check_upgrade(receive(upgrade(f"Sec-WebSocket-Protocol: {offered}")), "1.1", compresses=False)
 
     assert result.subprotocol == chosen
     assert "secret" not in repr(result)
 
 
 def test_a_refused_subprotocol_is_told_the_supported_ones() -> None:
-    assert b"analytics-hub.v1.json" in refusal(upgrade("Sec-WebSocket-Protocol: mqtt")).body
+    body = refusal(upgrade("Sec-WebSocket-Protocol: mqtt")).body
+
+    assert b"analytics-hub.v1.json, analytics-hub.v1.msgpack" in body
 
 
 # --- origins --------------------------------------------------------------------------------------------------------

@@ -17,9 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports import websocket
-from analytics_hub.transports._poller import READ, WRITE, Handler, Poller, SelectorPoller, TaskPoller, open_poller
-from analytics_hub.transports._selector import SLICE, TICK, SelectorLoop, Timers
+from analytics_hub.transports._sockets import serving as life
+from analytics_hub.transports._sockets.poller import (
+    READ,
+    WRITE,
+    Handler,
+    Poller,
+    SelectorPoller,
+    TaskPoller,
+    open_poller,
+)
+from analytics_hub.transports._sockets.selector import SLICE, TICK, SelectorLoop, Timers
 
 from .fake_hub import FakeHub
 from .peer import CLOSE, PING, PONG, TEXT, Clock, Peer, Received, frame, is_served, serving
@@ -250,7 +258,7 @@ async def test_pollers_do_the_same(make: Callable[[anyio.abc.TaskGroup], Poller]
 
 async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Windows gets; the rest of the transport does not know the difference."""
-    monkeypatch.setattr(websocket, "open_poller", TaskPoller)
+    monkeypatch.setattr(life, "open_poller", TaskPoller)
     hub = FakeHub()
     async with serving(hub) as port:
         async with await Peer.open(port, room=4096, then=frame(TEXT, b"0")) as peer:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._poller import READ, WRITE, Poller, Readiness
-from analytics_hub.transports._selector import SelectorLoop
-from analytics_hub.transports._stream import LINGER_BYTES, ROOM, Stream
+from analytics_hub.transports._sockets.poller import READ, WRITE, Poller, Readiness
+from analytics_hub.transports._sockets.selector import SelectorLoop
+from analytics_hub.transports._sockets.stream import LINGER_BYTES, ROOM, Stream
 
 from .peer import Clock
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -26,6 +25,8 @@ from .peer import (
     Clock,
     Peer,
     Received,
+    descriptors,
+    feed,
     frame,
     is_served,
     serving,
@@ -35,16 +36,6 @@ from .peer import (
 pytestmark = pytest.mark.anyio
 
 SMALL_ROOM = 4096
-
-
-def descriptors() -> int:
-    return len([*Path("/proc/self/fd").iterdir()])
-
-
-def feed(peer: Peer, data: bytes) -> None:
-    """Send all of it, or raise `BlockingIOError`."""
-    while data:
-        data = data[peer.sock.send(data) :]
 
 
 def fill(session: FakeSession, size: int = 4000) -> list[bytes]:

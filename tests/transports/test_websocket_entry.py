@@ -402,8 +402,11 @@ async def test_without_a_function_there_is_nothing() -> None:
 
 
 async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
-    async with serving(FakeHub(), respond=respond) as port, await Peer.connect(port, room=4096) as peer:
+    clock = Clock()
+    async with serving(FakeHub(), respond=respond, clock=clock) as port, await Peer.connect(port, room=4096) as peer:
         await peer.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert await is_served(port)
+        clock.now += 4.9
 
         answer = await peer.read_answer()
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import anyio
 
-from ..observability import logger
-from ._poller import READ
-from ._selector import SelectorLoop
-from ._stream import configure
+from ...observability import logger
+from .poller import READ
+from .selector import SelectorLoop
+from .stream import configure
 
 ACCEPTS: Final = 64
 """Connections accepted at a time, so that a storm of them does not keep the others waiting."""

@@ -15,8 +15,8 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from ..observability import logger
-from ._poller import READ, WRITE, Handler, Poller
+from ...observability import logger
+from .poller import READ, WRITE, Handler, Poller
 
 SLICE: Final = 0.002
 """Seconds of work after which the event loop gets a turn. A task that slept needs up to three turns of asyncio's loop

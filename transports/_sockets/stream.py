@@ -13,8 +13,8 @@ import sys
 from collections import deque
 from typing import Final
 
-from ._poller import READ, WRITE
-from ._selector import SelectorLoop
+from .poller import READ, WRITE
+from .selector import SelectorLoop
 
 READ_SIZE: Final = 4096
 """Bytes read at a time: clients say little, and one that floods is read in turn with all others."""
@@ -164,6 +164,9 @@ class Stream:
             self._watch()
             # What was read before the pause, by us or by TLS, makes no descriptor readable.
             self.loop.call_soon(self)
+
+    def confirmed(self, frames: int) -> None:
+        """The socket tells what the peer has not taken."""
 
     def ready(self, events: int) -> None:
         if self._phase >= LOST:

@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 
 import h11
 
-from ..http import Request, Response
+from ...http import MAX_BODY, Headers, Request, Response
 
 # nginx allows 4 x 8 KiB by default, h11 16 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
 MAX_HEAD: Final = 16 * 1024
 MAX_LINE: Final = 8 * 1024
 MAX_HEADERS: Final = 100
-MAX_BODY: Final = 64 * 1024
 
 # Where two would leave it to each reader which one counts.
 _ONCE: Final = frozenset(
@@ -64,6 +63,8 @@ class Exchange:
         self._incomplete: _Incomplete | None = None
         self._method = "GET"
         self.http_version = "1.1"
+        self.request: Request | None = None
+        """The request without its body, once its head was read: also if the body is refused."""
 
     @property
     def is_silent(self) -> bool:
@@ -128,9 +129,10 @@ class Exchange:
             headers[name] = value
         if "content-length" in headers and "transfer-encoding" in headers:
             raise Refused(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
-        _check_body(int(headers.get("content-length", "0")))
         path, query = _split(event.target.decode())
-        return Request(self._method, path, query, headers)
+        self.request = Request(self._method, path, query, headers)
+        _check_body(int(headers.get("content-length", "0")))
+        return self.request
 
     def invite(self) -> bytes:
         """What a client must hear that waits for `100 Continue` before it sends its body; else nothing."""
@@ -143,13 +145,27 @@ class Exchange:
         headers = [
             ("Date", formatdate(usegmt=True)),
             ("Connection", "close"),
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
             *response.headers,
         ]
+        if response.status != HTTPStatus.NO_CONTENT:  # which may not speak of content (RFC 9110 §8.6)
+            headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
         reason = HTTPStatus(response.status).phrase if response.status in _STATUSES else ""
         head = self._http.send(h11.Response(status_code=response.status, headers=headers, reason=reason))
         return (head or b"") + (b"" if self._method == "HEAD" else response.body)
+
+    def begin(self, content_type: str, headers: Headers) -> bytes:
+        """The head of an answer that has no length: the end of the connection ends it, for HTTP/1.0 clients as well.
+
+        h11 would cut it in chunks, and frames that all clients share have no room for what stands around a chunk.
+        """
+        lines = [
+            "HTTP/1.1 200 OK",
+            f"Date: {formatdate(usegmt=True)}",
+            "Connection: close",
+            f"Content-Type: {content_type}",
+            *(f"{name}: {value}" for name, value in headers),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def switch(self, headers: Sequence[tuple[str, str]]) -> bytes:
         """The bytes of `101 Switching Protocols`; whatever follows belongs to the other protocol."""

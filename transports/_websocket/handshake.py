@@ -1,9 +1,9 @@
 """Whether a request may become a WebSocket, and the answer that makes it one. Pure.
 
-The checks of RFC 6455 §4.2.1 are made here, over headers that `_exchange` has already bounded, and wsproto only
+The checks of RFC 6455 §4.2.1 are made here, over headers that `exchange` has already bounded, and wsproto only
 computes the acceptance: handed a whole handshake, wsproto takes HTTP/1.0, two keys or a key of three characters for
-good, and raises `ValueError` on an extension offer that a stranger made up. Extensions are never negotiated, so no
-offer is looked at, malformed or not.
+good, and raises `ValueError` on an extension offer that a stranger made up. Offers are judged in `deflate`, and only
+where compression was asked for.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Final
 
 from wsproto.utilities import generate_accept_token
 
-from ..http import Request
-from ..protocol import SUBPROTOCOL_JSON
-from ._exchange import Exchange, Refused
+from ...formats import SUBPROTOCOLS, Format, choose_format
+from ...http import Request
+from .deflate import Agreement, negotiate
+from .exchange import Exchange, Refused
 
 VERSION: Final = "13"
-SUBPROTOCOLS: Final = (SUBPROTOCOL_JSON,)
-_BEARER: Final = "bearer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,24 @@ class Upgrade:
     key: str
     offered: tuple[str, ...]
     """All subprotocols that were offered, tokens among them: never to be logged or echoed."""
-    subprotocol: str | None
-    """The one that was chosen."""
+    format: Format
+    deflate: Agreement | None
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the client is told that was chosen; None if it offered nothing but tokens."""
+        return self.format.subprotocol if self.format.subprotocol in self.offered else None
+
+    @property
+    def window(self) -> int | None:
+        """That of the compression; None without."""
+        return None if self.deflate is None else self.deflate.window
 
     def __repr__(self) -> str:
-        return f"Upgrade(subprotocol={self.subprotocol!r})"
+        return f"Upgrade(subprotocol={self.subprotocol!r}, deflate={self.deflate!r})"
 
 
-def check_upgrade(request: Request, http_version: str) -> Upgrade:
+def check_upgrade(request: Request, http_version: str, *, compresses: bool) -> Upgrade:
     """The upgrade that `request` asks for, or `Refused`."""
     headers = request.headers
     is_upgrade = "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
@@ -66,7 +75,12 @@ def check_upgrade(request: Request, http_version: str) -> Upgrade:
     if not _is_key(key):
         raise Refused(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
     offered = tuple(_split(headers.get("sec-websocket-protocol", "")))
-    return Upgrade(key, offered, _choose(offered))
+    chosen = choose_format(offered)
+    if chosen is None:
+        supported = ", ".join(SUBPROTOCOLS)
+        raise Refused(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; this server speaks {supported}, or offer none")
+    offers = headers.get("sec-websocket-extensions", "")
+    return Upgrade(key, offered, chosen, negotiate(offers) if compresses else None)
 
 
 def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
@@ -78,18 +92,9 @@ def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
     ]
     if upgrade.subprotocol is not None:
         headers.append(("Sec-WebSocket-Protocol", upgrade.subprotocol))
+    if upgrade.deflate is not None:
+        headers.append(("Sec-WebSocket-Extensions", upgrade.deflate.answer))
     return exchange.switch(headers)
-
-
-def _choose(offered: tuple[str, ...]) -> str | None:
-    names = [name for name in offered if not name.startswith(_BEARER)]
-    for name in names:
-        if name in SUBPROTOCOLS:
-            return name
-    if names:
-        supported = ", ".join(SUBPROTOCOLS)
-        raise Refused(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; this server speaks {supported}, or offer none")
-    return None
 
 
 def _split(value: str) -> list[str]:

@@ -1,83 +1,57 @@
-"""A connection from accept to its first answer: TLS, the HTTP request, the check of a token.
-
-One deadline, set at accept, covers all of it.
-"""
+"""A connection to the WebSocket server from accept to its first answer: the HTTP request, and what becomes of it."""
 
 from __future__ import annotations
 
 import socket
-import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import anyio
-
-from ..auth import find_token, strip_headers
-from ..contracts import Handshake
-from ..http import Request, Response
-from ..identity import Identity
-from ._connection import WebSocketClient
-from ._entry import DRAINING, FOREIGN_ORIGIN, FULL, UNCHECKED, Refusal, admit, is_origin_allowed
-from ._exchange import Exchange, Refused
-from ._handshake import Upgrade, accept, check_upgrade
-from ._poller import READ, WRITE
-from ._stream import CLOSED, OPEN, Stream
+from ...auth import find_token, strip_headers
+from ...contracts import Handshake
+from ...http import RETRY_SOON, Request, Response
+from ...identity import Identity
+from .._entry import DRAINING, FOREIGN_ORIGIN, FULL, UNCHECKED, Refusal, is_origin_allowed
+from .._http.endpoints import Endpoints
+from .._http.events import EventStream
+from .._sockets.newcomer import Newcomer
+from .._sockets.stream import LINGERING, OPEN
+from .connection import WebSocketClient
+from .events import EventClient
+from .exchange import MAX_HEAD, Exchange, Refused
+from .handshake import Upgrade, accept, check_upgrade
 
 if TYPE_CHECKING:
-    from ._server import Server
+    from .server import Server
 
 LINGER: Final = 1.0
-"""Seconds that the peer has to take an answer and hang up."""
+"""Seconds that the peer has to hang up once it has the answer; to take it, it has the `close_timeout`."""
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
 _METHODS: Final = ("GET", "HEAD", "POST")
 
 
-class Incoming(Stream):
+class Incoming(Newcomer["Server"]):
     """Serves one request. If it becomes a WebSocket, the socket goes on to a `WebSocketClient`."""
 
-    __slots__ = ("_address", "_exchange", "_handshake", "_is_shaking", "_scope", "_server", "_upgrade")
+    __slots__ = ("_asked", "_exchange", "_held", "_upgrade")
 
     def __init__(self, server: Server, sock: socket.socket, address: object) -> None:
-        self._is_shaking = server.ssl_context is not None
-        if server.ssl_context is not None:
-            sock = server.ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        super().__init__(server.loop, sock)
-        self._server = server
-        self._address = address
+        super().__init__(server, sock, address)
         self._exchange = Exchange()
-        self._handshake = Handshake()
+        self._held = 0
         self._upgrade: Upgrade | None = None
         """Set once the request has turned out to be a handshake in order."""
-        self._scope: anyio.CancelScope | None = None
-        server.streams.add(self)
-        server.pending[self] = None
-        self.set_deadline(server.limits.handshake_timeout)
+        self._asked: Request | None = None
+        """Set once the request has turned out to be one for the hub itself, in order so far."""
 
     # --- from the loop ---
 
-    def ready(self, events: int) -> None:
-        if self._is_shaking and self._phase == OPEN:
-            self._shake_hands()
-        else:
-            super().ready(events)
-
-    def _shake_hands(self) -> None:
-        assert isinstance(self.sock, ssl.SSLSocket)
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            self.loop.watch(self.sock, READ, self)
-        except ssl.SSLWantWriteError:
-            self.loop.watch(self.sock, WRITE, self)
-        except (OSError, ValueError):
-            self._server.hub.count("tls-refused")
-            self.hang_up()
-        else:
-            self._is_shaking = False
-            self.loop.watch(self.sock, READ, self)
-            self.loop.call_soon(self)
-
     def received(self, data: bytes) -> None:
+        self._held += len(data)
+        self._server.held += len(data)
         try:
+            if self._server.held > MAX_HELD and self._held > MAX_HEAD:
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are under way", [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
                 self._serve(request)
@@ -85,34 +59,27 @@ class Incoming(Stream):
                 self.write(invitation)
         except Refused as refused:
             self._server.hub.count("handshake-refused")
-            self._answer(refused.response)
-
-    def expired(self) -> None:
-        if self._phase > OPEN:  # answered, and the peer stays
-            self.hang_up(reset=True)
-        elif self._scope is not None:  # the check of the token; what ends it answers
-            self._scope.cancel()
-        else:
-            self._server.hub.count("handshake-timeout")
-            if self._upgrade is not None:  # the turn of its check has not come
-                self._refuse(UNCHECKED)
-            elif self._is_shaking or self._exchange.is_silent:
-                self.hang_up(reset=True)
+            request = self._exchange.request
+            is_too_large = refused.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            if is_too_large and request is not None and self._is_for_hub(request):
+                self._answer(self._endpoints.refuse_body(request))
             else:
-                self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
-
-    def closed(self) -> None:
-        self._leave_server()
-        if self._scope is not None:
-            self._scope.cancel()
+                self._answer(refused.response)
 
     def _leave_server(self) -> None:
-        self._server.pending.pop(self, None)
-        self._server.streams.discard(self)
+        super()._leave_server()
+        self._server.held -= self._held
+        self._held = 0
 
-    def fail(self, error: Exception) -> None:
-        self._server.fault("handshake-fault", error)
-        super().fail(error)
+    def late(self) -> None:
+        if self._upgrade is not None:  # the turn of its check has not come
+            self.refuse(UNCHECKED)
+        elif self._asked is not None:  # as above
+            self._answer(self._endpoints.give_up(self._asked))
+        elif self._is_shaking or self._exchange.is_silent:
+            self.hang_up(reset=True)
+        else:
+            self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
 
     # --- requests ---
 
@@ -120,6 +87,8 @@ class Incoming(Stream):
         self.pause_reading()  # one request; what follows waits in the kernel until it is known what it is
         if request.path == self._server.path:
             self._begin_upgrade(request)
+        elif self._is_for_hub(request):
+            self._ask(request)
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
@@ -143,14 +112,67 @@ class Incoming(Stream):
     def _send_last(self, answer: bytes) -> None:
         self._server.pending.pop(self, None)
         self.seal(answer)
-        self.finish(LINGER)
+        self.finish(self._server.limits.close_timeout)
+
+    def _linger(self) -> None:
+        super()._linger()
+        if self._phase == LINGERING:
+            self.set_deadline(LINGER)
+
+    # --- the hub's own HTTP ---
+
+    @property
+    def _endpoints(self) -> Endpoints:
+        assert self._server.endpoints is not None
+        return self._server.endpoints
+
+    def _is_for_hub(self, request: Request) -> bool:
+        endpoints = self._server.endpoints
+        return endpoints is not None and request.path != self._server.path and endpoints.handles(request.path)
+
+    def _ask(self, request: Request) -> None:
+        response = self._endpoints.answer_at_once(request, is_secure=self._server.ssl_context is not None)
+        if response is not None:
+            self._answer(response)
+            return
+        self._asked = request
+        self._server.pending.pop(self, None)  # it waits for us
+        self._server.check(self)
+
+    async def check(self) -> None:
+        """Find out the answer, until the deadline. Never raises."""
+        request = self._asked
+        if request is None:
+            await super().check()
+            return
+        if self._phase != OPEN:  # gone while it waited its turn
+            return
+        endpoints, is_secure = self._endpoints, self._server.ssl_context is not None
+        answer = await self.in_time(lambda: endpoints.answer(request, client=self.client, is_secure=is_secure), None)
+        if self._phase != OPEN:
+            return
+        try:
+            if isinstance(answer, EventStream):
+                self._begin_events(request, answer)
+            else:
+                self._answer(answer or endpoints.give_up(request))
+        except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
+            self.fail(error)
+
+    def _begin_events(self, request: Request, stream: EventStream) -> None:
+        server = self._server
+        if server.hub.is_draining or server.is_full:  # since the check began
+            self._answer(self._endpoints.refuse(request, DRAINING if server.hub.is_draining else FULL))
+        else:
+            head = self._exchange.begin(stream.content_type, stream.headers)
+            EventClient(server, self.hand_over(), head).begin(stream)
 
     # --- upgrades ---
 
     def _begin_upgrade(self, request: Request) -> None:
         server = self._server
         headers = request.headers
-        self._upgrade = check_upgrade(request, self._exchange.http_version)
+        self._upgrade = check_upgrade(request, self._exchange.http_version, compresses=server.compression is not None)
         found = find_token(headers, request.query, self._upgrade.offered)
         self._handshake = Handshake(
             token=found and found.token,
@@ -158,42 +180,14 @@ class Incoming(Stream):
             path=request.path,
             headers=strip_headers(headers),
             origin=headers.get("origin"),
-            client=str(self._address[0]) if isinstance(self._address, tuple) else None,
+            client=self.client,
         )
-        if not is_origin_allowed(headers, server.origins, is_secure=server.ssl_context is not None):
-            self._refuse(FOREIGN_ORIGIN)
-        elif server.hub.is_draining:
-            self._refuse(DRAINING)
-        elif server.is_full:
-            self._refuse(FULL)
+        if is_origin_allowed(headers, server.origins, is_secure=server.ssl_context is not None):
+            self.knock()
         else:
-            server.pending.pop(self, None)  # its part is done: it waits for us
-            server.check(self)
+            self.refuse(FOREIGN_ORIGIN)
 
-    async def check(self) -> None:
-        """Ask the hub who this is, until the deadline of the handshake, and answer. Never raises."""
-        if self._phase != OPEN:  # gone while it waited its turn
-            return
-        outcome: Identity | Refusal | None = UNCHECKED
-        with anyio.CancelScope() as self._scope:
-            try:
-                outcome = await admit(self._server.hub, self._handshake)
-            except Exception as error:  # noqa: BLE001  # the boundary: this is a task of the server's group
-                self._server.fault("check-fault", error)
-        was_cancelled, self._scope = self._scope.cancelled_caught, None
-        if self._phase != OPEN:
-            return
-        if was_cancelled:
-            self._server.hub.count("check-timeout")
-        try:
-            if isinstance(outcome, Refusal):
-                self._refuse(outcome)
-            else:
-                self._admit(outcome)
-        except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
-            self.fail(error)
-
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         self._server.hub.count("handshake-refused")
         if self._handshake.origin is not None:
             # A browser hides the status of a failed handshake from the page, but not a close code.
@@ -201,17 +195,12 @@ class Incoming(Stream):
         else:
             self._answer(Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers))
 
-    def _admit(self, identity: Identity | None) -> None:
-        if self._server.hub.is_draining:  # since the check began
-            self._refuse(DRAINING)
-            return
+    def admit(self, identity: Identity | None) -> None:
         self._become_client().open(identity, self._handshake, self._exchange.trailing)
 
     def _become_client(self) -> WebSocketClient:
         """Hand the socket over, and the answer with it; this object is of no use afterwards."""
         assert self._upgrade is not None
         answer = accept(self._exchange, self._upgrade)
-        self.detach()
-        self._phase = CLOSED
-        self._leave_server()
-        return WebSocketClient(self._server, self.sock, answer)
+        wire = self._server.find_wire(self._upgrade)
+        return WebSocketClient(self._server, self.hand_over(), wire, answer)

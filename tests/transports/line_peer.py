@@ -1,0 +1,54 @@
+"""A TCP client that sends exactly the bytes it is told to, and a server to send them to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from analytics_hub import Hub
+from analytics_hub.transports import tcp
+
+from . import peer as websocket_peer
+from .fake_hub import FakeHub, FakeSession
+from .peer import Peer
+
+SUBSCRIBE: Final = b'{"action":"subscribe","channels":["routing"]}'
+
+
+def serving(hub: FakeHub | Hub, **options: Any) -> Any:
+    return websocket_peer.serving(hub, serve=tcp.serve, **options)
+
+
+@asynccontextmanager
+async def calling(hub: FakeHub, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
+    """A client that the hub knows of, and its session."""
+    count = len(hub.sessions)
+    async with await Peer.connect(port, **options) as peer:
+        await hub.until(lambda: len(hub.sessions) > count)
+        yield peer, hub.sessions[-1]
+
+
+async def read_frame(peer: Peer) -> list[Any]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        line += await peer.read(1)
+    frame: list[Any] = json.loads(line)
+    return frame
+
+
+async def read_close(peer: Peer) -> tuple[int, str]:
+    """The `$close` that comes next, after which nothing may."""
+    (last,) = await read_frame(peer)
+    assert last.keys() == {"type", "timestamp", "code", "reason"}
+    assert last["type"] == "$close"
+    assert await peer.read_end() == b""
+    assert not peer.was_reset
+    return last["code"], last["reason"]
+
+
+async def is_served(hub: FakeHub, port: int) -> bool:
+    async with calling(hub, port) as (peer, session):
+        session.write(b'"witness"')
+        return await read_frame(peer) == ["witness"]

@@ -1,0 +1,94 @@
+"""What all connections of one application share: the hub, the limits, the count of clients, what is logged."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Final
+
+from ...formats import Format
+from ...hub import Hub
+from ...observability import Muffler, shout
+from .._entry import DRAINING, FULL, Refusal
+from .courier import Couriers
+from .messages import Envelopes, unpack_binary, unpack_body, unpack_text
+
+NOT_RUNNING: Final = "the hub is not running: add `async with hub:` to the lifespan of the application that mounts it"
+_CLOSED: Final = Refusal(503, 1013, "the hub is not running")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may do, and how many there may be. Seconds and bytes.
+
+    What a message may hold at all, how long a silent connection lives, and how much a socket buffers is the server's.
+    """
+
+    close_timeout: float = 5.0
+    """For what is still to be sent when a connection is closed, and for the peer's answer to that."""
+    request_timeout: float = 10.0
+    """For a request of HTTP, its body and its answer."""
+    max_message: int = 64 * 1024
+    max_clients: int = 100_000
+    """WebSockets and event streams; a further one is told to try again later (503, or 1013)."""
+    max_unsent: int = 64 * 1024
+    """What may wait for the server to take it before the hub is told to hold back."""
+    max_unconfirmed: int = 64
+    """Frames a client that confirms (`seen`) may be behind."""
+    max_unconfirmed_bytes: int = 256 * 1024
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not (value := getattr(self, field.name)) > 0:  # also refuses NaN
+                raise ValueError(f"{field.name} is {value!r}; it must be above 0")
+
+
+class Desk:
+    """The registry and the rules of one application."""
+
+    def __init__(self, hub: Hub, origins: Collection[str], limits: Limits) -> None:
+        self.hub = hub
+        self.origins = frozenset(origins)
+        self.limits = limits
+        self.clients = 0
+        self.couriers = Couriers()
+        self.events = Envelopes(unpack_body)
+        self._text = Envelopes(unpack_text)
+        self._binary = Envelopes(unpack_binary)
+        self._muffler = Muffler(time.monotonic)
+        self._has_complained = False
+
+    def envelopes(self, format: Format) -> Envelopes:  # noqa: A002 - what it is
+        return self._binary if format.is_binary else self._text
+
+    def joined(self) -> None:
+        self.clients += 1
+
+    def left(self) -> None:
+        self.clients -= 1
+        if not self.clients:
+            self.couriers.dismiss()
+
+    def turn_away(self) -> Refusal | None:
+        """Why nobody can be let in now, if so."""
+        if self.hub.is_draining:
+            return DRAINING
+        if not self.hub.is_open:
+            self.complain()
+            return _CLOSED
+        return FULL if self.clients >= self.limits.max_clients else None
+
+    def complain(self) -> None:
+        """Tell the operator what is missing, once."""
+        if not self._has_complained:
+            self._has_complained = True
+            shout(NOT_RUNNING)
+
+    def fault(self, kind: str, error: BaseException) -> None:
+        """Count an exception that ended one connection; its message is not logged, as it may quote the peer."""
+        self.hub.count(kind)
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        self._muffler.log(logging.DEBUG, kind, "%s: %s\n%s", kind, type(error).__name__, frames)

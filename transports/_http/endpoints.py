@@ -1,0 +1,195 @@
+"""The hub's own HTTP, the same on every transport that has HTTP: streams of events, commands, publishing, health.
+
+A transport reads a request whole, asks `answer`, and writes what it says; for an `EventStream` it goes on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from ...asyncapi import describe
+from ...auth import find_token, strip_headers
+from ...contracts import Handshake
+from ...http import (
+    MAX_BODY,
+    NO_STORE,
+    RETRY_SOON,
+    Request,
+    Respond,
+    Response,
+    error_response,
+    json_response,
+    respond_health,
+)
+from ...hub import Hub
+from ...identity import Identity
+from ...protocol import CloseCode
+from .._entry import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, admit, is_origin_allowed
+from .commands import take_commands
+from .events import EventStream, open_stream, turn_away
+from .publishing import Publishing
+
+AnswerT = TypeVar("AnswerT", bound=Response | EventStream)
+
+_METHODS: Final = {
+    "/events": ("GET",),
+    "/commands": ("POST",),
+    "/publish": ("POST",),
+    "/asyncapi.json": ("GET", "HEAD"),
+    "/healthz": ("GET", "HEAD"),
+}
+_NO_TOKEN: Final = Refusal(
+    HTTPStatus.UNAUTHORIZED, CloseCode.UNAUTHENTICATED, "missing token", (("WWW-Authenticate", "Bearer"),)
+)
+_CODES: Final = {
+    HTTPStatus.UNAUTHORIZED: "unauthenticated",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+_OUT_OF_TIME: Final = error_response(
+    HTTPStatus.GATEWAY_TIMEOUT,  # unlike 503, after which nothing has happened
+    "timed-out",
+    "this could not be finished in time; what was to be published may have been accepted",
+    [RETRY_SOON],
+)
+
+
+class Endpoints:
+    """What the hub answers itself. `respond` answers for other paths.
+
+    `origins` are those of pages that may ask besides pages of the server itself, as for WebSockets. A request whose
+    body is over `max_body` bytes is refused; a transport does well to notice that while it reads.
+    """
+
+    def __init__(
+        self, hub: Hub, *, respond: Respond | None = None, origins: Collection[str] = (), max_body: int = MAX_BODY
+    ) -> None:
+        self._hub = hub
+        self._respond = respond
+        self._origins = frozenset(origins)
+        self.max_body: Final = max_body
+        self._publishing = Publishing(hub)
+        self._health = respond_health(hub)
+        self._document: Response | None = None
+
+    def handles(self, request_path: str) -> bool:
+        """Whether the path is one of the hub's own."""
+        return request_path in _METHODS
+
+    async def answer(
+        self, request: Request, *, client: str | None = None, transport: str = "http", is_secure: bool = False
+    ) -> Response | EventStream | None:
+        """The answer; None where there is nothing. Raises nothing because of a peer, but what `respond` raises.
+
+        `client` is the peer's address, `transport` what the application's `authenticate` is told, and `is_secure`
+        whether the connection is TLS up to here.
+        """
+        if not self.handles(request.path):
+            return None if self._respond is None else self._respond(request)
+        if (response := self.answer_at_once(request, is_secure=is_secure)) is not None:
+            return response
+        handshake = _handshake(request, client, transport)
+        outcome = await self._identify(handshake, request)
+        if isinstance(outcome, Refusal):
+            return self.refuse(request, outcome)
+        return self._share(request, await self._serve(request, outcome, handshake))
+
+    def answer_at_once(self, request: Request, *, is_secure: bool) -> Response | None:
+        """The answer to a request for one of the hub's own paths, if it depends on nobody's token."""
+        if not is_origin_allowed(request.headers, self._origins, is_secure=is_secure):
+            return self.refuse(request, FOREIGN_ORIGIN)
+        if request.method == "OPTIONS":
+            return self._share(request, self._answer_preflight(request))
+        if request.method not in _METHODS[request.path]:
+            return self._share(request, self._refuse_method(request))
+        if len(request.body) > self.max_body:
+            return self.refuse_body(request)
+        response = self._health(request)
+        return None if response is None else self._share(request, response)
+
+    async def _identify(self, handshake: Handshake, request: Request) -> Identity | Refusal:
+        if self._hub.is_draining and request.path != "/commands":  # those of clients that are still there
+            return DRAINING
+        outcome = await admit(self._hub, handshake)
+        if outcome is None:
+            self._hub.count("token-missing")
+            return _NO_TOKEN
+        return outcome
+
+    async def _serve(self, request: Request, identity: Identity, handshake: Handshake) -> Response | EventStream:
+        match request.path:
+            case "/events":
+                return open_stream(self._hub, request, identity, handshake)
+            case "/commands":
+                return await take_commands(self._hub, request, identity)
+            case "/publish":
+                return await self._publishing.publish(request, identity)
+            case _:
+                if self._document is None:
+                    self._document = json_response(HTTPStatus.OK, describe(self._hub.channels))
+                return self._document
+
+    # --- refusals ---
+
+    def refuse(self, request: Request, refusal: Refusal) -> Response:
+        """The answer to a request for one of the hub's own paths that is not let in."""
+        self._hub.count("http-refused")
+        response = turn_away(self._hub, request, refusal) if request.path == "/events" else None
+        if response is None:
+            headers = [*refusal.headers]
+            if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                headers.append(RETRY_SOON)
+            response = error_response(refusal.status, _CODES[HTTPStatus(refusal.status)], refusal.sentence, headers)
+        return self._share(request, response)
+
+    def give_up(self, request: Request) -> Response:
+        """The answer of a transport that gives a request only so much time, when it has passed."""
+        return self._share(request, _OUT_OF_TIME) if request.path == "/publish" else self.refuse(request, UNCHECKED)
+
+    @staticmethod
+    def _refuse_method(request: Request) -> Response:
+        allowed = ", ".join((*_METHODS[request.path], "OPTIONS"))
+        sentence = f"{request.path} takes {allowed}"
+        return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", sentence, [("Allow", allowed)])
+
+    def refuse_body(self, request: Request) -> Response:
+        """The answer to a request whose body is over `max_body` bytes."""
+        sentence = f"a body may have {self.max_body} bytes"
+        return self._share(request, error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", sentence))
+
+    # --- pages of other origins ---
+
+    @staticmethod
+    def _answer_preflight(request: Request) -> Response:
+        allowed = ", ".join((*_METHODS[request.path], "OPTIONS"))
+        headers = [NO_STORE, ("Allow", allowed)]
+        if request.headers.get("origin") is not None:
+            headers += [
+                ("Access-Control-Allow-Methods", allowed),
+                ("Access-Control-Allow-Headers", "authorization, content-type, last-event-id"),
+                ("Access-Control-Max-Age", "600"),
+            ]
+        return Response(HTTPStatus.NO_CONTENT, headers=headers)
+
+    def _share(self, request: Request, answer: AnswerT) -> AnswerT:
+        """Let the page that asks read the answer, if it is of an allowed origin."""
+        headers = [*answer.headers, ("Vary", "Origin")]
+        origin = request.headers.get("origin")
+        if origin is not None and origin in self._origins:
+            headers += [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true")]
+        return replace(answer, headers=headers)
+
+
+def _handshake(request: Request, client: str | None, transport: str) -> Handshake:
+    found = find_token(request.headers, request.query, ())
+    return Handshake(
+        token=found and found.token,
+        transport=transport,
+        path=request.path,
+        headers=strip_headers(request.headers),
+        origin=request.headers.get("origin"),
+        client=client,
+    )
