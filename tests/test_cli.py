@@ -275,6 +275,22 @@ class TestTail:
         assert "cannot read the token" in output()[1]
 
 
+class TestPublish:
+    def test_a_wrong_url_is_refused_without_repeating_it(self, output: Output) -> None:
+        assert main(["publish", "ws://localhost?token=hidden"]) == 1
+        assert output() == (
+            "",
+            (
+                "analytics-hub: the URL must begin with http:// or https:// "
+                "and name a host, as http://localhost:7999 does\n"
+            ),
+        )
+
+    def test_without_a_token_it_says_where_one_would_be_found(self, output: Output) -> None:
+        assert main(["publish", "https://hub.example"]) == 1
+        assert output()[1] == "analytics-hub: there is no token: set ANALYTICS_HUB_TOKEN or --token-file\n"
+
+
 class TestDemo:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hub.example"])
     def test_others_are_let_in_only_with_a_secret_of_the_users_own(self, host: str, output: Output) -> None:
@@ -336,6 +352,7 @@ class TestArguments:
             ["tail"],
             ["tail", "ws://localhost", "--last", "-1"],
             ["tail", "ws://localhost", "--last", "1", "--snapshot"],
+            ["publish"],
         ],
         ids=" ".join,
     )
@@ -345,7 +362,9 @@ class TestArguments:
         assert caught.value.code == 2
         assert "usage: analytics-hub" in output()[1]
 
-    @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["token", "--help"], ["tail", "--help"]])
+    @pytest.mark.parametrize(
+        "arguments", [["--help"], ["demo", "--help"], ["token", "--help"], ["tail", "--help"], ["publish", "--help"]]
+    )
     def test_help(self, arguments: list[str], output: Output) -> None:
         with pytest.raises(SystemExit) as caught:
             main(arguments)

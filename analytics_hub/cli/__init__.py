@@ -1,4 +1,4 @@
-"""The command `analytics-hub`: a live demo, tokens, and a terminal that follows channels.
+"""The command `analytics-hub`: a live demo, tokens, a terminal that follows channels, and one that publishes.
 
 Exit codes: 0 done, 1 something is in the way (one sentence on stderr says what), 2 wrong usage.
 """
@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, get_args
 
 from .. import __version__
@@ -20,23 +19,13 @@ from ..demo.driver import LEAST_RATE, MOST_RATE, check_rate
 from ..exceptions import HubError
 from ..protocol import MAX_SEQ
 from ..tuning import Profile
+from .asyncapi import add_asyncapi
+from .errors import CommandError, OutputError
+from .publish import add_publish
 from .secret import ENVIRONMENT, demo_secret, given_secret
+from .tail import add_tail
 
-BEARER_ENVIRONMENT: Final = "ANALYTICS_HUB_TOKEN"
-DEFAULT_CHANNELS: Final = ("routing-metrics", "lp-performance", "exposure-updates", "alerts")
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class CommandError(HubError):
-    """Something is in the way of a command; the message is the sentence that the user gets."""
-
-
-class OutputError(Exception):
-    """Standard output takes no more."""
-
-    def __init__(self, reason: OSError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, add, purpose in (
         ("demo", _add_demo, "run a hub with a simulated back office, or with your own data"),
         ("token", _add_token, "make a token, signed with the demo's secret or your own"),
-        ("tail", _add_tail, "follow channels of a running hub"),
+        ("tail", lambda parser: add_tail(parser, _count), "follow channels of a running hub"),
+        ("publish", add_publish, "publish lines of standard input"),
+        ("asyncapi", add_asyncapi, "describe what a hub sends and takes, as AsyncAPI or JSON Schemas"),
     ):
         # No abbreviations: `--secret VALUE` must not pass for `--secret-file VALUE`.
         add(commands.add_parser(name, help=purpose, allow_abbrev=False))
@@ -178,92 +169,6 @@ def _token(options: argparse.Namespace) -> int:
     print(f"for {options.sub} with {', '.join(roles)}, valid for {options.ttl} s", file=sys.stderr)
     print(token)
     return 0
-
-
-# --- tail ------------------------------------------------------------------------------------------------------
-
-
-def _add_tail(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Follow channels of a hub, across disconnects and restarts, until Ctrl-C."
-    parser.add_argument("url", help="where the hub is: ws://localhost:7999 or wss://host/ws/analytics")
-    parser.add_argument("channels", nargs="*", metavar="channel", help="the four trading channels if there is none")
-    parser.add_argument("--channel", action="append", default=[], dest="more", metavar="NAME", help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="one item of JSON a line, gaps included")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--last", type=_count, metavar="N", help="start N items back")
-    start.add_argument("--snapshot", action="store_true", help="start with everything that is kept")
-    parser.add_argument(
-        "--token-file", metavar="FILE", help=f"the token; else ${BEARER_ENVIRONMENT}, else the demo's on this machine"
-    )
-    parser.set_defaults(command=_tail)
-
-
-def _tail(options: argparse.Namespace) -> int:
-    import anyio
-
-    from .follow import Follower, Target
-    from .tail import Line, Tail
-
-    try:
-        target = Target.parse(options.url)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-
-    def emit(line: Line) -> None:
-        if not line.is_item:
-            print(f"analytics-hub: {line.text}", file=sys.stderr)
-            return
-        try:
-            print(line.text, flush=True)
-        except OSError as error:  # not the connection's, which the follower would open again
-            raise OutputError(error) from None
-
-    tail = Tail(
-        options.channels + options.more or DEFAULT_CHANNELS,
-        last=options.last,
-        snapshot=options.snapshot,
-        as_json=options.json,
-    )
-    tokens = _token_source(options.token_file, target.token, is_local=target.is_local)
-    try:
-        ending = anyio.run(Follower(target, tail, tokens, emit).run)
-    except KeyboardInterrupt:
-        return 0
-    print(f"analytics-hub: {ending.sentence}", file=sys.stderr)
-    return 0 if ending.is_regular else 1
-
-
-def _token_source(path: str | None, in_url: str | None, *, is_local: bool) -> Callable[[], str | None]:
-    """Where a token comes from, each time one is needed: files change, and a minted one is fresh each time."""
-    if path is not None:
-        return lambda: _read_token(path)
-    if (fixed := os.environ.get(BEARER_ENVIRONMENT) or in_url) is not None:
-        return lambda: _check_token(fixed, BEARER_ENVIRONMENT if fixed != in_url else "the URL")
-    if not is_local or demo_secret() is None:
-        raise CommandError(f"there is no token: set {BEARER_ENVIRONMENT} or --token-file")
-    print("analytics-hub: using a token of the demo on this machine", file=sys.stderr)
-
-    def minted() -> str | None:
-        from ..auth import mint
-
-        found = demo_secret()
-        return mint(found[0], subject="admin", roles=["admin"]) if found is not None else None
-
-    return minted
-
-
-def _read_token(path: str) -> str:
-    try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return _check_token(file.read(16_384).strip(), path)
-    except OSError as error:
-        raise CommandError(f"cannot read the token in {path}: {error.strerror}") from None
-
-
-def _check_token(token: str, source: str) -> str:
-    if re.fullmatch(r"[!-~]+", token):
-        return token
-    raise CommandError(f"{source} holds no token: one word of plain characters was expected")
 
 
 # --- arguments -------------------------------------------------------------------------------------------------

@@ -6,42 +6,54 @@ from typing import Any, Final
 
 import msgspec
 
+from ..client import Gap, Item
+from ..client.backoff import printable
+
 _TIME: Final = slice(11, 23)  # the time of day in 2026-01-19T10:30:45.160Z
 
 
-class Item(msgspec.Struct):
-    """Any item, data or control, as far as a follower looks at it."""
-
-    type: str
-    timestamp: str = ""
-    channel: str = ""
-    seq: int = 0
-    key: str | None = None
-    deleted: bool = False
-    data: Any = None
-
-
-def row(item: Item) -> str:
+def row(item: Item[Any]) -> str:
     """One data item on one line: time, channel, number, and the fields of its data as name=value."""
     content = f"{item.key} deleted" if item.deleted else _fields(item.data)
     line = f"{item.timestamp[_TIME]} {item.channel:<16} {item.seq:>7} {item.type:<16} {content}"
     return printable(line.rstrip())
 
 
-def gap_row(timestamp: str, channel: str, first: int | None, last: int | None, count: int | None, reason: str) -> str:
+def gap_row(gap: Gap) -> str:
     """What was lost, among the rows where it is missing."""
-    if count is None:
+    if gap.count is None:
         lost = "some items, nobody knows how many"
     else:
-        lost = f"{count} item{'' if count == 1 else 's'}" + ("" if first is None else f", {first} to {last}")
-    return printable(f"{timestamp[_TIME]} {channel:<16} ------- gap: {lost} ({reason})")
+        lost = f"{gap.count} item{'' if gap.count == 1 else 's'}"
+        lost += "" if gap.first is None else f", {gap.first} to {gap.last}"
+    return printable(f"{gap.timestamp[_TIME]} {gap.channel:<16} ------- gap: {lost} ({gap.reason})")
 
 
-def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal could take for a command, and on one line."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def as_json(value: Item[Any] | Gap) -> str:
+    """An item as the wire has it, its data to the letter; a gap as the `$gap` that it was."""
+    fields: dict[str, Any]
+    if isinstance(value, Gap):
+        fields = {
+            "type": "$gap",
+            "timestamp": value.timestamp,
+            "channel": value.channel,
+            "from": value.first,
+            "to": value.last,
+            "count": value.count,
+            "reason": value.reason,
+            **({} if value.epochs is None else {"epoch": value.epochs}),
+        }
+    else:
+        fields = {
+            "channel": value.channel,
+            "seq": value.seq,
+            **({} if value.key is None else {"key": value.key}),
+            "type": value.type,
+            "timestamp": value.timestamp,
+            "data": value.data,
+            **({"deleted": True} if value.deleted else {}),
+        }
+    return msgspec.json.encode(fields).decode()
 
 
 def _fields(data: Any) -> str:

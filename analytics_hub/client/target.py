@@ -1,0 +1,65 @@
+"""Where a hub is, read from a URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from ..auth import find_token, strip_query
+from ..exceptions import HubError
+from ..http import is_loopback
+
+DEFAULT_PATH: Final = "/ws/analytics"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect. The token of a URL that had one is kept apart, so that no message shows it."""
+
+    url: str
+    host: str
+    port: int
+    resource: str
+    is_secure: bool
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str, schemes: tuple[str, str] = ("ws", "wss"), default_path: str = DEFAULT_PATH) -> Target:
+        """`schemes`: the plain and the secure one. Raises `ValueError` with a sentence that does not repeat the URL."""
+        plain, secure = schemes
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, (parts.hostname or "").encode("idna").decode()
+        except ValueError:
+            parts, port, host = urlsplit(""), None, ""
+        if parts.scheme not in schemes or not host:
+            raise ValueError(
+                f"the URL must begin with {plain}:// or {secure}:// and name a host, as {plain}://localhost:7999 does"
+            )
+        is_secure = parts.scheme == secure
+        found, query = find_token({}, parts.query, ()), strip_query(parts.query)
+        resource = (parts.path if parts.path.strip("/") else default_path) + (f"?{query}" if query else "")
+        if not resource.isascii() or not resource.isprintable() or " " in resource:
+            raise ValueError("the path of the URL has characters that must be percent-encoded")
+        port = port or (443 if is_secure else 80)
+        netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        shown = f"{parts.scheme}://{netloc}{resource}"
+        return cls(shown, host, port, resource, is_secure, found.token if found else None)
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.is_secure else 80) else f"{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        return is_loopback(self.host)
+
+
+def check_token(token: str) -> str:
+    """Return `token` if it can stand in a header, else raise `HubError`, which does not show it."""
+    if re.fullmatch(r"[!-~]+", token):
+        return token
+    raise HubError("this is no token: one word of plain characters was expected")
