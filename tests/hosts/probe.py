@@ -1,0 +1,248 @@
+"""The questions that every pair is asked, and the answers in the words of the table in `docs/hosts.md`.
+
+What must hold everywhere is asserted; what servers differ in is an answer. Nothing here depends on pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+from websockets.exceptions import InvalidStatus
+
+from analytics_hub.auth import mint
+
+from .clients import MSGPACK, Item, Socket, Stream, dial, event_source
+from .pairs import EXAMPLES, SECRET, Pair
+from .process import GUARD, Server
+
+YES: Final = "yes"
+NOTHING: Final = "-"
+
+
+class Target:
+    """A running pair, as a client sees it. Each client has a token of its own, so that a log tells whose it shows."""
+
+    def __init__(self, pair: Pair, server: Server) -> None:
+        self.pair = pair
+        self.host = pair.host
+        self.server = server
+        self.channel = pair.host.channel
+        self.base = f"127.0.0.1:{server.hub_port}{pair.host.prefix}"
+        self.tokens: dict[str, str] = {}
+        self._booked = 0
+
+    def token(self, subject: str, *roles: str) -> str:
+        return self.tokens.setdefault(subject, mint(SECRET, subject=subject, roles=roles))
+
+    def socket_url(self, query_token: str | None = None) -> str:
+        query = f"?token={query_token}" if query_token else ""
+        return f"ws://{self.base}{self.host.socket}{query}"
+
+    def events_url(self) -> str:
+        return f"http://{self.base}/events?channels={self.channel}&token={self.token('HTTP')}"
+
+    def publish(self, roles: list[str], body: object) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token('-'.join(['http', *roles]), *roles)}"}
+        return httpx.post(f"http://{self.base}/publish", json=body, headers=headers, timeout=GUARD, trust_env=False)
+
+    def book(self) -> str:
+        """Make the application publish as its users do; the symbol of what it publishes."""
+        self._booked += 1
+        symbol = f"SYM{self._booked}"
+        if not self.host.books:
+            answer = self.publish(["worker"], {"channel": "trades", "data": {"symbol": symbol}})
+        else:
+            url = f"http://127.0.0.1:{self.server.port}/trades?symbol={symbol}"
+            answer = httpx.post(url, json={"symbol": symbol}, timeout=GUARD, trust_env=False)
+        assert answer.is_success, answer.text
+        return symbol
+
+    def check_delivery(self, client: Socket | Stream) -> Item:
+        """What the application publishes reaches the client."""
+        symbol = self.book() if not self.host.is_program else None
+        item = client.item(self.channel)
+        assert item["data"].get("symbol") == symbol, item
+        return item
+
+
+def subscribe(target: Target) -> str:
+    """Subscribe with `?token=` as a browser of the same site would, and get what the application publishes."""
+    origin = f"http://127.0.0.1:{target.server.hub_port}"
+    with dial(target.socket_url(target.token("WebSocket")), origin=origin) as client:
+        client.subscribe(target.channel)
+        target.check_delivery(client)
+        target.check_delivery(client)
+    return YES
+
+
+def pack(target: Target) -> str:
+    """MessagePack, chosen by subprotocol, with the token beside it: the way for browsers that leaves no trace."""
+    subprotocols = [MSGPACK, f"bearer.{target.token('packer')}"]
+    with dial(target.socket_url(), subprotocols=subprotocols) as client:
+        assert client.connection.subprotocol == MSGPACK
+        client.subscribe(target.channel)
+        target.check_delivery(client)
+    return YES
+
+
+def compress(target: Target) -> str:
+    """What the server makes of an offer to compress."""
+    with dial(target.socket_url(), token=target.token("shrinker"), compression="deflate") as client:
+        client.subscribe(target.channel)
+        target.check_delivery(client)
+        headers = client.connection.response
+        return YES if headers is not None and "permessage-deflate" in headers.headers.get(_EXTENSIONS, "") else "no"
+
+
+_EXTENSIONS: Final = "Sec-WebSocket-Extensions"
+
+
+def resume_events(target: Target) -> str:
+    """An `EventSource` comes back with its `Last-Event-ID` and gets what it has missed."""
+    if target.host.is_program:
+        return _follow_events(target)
+    url = target.events_url()
+    with event_source(url) as stream:
+        target.check_delivery(stream)
+        last_id = stream.last_id
+    missed = [target.book() for _ in range(3)]
+    with event_source(url, last_id) as stream:
+        assert [stream.item("trades")["data"]["symbol"] for _ in missed] == missed
+    return YES
+
+
+def _follow_events(target: Target) -> str:
+    with event_source(target.events_url()) as stream:
+        target.check_delivery(stream)
+    return YES
+
+
+def publish(target: Target) -> str:
+    """`POST /publish` by those who may, and by those who may not."""
+    if target.host.is_program:
+        return NOTHING
+    with dial(target.socket_url(), token=target.token("reader")) as client:
+        client.subscribe(target.channel)
+        answer = target.publish(["worker"], {"channel": "trades", "data": {"symbol": "HTTP"}})
+        assert answer.is_success, answer.text
+        assert client.item("trades")["data"] == {"symbol": "HTTP"}
+    assert target.publish(["trader"], {"channel": "trades", "data": {}}).status_code == 403
+    return YES
+
+
+def refuse_service(target: Target) -> str:
+    """A client that is no browser and has a wrong token sees an HTTP status, and if the server can, the reason."""
+    if target.host.is_program:
+        return NOTHING
+    try:
+        with dial(target.socket_url(), token="wrong"):
+            raise AssertionError("a wrong token was let in")
+    except InvalidStatus as refused:
+        response = refused.response
+    assert response.status_code in {401, 403}
+    return f"{response.status_code}{', and why' if b'invalid token' in response.body else ''}"
+
+
+def refuse_page(target: Target) -> str:
+    """A browser with a wrong token sees a close code, and if the server can, the reason."""
+    if target.host.is_program:
+        return NOTHING
+    origin = f"http://127.0.0.1:{target.server.hub_port}"
+    with dial(target.socket_url("wrong"), origin=origin) as client:
+        client.rest()
+        assert client.closed is not None
+        code, reason = client.closed
+    assert code == 4401
+    return f"4401{', and why' if reason else ''}"
+
+
+def look(target: Target) -> str:
+    """A request with a token in its URL that is answered and over: some servers log only those."""
+    url = f"http://{target.base}/healthz?token={target.token('HTTP')}"
+    assert httpx.get(url, timeout=GUARD, trust_env=False).status_code == 200
+    return YES
+
+
+QUESTIONS: Final[dict[str, Callable[[Target], str]]] = {
+    "WebSocket": subscribe,
+    "HTTP": look,
+    "SSE, resumed": resume_events,
+    "MessagePack": pack,
+    "`POST /publish`": publish,
+    "refused service": refuse_service,
+    "refused page": refuse_page,
+    "compresses": compress,
+}
+LOGGED: Final = "logs `?token=`"
+ENDED: Final = "at the end"
+
+
+@dataclass(slots=True)
+class Report:
+    """What was seen of a pair."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+    log: str = ""
+
+
+@contextmanager
+def running(pair: Pair) -> Iterator[Server]:
+    environment = {"ANALYTICS_HUB_SECRET": SECRET}
+    has_hub_port = pair.host.is_native and not pair.host.is_program
+    with Server(pair.command, EXAMPLES, environment=environment, has_hub_port=has_hub_port) as server:
+        yield server
+
+
+def examine(pair: Pair) -> Report:
+    """Start the pair, ask everything, end it by a signal. What goes wrong is in the report."""
+    report = Report()
+    with ExitStack() as stack:
+        try:
+            target = Target(pair, stack.enter_context(running(pair)))
+        except AssertionError as error:
+            report.faults["start"] = str(error)
+            return report
+        questions = QUESTIONS | {ENDED: lambda target: end(target, report)}
+        for column, question in questions.items():
+            try:
+                report.answers[column] = question(target)
+            except Exception as error:  # noqa: BLE001 - the report of a pair is complete, whatever fails in it
+                report.faults[column] = f"{type(error).__name__}: {error}"
+        report.log = target.server.log()
+        report.answers[LOGGED] = tell_leaks(target, report.log)
+    return report
+
+
+# It cancels its applications and leaves in the same turn of the event loop.
+BY_CHANCE: Final = {"daphne": "1006 or 4503; SSE cut or `$close`"}
+
+
+def end(target: Target, report: Report) -> str:
+    """What a WebSocket client and an `EventSource` see of an orderly end."""
+    with ExitStack() as stack:
+        client = stack.enter_context(dial(target.socket_url(), token=target.token("last")))
+        client.subscribe(target.channel)
+        stream = stack.enter_context(event_source(target.events_url()))
+        target.check_delivery(stream)
+        report.exit_code = target.server.end(target.host.ended_by)
+        words = [f"`{name}`" for name in client.rest()]
+        assert client.closed is not None
+        words.append(str(client.closed[0]))
+        last_words = [f"`{name}`" for name in stream.rest()] or ["cut"]
+    chances = BY_CHANCE.get(target.pair.server)
+    if chances is not None:
+        assert all(word in chances for word in [*words, *last_words]), (words, last_words)
+        return chances
+    return f"{', '.join(words)}; SSE {', '.join(last_words)}"
+
+
+def tell_leaks(target: Target, log: str) -> str:
+    """The ways by which a token got into the log of the server."""
+    leaks = [subject for subject, token in target.tokens.items() if token.rpartition(".")[2] in log]
+    return ", ".join(leaks) or "no"
