@@ -14,7 +14,7 @@ from typing import Final
 from . import machine
 from .contest import FULL, QUICK, Effort
 from .profiling import PROFILED, profile
-from .rows import connections, deaf, fanout, micro, overload
+from .rows import asgi, connections, deaf, deflate, fanout, micro, overload
 from .table import Row, as_json, not_run, render
 
 GROUPS: Final[dict[str, Callable[[Effort], list[Row]]]] = {
@@ -23,6 +23,7 @@ GROUPS: Final[dict[str, Callable[[Effort], list[Row]]]] = {
     "bucket": micro.bucket,
     "fanout": fanout.fanout,
     "websockets": fanout.peers,
+    "asgi": asgi.asgi,
     "sparse": fanout.sparse,
     "flood": overload.flood,
     "limited": overload.limited,
@@ -30,6 +31,7 @@ GROUPS: Final[dict[str, Callable[[Effort], list[Row]]]] = {
     "memory": connections.memory,
     "handshakes": connections.handshake_rate,
     "deaf": deaf.deaf,
+    "deflate": deflate.deflate,
 }
 RESULTS: Final = machine.HERE / "results"
 

@@ -54,9 +54,12 @@ def raise_file_limit(wanted: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def build(name: str) -> Path:
-    """Compile `native/<name>.c` unless that has been done since it last changed."""
-    source, target = NATIVE / f"{name}.c", BUILD / name
+def build(name: str, *libraries: str) -> Path:
+    """Compile `native/<name>.c` unless that has been done since it last changed.
+
+    With `libraries` (`z`) into a program of its own that uses them, so that all else runs where they are missing.
+    """
+    source, target = NATIVE / f"{name}.c", BUILD / "-".join([name, *libraries])
     newest = max(path.stat().st_mtime for path in NATIVE.iterdir())
     if target.exists() and target.stat().st_mtime > newest:
         return target
@@ -64,7 +67,8 @@ def build(name: str) -> Path:
     if compiler is None:
         raise CannotRun("no C compiler (cc, gcc or clang) was found")
     BUILD.mkdir(exist_ok=True)
-    command = [compiler, "-O2", "-o", str(target), str(source), "-lm"]
+    command = [compiler, "-O2", "-o", str(target), *(f"-DWITH_{library.upper()}" for library in libraries)]
+    command += [str(source), "-lm", *(f"-l{library}" for library in libraries)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotRun(f"{source.name} did not compile: {done.stderr.strip().splitlines()[0]}")

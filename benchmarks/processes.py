@@ -55,12 +55,12 @@ class Child:
         self.tell(line)
         return self.answer()
 
-    def answer(self, patience: float | None = None) -> dict[str, Any]:
+    def answer(self, patience: float = PATIENCE_S) -> dict[str, Any]:
         """The next line of JSON. Raises `RuntimeError` when the process ends or stays silent instead."""
         assert self._process.stdout
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._unread:
-            if not select.select([descriptor], [], [], PATIENCE_S if patience is None else patience)[0]:
+            if not select.select([descriptor], [], [], patience)[0]:
                 raise RuntimeError(f"{self._process.args!r} said nothing for {patience:g} s")
             data = os.read(descriptor, 1 << 20)
             if not data:
@@ -109,15 +109,18 @@ class Clients:
     deaf: int = 0
     sample: int = 16
     path: str = "/ws/analytics"
+    deflate: bool = False
+    """Whether they offer permessage-deflate, as a browser does."""
 
 
 class Load(Child):
     """The load generator with all its clients connected and subscribed."""
 
     def __init__(self, server: Server, clients: Clients) -> None:
-        command = [str(machine.build("load")), "--port", str(server.port), "--server-pid", str(server.pid)]
+        load = machine.build("load", *(["z"] if clients.deflate else []))
+        command = [str(load), "--port", str(server.port), "--server-pid", str(server.pid)]
         command += ["--clients", str(clients.count), "--deaf", str(clients.deaf), "--sample", str(clients.sample)]
-        command += ["--path", clients.path]
+        command += ["--path", clients.path, "--deflate", str(int(clients.deflate))]
         with tempfile.TemporaryDirectory() as folder:
             if clients.commands:
                 file = Path(folder) / "commands"

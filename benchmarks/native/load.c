@@ -1,6 +1,6 @@
 /* The load: many WebSocket clients in one thread, on another core than the server that is measured.
  *
- *     load --port P --clients N [--path /ws] [--commands FILE] [--deaf K] [--sample S] [--server-pid PID]
+ *     load --port P --clients N [--path /ws] [--commands FILE] [--deaf K] [--sample S] [--server-pid PID] [--deflate 1]
  *     load --port P --handshakes SECONDS [--concurrency C] [--path /ws]
  *
  * Each client shakes hands and sends its line of FILE (client i the line i modulo their number), if there is a FILE.
@@ -16,13 +16,17 @@
 
 #include <math.h>
 
+#include "inflate.h"
+
 #define BUFFER (1 << 20)
+#define OFFER "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" /* Chromium's */
 #define BIN_NS 20000
 #define BINS 1500000 /* 30 s */
 
 struct client {
     int fd;
     int shaken, subscribed;
+    struct inflating inflating;
     char *rest; /* the start of a frame whose end has not come yet */
     size_t rest_len;
     uint64_t items, at_mark, lost;
@@ -30,7 +34,7 @@ struct client {
 
 static struct {
     const char *path, *commands;
-    int port, clients, deaf, sample, server_pid, concurrency;
+    int port, clients, deaf, sample, server_pid, concurrency, deflate;
     double handshakes;
 } options = {.path = "/ws", .sample = 16, .concurrency = 64};
 
@@ -109,7 +113,8 @@ static void now_ready(struct client *c) {
     if (deaf_until_told && c - clients < options.deaf) epoll_ctl(poller, EPOLL_CTL_DEL, c->fd, NULL);
 }
 
-static void take_frame(struct client *c, int opcode, const char *data, size_t len, int64_t now) {
+static void take_frame(struct client *c, int head, const char *data, size_t len, int64_t now) {
+    int opcode = head & 15;
     if (opcode == 9) {
         send_masked(c, 10, data, len);
         return;
@@ -118,15 +123,20 @@ static void take_frame(struct client *c, int opcode, const char *data, size_t le
         closed += opcode == 8;
         return;
     }
+    frames++;
+    payload_bytes += len;
+    struct plain plain = {data, len, NULL};
+    if (head & 0x40) plain = inflate_message(&c->inflating, data, len);
+    data = plain.data, len = plain.len;
     if (!c->subscribed && find(data, data + len, "\"$subscribed\"", 13)) now_ready(c);
     /* Scattered, so that no client and no place in a flush is preferred. */
     int sampled = (uint32_t)(++frame_number * 2654435761u) % 65536 * (uint64_t)options.sample < 65536;
-    uint64_t count = count_items(data, data + len, sampled, now);
+    int is_known = plain.count && *plain.count != UINT64_MAX && !sampled;
+    uint64_t count = is_known ? *plain.count : count_items(data, data + len, sampled, now);
+    if (plain.count) *plain.count = count;
     if (c - clients < options.deaf) count_gaps(c, data, data + len);
     c->items += count;
     items += count;
-    frames++;
-    payload_bytes += len;
 }
 
 /* Takes the whole frames in `data`; returns how many bytes they are. */
@@ -144,7 +154,7 @@ static size_t take_frames(struct client *c, const char *data, size_t len, int64_
             for (int i = 2; i < 10; i++) size = size << 8 | head[i];
         }
         if (len - at < header + size) break;
-        take_frame(c, head[0] & 15, data + at + header, size, now);
+        take_frame(c, head[0], data + at + header, size, now);
         at += header + size;
     }
     return at;
@@ -159,6 +169,11 @@ static size_t take_handshake(struct client *c, char *data, size_t len) {
         exit(3);
     }
     c->shaken = 1;
+    c->inflating.is_alone = strstr(data, "server_no_context_takeover") != NULL;
+    if (options.deflate && !strstr(data, "permessage-deflate")) {
+        fprintf(stderr, "the server does not compress\n");
+        exit(3);
+    }
     pending--;
     if (command_count) {
         const char *command = commands[(c - clients) % command_count];
@@ -206,8 +221,8 @@ static void send_request(int fd) {
     char request[4096];
     int len = snprintf(request, sizeof request,
                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                       options.path, options.port);
+                       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                       options.path, options.port, options.deflate ? OFFER : "");
     if (send(fd, request, (size_t)len, MSG_NOSIGNAL) != len) die("send of a handshake");
 }
 
@@ -328,6 +343,7 @@ static void parse_options(int argc, char **argv) {
         else if (!strcmp(name, "--path")) options.path = value;
         else if (!strcmp(name, "--commands")) options.commands = value;
         else if (!strcmp(name, "--deaf")) options.deaf = atoi(value);
+        else if (!strcmp(name, "--deflate")) options.deflate = atoi(value);
         else if (!strcmp(name, "--sample")) options.sample = atoi(value);
         else if (!strcmp(name, "--server-pid")) options.server_pid = atoi(value);
         else if (!strcmp(name, "--handshakes")) options.handshakes = atof(value);

@@ -25,15 +25,7 @@ def memory(effort: Effort) -> list[Row]:
 
     A first few connections pay for what is allocated once; what the rest adds is divided by their number.
     """
-    machine.raise_file_limit(effort.connections + 200)
-    few = Clients(count=FIRST_FEW, commands=[SUBSCRIBE])
-    many = Clients(count=effort.connections, commands=[SUBSCRIBE])
-    with Server(command_of_ours("trading", effort.loops[0], {})) as server, Load(server, few):
-        time.sleep(0.5)
-        before = machine.resident_bytes(server.pid)
-        with Load(server, many):
-            time.sleep(0.5)
-            each = (machine.resident_bytes(server.pid) - before) / effort.connections
+    each = idle_bytes(effort)
     return [
         Row(
             name="memory",
@@ -45,6 +37,19 @@ def memory(effort: Effort) -> list[Row]:
             note="of the process, an identity of its own for each session; the kernel's socket buffers not counted",
         )
     ]
+
+
+def idle_bytes(effort: Effort, *, deflate: bool = False) -> float:
+    """Bytes of the server process for each further connection that has subscribed and is idle."""
+    machine.raise_file_limit(effort.connections + 200)
+    few = Clients(count=FIRST_FEW, commands=[SUBSCRIBE], deflate=deflate)
+    many = Clients(count=effort.connections, commands=[SUBSCRIBE], deflate=deflate)
+    with Server(command_of_ours("trading", effort.loops[0], {})) as server, Load(server, few):
+        time.sleep(0.5)
+        before = machine.resident_bytes(server.pid)
+        with Load(server, many):
+            time.sleep(0.5)
+            return (machine.resident_bytes(server.pid) - before) / effort.connections
 
 
 def handshake_rate(effort: Effort) -> list[Row]:

@@ -35,13 +35,14 @@ def ours(
     clients: int | None = None,
     deaf: int = 0,
     sample: int = 16,
+    deflate: bool = False,
     profile: str = "",
 ) -> Contestant:
     """The hub, publishing `published` items a second (default: `rate`), of which each client is to get `rate`."""
     return Contestant(
         name=name,
         command=lambda: command_of_ours(scenario, loop, tuning or {}, profile),
-        clients=Clients(count=clients or effort.clients, commands=commands, deaf=deaf, sample=sample),
+        clients=Clients(count=clients or effort.clients, commands=commands, deaf=deaf, sample=sample, deflate=deflate),
         go=lambda first: f"go {published or rate}",
         rate=rate,
     )
@@ -84,7 +85,7 @@ def websockets(clients: int, rate: float, mode: str) -> Contestant:
     return Contestant(
         name=f"websockets-{mode}",
         command=lambda: [machine.python(), "-m", "benchmarks.servers.websockets_peer", mode, loop],
-        clients=Clients(count=clients, path="/"),
+        clients=Clients(count=clients, path="/", deflate=mode == "compressed"),
         go=lambda first: f"go {rate}",
         rate=rate,
     )

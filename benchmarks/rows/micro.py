@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import anyio
@@ -70,7 +71,7 @@ def _struct(effort: Effort) -> Row:
 
     async def measure() -> float:
         hub = Hub(CHANNELS, authenticate=authenticate, tuning=NO_LIMIT)
-        item = stamped()
+        item = stamped(time.monotonic_ns())
         times: list[float] = []
         with quiet():
             async with hub:

@@ -19,6 +19,8 @@ CHANNELS: Final = (Channel("bench", type="order"), Channel("own:*", type="order"
 class PlainWire:
     """JSON without a transport's framing."""
 
+    has_cursor = False
+
     @property
     def name(self) -> str:
         return "benchmark"

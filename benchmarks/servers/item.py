@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
 from typing import Final
 
@@ -26,6 +28,28 @@ class Decision(msgspec.Struct):
 _PAD: Final = "x" * (DATA_BYTES - len(msgspec.json.encode(Decision(t=time.monotonic_ns()))))
 
 
-def stamped() -> Decision:
-    """An item of now; CLOCK_MONOTONIC, the clock that the load generator reads too."""
-    return Decision(t=time.monotonic_ns(), note=_PAD)
+def stamped(at: int) -> Decision:
+    """An item of `at`, in nanoseconds of CLOCK_MONOTONIC, the clock that the load generator reads too."""
+    return Decision(t=at, note=_PAD)
+
+
+def _draw(chance: random.Random) -> dict[str, object]:
+    """The fields of a decision as they differ from one to the next in an office, and a note that repeats nothing."""
+    return {
+        "symbol": chance.choice(("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "BTCUSD", "US30")),
+        "side": chance.choice(("buy", "sell")),
+        "volume": chance.randrange(1, 1000) / 100,
+        "decision": chance.choice(("A-book", "B-book", "hedge")),
+        "lp": chance.choice(("LMAX", "CMC", "IG", "Saxo", "XTX")),
+        "spread": chance.randrange(1, 99) / 1e5,
+        "note": f"order {chance.getrandbits(32)} of account {chance.getrandbits(24)}, {chance.getrandbits(112):028x}",
+    }
+
+
+_DRAWN: Final = [_draw(chance) for chance in [random.Random(1)] for _ in range(5000)]
+_turns: Final = itertools.cycle(_DRAWN)
+
+
+def varied(at: int) -> Decision:
+    """An item of `at` that differs from those before it: what compression finds in practice."""
+    return Decision(t=at, **next(_turns))  # type: ignore[arg-type]

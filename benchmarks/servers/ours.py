@@ -2,7 +2,8 @@
 
 python -m benchmarks.servers.ours SCENARIO LOOP TUNING [PROFILE]
 
-SCENARIO: `bench` (one channel), `sets` (500 channels, published in turn) or `trading` (the four of the profile).
+SCENARIO: `bench` (one channel), `varied` (the same with items that differ), `sets` (500 channels, published in turn)
+or `trading` (the four of the profile).
 TUNING: the fields that differ from the default, as JSON. PROFILE: a file for what cProfile finds between go and stop.
 """
 
@@ -27,11 +28,12 @@ from analytics_hub.transports import websocket
 from analytics_hub.tuning import Tuning
 
 from . import control
-from .item import stamped
+from .item import stamped, varied
 
 SETS_CHANNELS: Final = 500
 SCENARIOS: Final[dict[str, list[Channel]]] = {
     "bench": [Channel("bench", type="order")],
+    "varied": [Channel("bench", type="order")],
     "sets": [Channel(f"bench-{number}", type="order") for number in range(SETS_CHANNELS)],
     "trading": [
         Channel("routing-metrics", "events"),
@@ -48,9 +50,10 @@ def authenticate(handshake: Handshake) -> Identity:
     return Identity(id=f"user-{next(_serial)}", roles=frozenset({"admin"}))
 
 
-def publisher(hub: Hub, scenario: str) -> Callable[[int], None]:
+def publisher(hub: Hub, scenario: str) -> Callable[[int, int], None]:
     names = [channel.name for channel in SCENARIOS[scenario]]
-    return lambda number: hub.publish(names[number % len(names)], stamped())
+    item = varied if scenario == "varied" else stamped
+    return lambda number, stamp: hub.publish(names[number % len(names)], item(stamp))
 
 
 async def obey(hub: Hub, work: control.Publisher, profile: cProfile.Profile | None) -> None:
@@ -85,7 +88,7 @@ async def main(scenario: str, loop: str, tuning: str, *profile_file: str) -> Non
 
 async def start_serving(tasks: TaskGroup, hub: Hub) -> Any:
     async def serve(*, task_status: anyio.abc.TaskStatus[int]) -> None:
-        await websocket.serve(hub, "127.0.0.1", 0, task_status=task_status)
+        await websocket.serve(hub, "127.0.0.1", 0, compression=True, task_status=task_status)
 
     return await tasks.start(serve)
 

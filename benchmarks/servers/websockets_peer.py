@@ -1,6 +1,8 @@
-"""The peer: `websockets.broadcast`, of batches each 16 ms or of single messages, without compression.
+"""The peer: `websockets.broadcast`, of batches each 16 ms or of single messages.
 
-python -m benchmarks.servers.websockets_peer (batches | singles) [LOOP]
+python -m benchmarks.servers.websockets_peer (batches | singles | compressed) [LOOP]
+
+`compressed` is `batches` with the compression that `websockets` has by default; the others have none.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class Peer:
         self._waiting: list[bytes] = []
         self._connections: set[ServerConnection] = set()
 
-    def publish(self, number: int) -> None:
+    def publish(self, number: int, stamp: int) -> None:
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        item = self._encode(Item("bench", number + 1, "order", timestamp, stamped()))
+        item = self._encode(Item("bench", number + 1, "order", timestamp, stamped(stamp)))
         self._waiting.append(item)
         if not self._batches:
             self.flush()
@@ -65,9 +67,10 @@ class Peer:
 
 
 async def main(mode: str) -> None:
-    peer = Peer(batches=mode == "batches")
+    peer = Peer(batches=mode != "singles")
     publisher = control.Publisher(peer.publish)
-    listening = serve(peer.hold, "127.0.0.1", 0, compression=None, ping_interval=None, backlog=4096)
+    compression = "deflate" if mode == "compressed" else None
+    listening = serve(peer.hold, "127.0.0.1", 0, compression=compression, ping_interval=None, backlog=4096)
     async with listening as server, anyio.create_task_group() as tasks:
         tasks.start_soon(publisher.run)
         tasks.start_soon(peer.flush_for_ever)
