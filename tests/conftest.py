@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,6 +18,10 @@ settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=T
 # For a night: `HYPOTHESIS_PROFILE=long python3 dev.py test -k machine`.
 settings.register_profile("long", max_examples=20_000, stateful_step_count=200, print_blob=True, **_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+
+# A shell starts what is to run in the background with SIGINT ignored, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Backend = tuple[str, dict[str, Any]]
 BACKENDS: dict[str, Backend] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
 DEBIAN_PACKAGES = {
     "cc": "gcc libc6-dev",
     "chromium": "chromium",
+    "node": "nodejs npm",
     "redis-server": "redis-server",
 }
 
@@ -17,9 +19,13 @@ DEBIAN_PACKAGES = {
 def need(program: str) -> str:
     """The path of `program`; where it is missing the test is skipped, or fails where CI=true promises it."""
     path = shutil.which(program)
-    if path is not None:
-        return path
-    sentence = f"{program} is not installed; on Debian: apt install {DEBIAN_PACKAGES[program]}"
+    if path is None:
+        go_without(f"{program} is not installed; on Debian: apt install {DEBIAN_PACKAGES[program]}")
+    return path
+
+
+def go_without(sentence: str) -> NoReturn:
+    """Skip the test, or fail it where CI=true promises that nothing is missing."""
     if os.environ.get("CI") == "true":
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)

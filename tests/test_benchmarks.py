@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import machine
 from benchmarks.__main__ import GROUPS, main, run_group
-from benchmarks.contest import QUICK
+from benchmarks.contest import QUICK, compete
+from benchmarks.rows.contestants import ours
 from benchmarks.table import HEADERS, Row, not_run, render
 
 
@@ -62,6 +63,20 @@ def test_hub_and_floor_send_what_the_load_counts() -> None:
     assert [row.name for row in rows] == ["fanout asyncio", "latency p50 asyncio", "latency p99 asyncio"]
     assert all(row.value for row in rows), [row.note for row in rows]
     assert rows[0].ratio
+
+
+def test_the_load_counts_items_that_come_compressed() -> None:
+    try:
+        machine.build("load", "z")
+    except machine.CannotRun as reason:
+        pytest.skip(str(reason))
+    few = replace(QUICK, clients=10)
+
+    windows = compete([ours(few, 1000.0, deflate=True), ours(few, 1000.0, name="plain")], few)
+
+    (packed,), (plain,) = windows["ours"], windows["plain"]
+    assert min(packed.mark.items, plain.mark.items) > 0
+    assert packed.item_bytes < plain.item_bytes / 2
 
 
 def test_without_a_compiler_the_other_rows_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

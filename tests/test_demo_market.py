@@ -562,7 +562,7 @@ class TestThroughARealHub:
 
         with anyio.fail_after(60):
             async with (
-                Hub(CHANNELS, authenticate=anonymous, tuning=Tuning(rate=None), grace=0.1) as hub,
+                Hub(CHANNELS, authenticate=anonymous, tuning=Tuning(rate=None), grace=30.0) as hub,
                 subscribe(hub, *(channel.name for channel in CHANNELS), identity=admin) as client,
                 anyio.create_task_group() as tasks,
             ):

@@ -21,10 +21,10 @@ FACADE = PACKAGE
 
 # From the ground up: what stands in a line imports only what stands in the same line or above it.
 LAYERS = (
-    ("channels", "exceptions", "identity", "protocol", "tuning"),
+    ("channels", "control", "exceptions", "formats", "identity", "protocol", "tuning"),
     ("contracts",),
     ("core",),
-    ("admission", "auth", "http", "inbox", "journals", "observability", "publication"),
+    ("admission", "asyncapi", "auth", "http", "inbox", "journals", "observability", "publication", "schemas"),
     ("journaling",),
     ("driver",),
     ("hub",),

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from ..auth import JWTAuthenticator
 from ..exceptions import HubError
-from ..http import Respond, compose, is_loopback, respond_health, respond_page
+from ..http import Respond, compose, is_loopback, respond_page
 from ..hub import Hub
 from ..trading import CHANNELS
 from ..transports.websocket import serve
@@ -92,7 +92,7 @@ async def _never() -> AsyncIterator[object]:
 
 
 async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> int:
-    respond = respond_demo(hub, options)
+    respond = respond_demo(options)
     try:
         port: int = await tasks.start(functools.partial(serve, hub, options.host, options.port, respond=respond))
     except OSError as error:
@@ -100,14 +100,14 @@ async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> in
     return port
 
 
-def respond_demo(hub: Hub, options: DemoOptions) -> Respond:
-    """The demo's HTTP: the page at `/`, `/login` and `/healthz`."""
+def respond_demo(options: DemoOptions) -> Respond:
+    """The demo's HTTP next to the hub's own: the page at `/` and `/login`."""
     page = files("analytics_hub.demo").joinpath("page.html").read_text(encoding="utf-8")
     if options.has_login:
         login = respond_login(options.secret, local_only=is_loopback(options.host))
     else:
         login = refuse_login("no logins here, because others can reach this demo; use a token of `analytics-hub token`")
-    return compose(respond_health(hub), respond_page("/", page), login)
+    return compose(respond_page("/", page), login)
 
 
 async def _publish_until(signals: AsyncIterator[object], hub: Hub, options: DemoOptions, say: Say) -> None:
@@ -165,6 +165,7 @@ def introduction(options: DemoOptions, port: int) -> str:
   connect  wscat -c "ws://{place}/ws/analytics?token=$TOKEN"
            > {{"action":"subscribe","channels":["routing-metrics","alerts"]}}
   follow   analytics-hub tail ws://{place}
+  events   curl -N "http://{place}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """
 
