@@ -22,8 +22,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from analytics_hub.auth import mint
+from analytics_hub.client import HubPublisher
 from analytics_hub.demo.app import DemoOptions, introduction, respond_demo
 from analytics_hub.demo.office import BackOffice
+from analytics_hub.exceptions import PermissionDenied
 from analytics_hub.http import Request
 from analytics_hub.protocol import encode
 from analytics_hub.trading import CHANNELS
@@ -222,6 +224,31 @@ def test_roles_decide_what_each_account_sees(start: Start) -> None:
         "trader": {"exposure-updates", "alerts"},
         "monitor": {"alerts", "lp-performance"},
     }
+
+
+def test_the_day_has_begun_before_the_first_client_comes(start: Start) -> None:
+    """At one event a second nobody would live to see the first alert."""
+    demo = start("--rate", "1")
+    client = demo.connect(None, {"channel": "alerts", "last": 1})
+
+    client.receive_until(lambda items: any(item.get("channel") == "alerts" for item in items))
+    assert demo.end() == 0
+
+
+def test_an_admin_publishes_by_hand_what_the_introduction_says(start: Start) -> None:
+    demo = start("--rate", "1")
+    client = demo.connect(None, "alerts")
+    client.receive_until(lambda items: len(items) >= 2)
+    data = json.loads(demo.read_until(r'\{"severity".*\}')[0])
+
+    hub = f"http://127.0.0.1:{demo.port}"
+    receipt = HubPublisher(hub, token=demo.login("admin")).publish("alerts", data)
+    client.receive_until(lambda items: any(item.get("seq") == receipt.seq for item in items))
+    (item,) = [item for item in client.of("alerts") if item["seq"] == receipt.seq]
+    assert item["data"] == data | {"suggestedActions": []}
+    with pytest.raises(PermissionDenied):
+        HubPublisher(hub, token=demo.login("trader")).publish("alerts", data)
+    assert demo.end() == 0
 
 
 def test_a_secret_of_the_users_own(start: Start) -> None:

@@ -571,6 +571,13 @@ class TestWithARealHub:
                 async with subscribe(hub, "exposure-updates", "alerts", identity=trader):
                     pass
 
+    async def test_who_may_publish_from_elsewhere(self) -> None:
+        worker = Identity(id="w", roles=frozenset({"worker"}))
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous, publishers=["worker"]) as hub:
+                assert all(hub.declaration(name).takes_from(worker, name) for name in NAMES_FOR_ADMIN)
+            assert not any(channel.publishers for channel in CHANNELS)
+
     async def test_one_after_the_other(self) -> None:
         with anyio.fail_after(30):
             async with init_hub(authenticate=anonymous) as first:

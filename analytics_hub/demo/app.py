@@ -21,9 +21,10 @@ from ..exceptions import HubError
 from ..http import Respond, compose, is_loopback, respond_page
 from ..hub import Hub
 from ..trading import CHANNELS
+from ..trading.process import with_publishers
 from ..transports.websocket import serve
 from ..tuning import Profile, Tuning
-from .driver import run
+from .driver import MOST_RATE, run
 from .feed import CHANNELS_OF_A_FEED, publish_feed
 from .login import refuse_login, respond_login
 from .office import BackOffice
@@ -31,6 +32,9 @@ from .office import BackOffice
 GRACE: Final = 1.0
 """Seconds that clients get to leave after Ctrl-C; with all the rest the end takes less than two."""
 DEFAULT_RATE: Final = 100.0
+MORNING: Final = 4000
+"""Events that are over before the first client comes: positions build up for long until a limit is crossed."""
+PUBLISHERS: Final = frozenset({"admin"})
 
 Say = Callable[[str], None]
 
@@ -60,11 +64,12 @@ def _print(text: str) -> None:
 async def run_demo(options: DemoOptions, say: Say = _print) -> None:
     """Run until SIGINT or SIGTERM, then drain. Raises `DemoError` if it cannot start or go on."""
     hub = Hub(
-        CHANNELS if options.feed is None else CHANNELS_OF_A_FEED,
+        with_publishers(CHANNELS if options.feed is None else CHANNELS_OF_A_FEED, PUBLISHERS),
         authenticate=JWTAuthenticator(options.secret, algorithms=["HS256"]),
         tuning=Tuning.profile(options.profile),
         grace=GRACE,
     )
+    office = BackOffice(options.seed)
     failure: DemoError | None = None
     signals: AsyncIterator[object]
     with ExitStack() as stack:
@@ -74,9 +79,11 @@ async def run_demo(options: DemoOptions, say: Say = _print) -> None:
             signals = _never()
         async with hub, anyio.create_task_group() as tasks:
             try:
+                if options.feed is None:
+                    await run(hub, office, MOST_RATE, count=MORNING)
                 port = await _start_serving(hub, options, tasks)
                 say(introduction(options, port))
-                await _publish_until(signals, hub, options, say)
+                await _publish_until(signals, hub, options, say, office)
                 say("Draining.")
             except DemoError as error:  # raised below, where no task group wraps it
                 failure = error
@@ -110,13 +117,15 @@ def respond_demo(options: DemoOptions) -> Respond:
     return compose(respond_page("/", page), login)
 
 
-async def _publish_until(signals: AsyncIterator[object], hub: Hub, options: DemoOptions, say: Say) -> None:
+async def _publish_until(
+    signals: AsyncIterator[object], hub: Hub, options: DemoOptions, say: Say, office: BackOffice
+) -> None:
     failure: DemoError | None = None
 
     async def publish() -> None:
         nonlocal failure
         try:
-            await _publish(hub, options, say)
+            await _publish(hub, options, say, office)
         except OSError as error:
             failure = DemoError(f"cannot read the feed {options.feed}: {error.strerror}")
             tasks.cancel_scope.cancel()
@@ -129,9 +138,9 @@ async def _publish_until(signals: AsyncIterator[object], hub: Hub, options: Demo
         raise failure
 
 
-async def _publish(hub: Hub, options: DemoOptions, say: Say) -> None:
+async def _publish(hub: Hub, options: DemoOptions, say: Say, office: BackOffice) -> None:
     if options.feed is None:
-        await run(hub, BackOffice(options.seed), options.rate or DEFAULT_RATE)
+        await run(hub, office, options.rate or DEFAULT_RATE)
         return
 
     def report(number: int, sentence: str) -> None:
@@ -165,6 +174,8 @@ def introduction(options: DemoOptions, port: int) -> str:
   connect  wscat -c "ws://{place}/ws/analytics?token=$TOKEN"
            > {{"action":"subscribe","channels":["routing-metrics","alerts"]}}
   follow   analytics-hub tail ws://{place}
+  publish  analytics-hub publish http://{place} --channel alerts
+           {{"severity":"info","category":"system","title":"Hello","message":"by hand","source":"me"}}
   events   curl -N "http://{place}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from ..channels import Channel
@@ -37,12 +38,26 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(ALERTS, mode="durable", type="alert", roles=frozenset({"admin", "trader", "monitor"}), schema=Alert),
 )
 
+
+def with_publishers(channels: Iterable[Channel], roles: Iterable[str]) -> list[Channel]:
+    """`channels`, to which these roles may publish over HTTP."""
+    return [replace(channel, publishers=frozenset(roles)) for channel in channels]
+
+
 _lock = threading.Lock()
 _current: Hub | None = None
 
 
-def init_hub(*, authenticate: Authenticate, channels: Iterable[Channel] = (), **options: Any) -> Hub:
+def init_hub(
+    *,
+    authenticate: Authenticate,
+    channels: Iterable[Channel] = (),
+    publishers: Iterable[str] = (),
+    **options: Any,
+) -> Hub:
     """Make the hub of this process, with the four channels and `channels`; `options` are those of `Hub`.
+
+    `publishers` are the roles that may publish to the four over HTTP, for workers elsewhere; nobody by default.
 
     Enter it where the application lives: `async with init_hub(authenticate=...):`. A second one is refused until the
     first has been shut down, because half of the process would publish into a hub that nobody listens to.
@@ -51,7 +66,8 @@ def init_hub(*, authenticate: Authenticate, channels: Iterable[Channel] = (), **
     with _lock:
         if _current is not None and not _current.is_draining:
             raise HubError("this process already has a hub; leave its `async with` or await shutdown_hub() first")
-        _current = Hub([*CHANNELS, *channels], authenticate=authenticate, **options)
+        ours = with_publishers(CHANNELS, publishers)
+        _current = Hub([*ours, *channels], authenticate=authenticate, **options)
         return _current
 
 
