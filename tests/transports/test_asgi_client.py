@@ -65,7 +65,7 @@ async def numbers(server: Server, count: int) -> list[int]:
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
-async def test_all_members_of_a_cohort_are_sent_the_same_object() -> None:
+async def test_all_members_of_a_cohort_are_sent_the_same_text() -> None:
     stage = Stage()
     async with stage.peer() as (one, first), stage.peer() as (two, second):
         frame = WIRE.frame([item(1)])
@@ -73,7 +73,27 @@ async def test_all_members_of_a_cohort_are_sent_the_same_object() -> None:
         assert first.transport.write(frame)
         assert second.transport.write(frame)
 
-        assert await one.read() is await two.read()
+        assert (await one.read())["text"] is (await two.read())["text"]
+
+
+async def test_a_middleware_that_changes_a_message_changes_it_for_one_client() -> None:
+    """As those that compress do."""
+
+    def wrap(send: Send) -> Send:
+        async def enclose(message: Message) -> None:
+            if "text" in message:
+                message["text"] = f"[{message['text']}]"
+            await send(message)
+
+        return enclose
+
+    stage = Stage(wrap=wrap)
+    async with stage.peer() as (one, first), stage.peer() as (two, second):
+        frame = WIRE.frame([item(1)])
+        first.transport.write(frame)
+        second.transport.write(frame)
+
+        assert await one.read_frame() == await two.read_frame() == [[[1, ""]]]
 
 
 async def test_several_frames_of_one_write_are_messages_of_their_own() -> None:
@@ -107,6 +127,27 @@ async def test_what_a_server_does_not_take_waits_in_order_up_to_a_bound() -> Non
         assert session.resumed == 1
         assert session.write(item(7))
         assert await numbers(server, 1) == [7]
+
+
+async def test_one_large_write_is_no_congestion_where_send_always_waits() -> None:
+    """On Trio and with Granian nothing is sent at once, and a fast client could lose what it misses meanwhile."""
+
+    def wrap(send: Send) -> Send:
+        async def later(message: Message) -> None:
+            await anyio.lowlevel.checkpoint()
+            await send(message)
+
+        return later
+
+    stage = Stage(Limits(max_unsent=1000), wrap=wrap)
+    async with stage.peer() as (server, session):
+        for number in range(3):
+            assert session.write(item(number, 5000))
+            assert await numbers(server, 1) == [number]
+            await anyio.wait_all_tasks_blocked()
+        assert session.write(item(3, 5000))
+        assert not session.write(item(4)), "the one before still waits"
+        await stage.hub.until(lambda: session.resumed)
 
 
 async def test_one_message_at_a_time_for_each_connection() -> None:
@@ -262,6 +303,81 @@ async def test_whatever_send_raises_ends_the_connection(error: Exception, is_lat
         assert stage.hub.counters["send-fault"] == isinstance(error, KeyError)
 
 
+async def test_after_a_send_that_raised_there_is_no_other() -> None:
+    calls = 0
+
+    def wrap(send: Send) -> Send:
+        async def broken(message: Message) -> None:
+            nonlocal calls
+            calls += 1
+            raise KeyError
+
+        return broken
+
+    stage = Stage(wrap=wrap)
+    async with stage.peer() as (server, session):
+        session.transport.write(WIRE.frame([item(1)]) + WIRE.frame([item(2)]))
+        await server.done()
+
+        assert calls == 1
+        assert stage.hub.counters["send-fault"] == 1
+
+
+async def test_a_send_that_has_to_wait_is_cancelled_when_its_peer_leaves_in_the_same_moment() -> None:
+    """Also if the peer was the first to be waited for, and its courier has not even begun to sleep."""
+    ended = anyio.Event()
+
+    def wrap(send: Send) -> Send:
+        async def hang(message: Message) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.set()
+
+        return hang
+
+    stage = Stage(wrap=wrap)
+    async with stage.peer() as (server, session):
+        server.lose()
+        session.write(item(1))
+        await server.done()
+        if is_asyncio():  # on Trio it has not begun yet, and never will
+            await ended.wait()
+
+
+async def test_a_send_that_ends_in_the_moment_of_its_timeout_leaves_a_courier_that_can_be_cancelled() -> None:
+    begun, gate, ended = anyio.Event(), anyio.Event(), anyio.Event()
+    limit = anyio.CancelScope()
+
+    def wrap(send: Send) -> Send:
+        async def hesitant(message: Message) -> None:
+            if "[1," in message["text"]:
+                with limit:
+                    await gate.wait()
+                await send(message)
+                return
+            begun.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.set()
+
+        return hesitant
+
+    stage = Stage(wrap=wrap)
+    async with stage.peer() as (one, first), stage.peer() as (two, second):
+        first.write(item(1))
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+        limit.cancel()
+        assert await numbers(one, 1) == [1]
+        await anyio.wait_all_tasks_blocked()
+        second.write(item(2))
+        await begun.wait()
+        two.lose()
+        await ended.wait()
+
+
 async def test_a_server_that_is_silent_about_a_peer_that_left_still_says_it_to_receive() -> None:
     stage = Stage(wrap=lambda send: _swallow)
     async with stage.peer() as (server, session):
@@ -376,6 +492,36 @@ async def test_a_server_that_cancels_in_the_middle_of_a_message_has_no_other_sen
 
     assert server.error is None
     assert stage.hub.session.disconnected == 1
+
+
+async def test_a_server_that_cancels_in_the_moment_of_the_close_changes_nothing_about_it() -> None:
+    stage = Stage()
+    server = Server(stage.app, {"type": "none"})
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run)
+            await stage.hub.until(lambda: stage.hub.sessions)
+            stage.hub.session.transport.close(4401, "expired")
+            tasks.cancel_scope.cancel()
+
+    assert server.error is None
+    assert [message["code"] for message in server.sent] == [4401]
+
+
+async def test_a_server_that_cancels_after_the_close_has_no_other_sent() -> None:
+    stage = Stage()
+    server = Server(stage.app, {"type": "none"})
+    server.is_stubborn = True
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run)
+            await stage.hub.until(lambda: stage.hub.sessions)
+            stage.hub.session.transport.close(1012, "restart")
+            await server.until(lambda: server.sent)
+            tasks.cancel_scope.cancel()
+
+    assert server.error is None
+    assert [message["code"] for message in server.sent] == [1012]
 
 
 @pytest.mark.parametrize("error", [OSError(), RuntimeError("closed"), KeyError("x")])

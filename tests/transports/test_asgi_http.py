@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from analytics_hub.channels import Channel
 from analytics_hub.http import Request, Response
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
+from analytics_hub.transports._asgi import http
 from analytics_hub.transports.asgi import HubApp, Limits
 
 from .asgi_peer import Message, Server, bearer, running
@@ -129,6 +131,32 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
         assert (await server.read())["status"] == 408
 
 
+async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_HELD", 100_000)
+    part = {"type": "http.request", "body": b"x" * 60_000, "more_body": True}
+    post = scope("POST", "/publish")
+    async with open_app() as (app, _):
+        async with running(app, {**post}) as one, running(app, {**post}) as other:
+            one.put(part)
+            await anyio.wait_all_tasks_blocked()
+            other.put(part)
+            assert (await other.read())["status"] == 503
+            assert (await ask(app, scope("GET", "/healthz")))[0] == 200
+            one.put({"type": "http.request"})
+            assert (await one.read())["status"] == 401
+        assert (await ask(app, {**post}, b"x" * 60_000, b"x" * 60_000))[0] == 503
+        assert (await ask(app, {**post}, b"x" * 90_000))[0] == 401
+
+
+async def test_a_stream_keeps_nothing_of_its_request() -> None:
+    async with open_app() as (app, _), running(app, {**EVENTS}) as server:
+        server.put({"type": "http.request", "body": b"x" * 100_000})
+        assert (await server.read())["status"] == 200
+        await event(server, "$subscribed")
+
+        assert not [one for one in gc.get_objects() if isinstance(one, Request) and len(one.body) == 100_000]
+
+
 async def test_a_check_that_hangs_is_given_up() -> None:
     async def hang(handshake: object) -> Identity:
         await anyio.sleep_forever()
@@ -159,6 +187,36 @@ async def test_a_peer_that_leaves_before_the_answer() -> None:
         await server.done()
 
         assert server.error is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("transport"), KeyError("x")])
+@pytest.mark.parametrize("breaks", ["send", "receive"])
+async def test_a_server_that_breaks_has_nothing_to_log(error: Exception, breaks: str) -> None:
+    async def receive() -> Message:
+        if breaks == "receive":
+            raise error
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        raise error
+
+    async with open_app() as (app, hub):
+        for its in (scope("GET", "/healthz"), {**EVENTS}):
+            await app(its, receive, send)
+
+        # Of a peer that has left servers tell by an OSError or a RuntimeError of `send`; that is no fault.
+        is_quiet = breaks == "send" and isinstance(error, RuntimeError)
+        assert hub.sessions == []
+        assert hub.statistics().counters.get(f"{breaks}-fault", 0) == (0 if is_quiet else 2)
+
+
+async def test_an_answer_without_content_does_not_speak_of_it() -> None:
+    async with open_app() as (app, _):
+        status, headers, body = await ask(app, scope("OPTIONS", "/publish"))
+
+        assert (status, body) == (204, b"")
+        assert not {b"content-length", b"content-type"} & set(headers)
+        assert headers[b"allow"] == b"POST, OPTIONS"
 
 
 async def test_a_hub_that_is_not_running_says_which_line_is_missing(caplog: pytest.LogCaptureFixture) -> None:
@@ -216,6 +274,19 @@ async def test_a_stream_of_events_has_everything_that_a_socket_has() -> None:
         assert hub.sessions == []
 
 
+async def test_a_stream_that_confirms_is_not_held_back_for_heartbeats_that_it_cannot_see() -> None:
+    async with open_app(limits=Limits(max_unconfirmed=2)) as (app, hub), listening(app) as server:
+        session = hub.session((await event(server, "$hello"))["session"])
+        assert session is not None
+        await event(server, "$subscribed")
+        post = scope("POST", "/commands", AUTH, query=f"session={session.id}".encode())
+        assert (await ask(app, post, b'[{"action":"seen","frames":1},{"action":"ping"}]'))[0] == 202
+        await event(server, "$pong")
+        for _ in range(10):
+            assert session.peer.write(b":\n\n")
+            await server.read()
+
+
 async def test_a_stream_ends_with_why() -> None:
     async with open_app() as (app, hub), listening(app) as server:
         await event(server, "$subscribed")
@@ -245,9 +316,13 @@ async def test_a_stream_whose_task_is_cancelled_ends_in_order() -> None:
 async def test_a_stream_too_many_is_told_to_come_again() -> None:
     async with open_app(limits=Limits(max_clients=1)) as (app, _), listening(app) as one:
         await event(one, "$subscribed")
-        async with listening(app) as server:
-            assert (await event(server, "$close"))["code"] == 1013
-            await server.done()
+        browser = scope("GET", "/events", AUTH, (b"accept", b"text/event-stream"))
+        status, _, body = await ask(app, browser)
+        assert status == 200
+        assert body.startswith(b"retry: ")
+        assert b'"code":1013' in body
+        status, headers, _ = await ask(app, scope("GET", "/events", AUTH))
+        assert (status, headers[b"retry-after"]) == (503, b"1")
 
 
 async def test_commands_of_a_stream_wait_while_the_session_does() -> None:
@@ -284,6 +359,33 @@ async def test_commands_of_a_stream_wait_while_the_session_does() -> None:
                 while (await event(server, "$pong"))["id"] != "last":
                     pass
             assert statuses == [202, 202, 202]
+
+
+async def test_commands_that_wait_for_a_stream_that_ends_are_answered_before_its_peer_has_left() -> None:
+    async def authorize(identity: object, channel: str) -> bool:
+        await anyio.sleep_forever()
+        return True
+
+    statuses: list[int] = []
+    key = JWTAuthenticator(SECRET, algorithms=["HS256"])
+    hub = Hub([Channel("alerts")], authenticate=key, authorize=authorize, grace=0.0)
+    with anyio.fail_after(30):
+        async with hub:
+            app = HubApp(hub, limits=Limits(close_timeout=100, request_timeout=100))
+            async with listening(app) as server:
+                session = (await event(server, "$hello"))["session"]
+                post = scope("POST", "/commands", AUTH, query=f"session={session}".encode())
+
+                async def send(body: bytes) -> None:
+                    statuses.append((await ask(app, {**post}, body))[0])
+
+                await send(b'{"action":"ping"}' + b" " * 60_000)
+                await send(b'{"action":"ping"}' + b" " * 60_000)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send, b'{"action":"ping"}')
+                    await anyio.wait_all_tasks_blocked()
+                    await hub.shutdown()
+    assert statuses == [202, 202, 404]
 
 
 async def test_a_stream_that_does_not_read_is_held_back() -> None:

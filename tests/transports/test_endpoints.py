@@ -26,6 +26,7 @@ from analytics_hub import (
 )
 from analytics_hub.http import Request, Response
 from analytics_hub.testing import ManualClock
+from analytics_hub.transports._http import publishing
 from analytics_hub.transports._http.commands import MAX_COMMANDS, Gate
 from analytics_hub.transports._http.endpoints import Endpoints
 from analytics_hub.transports._http.events import EventStream
@@ -326,6 +327,21 @@ def test_a_schema_that_cannot_be_decoded_is_told_before_anybody_asks() -> None:
 
     with pytest.raises(InvalidChannel, match="schema of channel 'odd'"):
         Endpoints(hub)
+
+
+async def test_a_long_array_leaves_the_event_loop_its_turn_also_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr(publishing, "checkpoint", turn)
+    async with new_hub() as hub:
+        response = await ask(hub, "/publish", [0] * 6400)
+
+        assert len(read(response)) == 6400
+        assert turns == 200
 
 
 # --- who may ask ----------------------------------------------------------------------------------------------------

@@ -244,6 +244,17 @@ async def test_a_hub_that_takes_nobody_ends_the_stream(
             assert await Reader(client).closed() == code
 
 
+async def test_a_stream_that_cannot_begin_leaves_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive_data(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with open_house() as (hub, port):
+        monkeypatch.setattr(hub, "receive_data", receive_data)
+        async with dial(port, "ann", "channels=events") as client:
+            assert await Reader(client).closed() == 1011
+            await gone(hub)
+
+
 async def test_a_stream_over_tls(server_side: ssl.SSLContext, client_side: ssl.SSLContext) -> None:
     async with open_house(ssl_context=server_side) as (hub, port), await Peer.connect(port, tls=client_side) as peer:
         await peer.send(b"GET /events?channels=events&token=ann HTTP/1.1\r\nHost: h\r\n\r\n")

@@ -272,6 +272,7 @@ def test_who_reads_events_is_turned_away_for_now_and_not_for_ever() -> None:
     assert response is not None
     assert (response.status, response.content_type) == (200, "text/event-stream; charset=utf-8")
     assert b'"code":1012' in response.body
+    assert response.body.startswith(b"retry: ")
     assert turn_away(hub, browser, FOREIGN_ORIGIN) is None
     assert turn_away(hub, Request("GET", "/events"), DRAINING) is None
 

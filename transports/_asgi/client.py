@@ -35,7 +35,7 @@ class Client(ABC):
 
     __slots__ = (
         "_desk", "_dry", "_envelopes", "_farewell", "_frames", "_is_full", "_is_gone", "_is_over",
-        "_paused", "_receive", "_scope", "_send", "_sender", "_session", "_window",
+        "_is_told", "_paused", "_receive", "_scope", "_send", "_sender", "_session", "_window",
     )  # fmt: skip
 
     def __init__(self, desk: Desk, envelopes: Envelopes, receive: Receive, send: Send) -> None:
@@ -53,6 +53,8 @@ class Client(ABC):
         self._is_gone = False
         """The peer has left, or the server has lost it: there is nobody to say goodbye to."""
         self._is_over = False
+        self._is_told = False
+        """The last message was sent, or begun; there may be only one."""
         self._farewell: tuple[int, str] | None = None
         self._paused: anyio.Event | None = None
         self._dry: anyio.Event | None = None
@@ -76,14 +78,19 @@ class Client(ABC):
         envelopes = self._envelopes
         parts = envelopes.parts if frame is envelopes.frame else envelopes.open(frame)
         sender = self._sender
+        waited = sender.unsent
         for part in parts:
             sender.put(part)
+            if self._is_over:
+                return True
             self._frames += 1
         window = self._window
         if window is not None:
             for _, size in parts:
                 window.sent(size)
-        if sender.unsent <= self._desk.limits.max_unsent and (window is None or not window.is_full):
+        # Some servers take nothing before their next turn; a large write is not held against them until the next.
+        has_room = not waited or sender.unsent <= self._desk.limits.max_unsent
+        if has_room and (window is None or not window.is_full):
             return True
         self._is_full = not self._is_over
         return self._is_over
@@ -150,9 +157,9 @@ class Client(ABC):
         try:
             await self._live(connect)
         except anyio.get_cancelled_exc_class():
-            if not self._sender.unsent:
+            if not self._sender.unsent and not self._is_told:
                 with anyio.move_on_after(GOODBYE, shield=True):
-                    await self._say(CloseCode.GOING_AWAY, "the server is going away")
+                    await self._say(*(self._farewell or (CloseCode.GOING_AWAY, "the server is going away")))
             raise
         finally:
             self._sender.stop()
@@ -206,6 +213,7 @@ class Client(ABC):
         """The last message, unless there is nobody to hear it."""
         if self._is_gone:
             return
+        self._is_told = True
         try:
             await self._send(self.goodbye(code, reason))
         except (OSError, RuntimeError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
@@ -46,14 +46,18 @@ def run_as(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, call: Calla
 class Courier:
     """The task of one call at a time."""
 
-    __slots__ = ("_call", "_future", "_loop", "_spare", "task")
+    __slots__ = ("_call", "_future", "_loop", "_rest", "_spare", "task")
 
     def __init__(self, spare: list[Courier]) -> None:
         self._spare = spare
         self._loop = asyncio.get_running_loop()
         self._call: Call | None = None
         self._future: Any = None
-        self.task = self._loop.create_task(self._sleep())
+        self._rest: asyncio.Future[None] = self._loop.create_future()
+        """What the task waits for while nobody cancels it."""
+        sleeping = self._sleep()
+        sleeping.send(None)  # into its `try`: a task that is cancelled before its first step throws there
+        self.task = self._loop.create_task(sleeping)
 
     def carry(self, call: Call, future: Any) -> None:
         """Go on with `call`, which waits for `future`."""
@@ -88,14 +92,16 @@ class Courier:
     def _finish(self, error: BaseException | None) -> None:
         assert self._call is not None
         sender, self._call, self._future = self._call.sender, None, None
-        if not self.task.cancelling():
+        # Whoever has cancelled it may have taken that back since; its task wakes up all the same, and ends.
+        if not self.task.cancelling() and not self._rest.cancelled():
             self._spare.append(self)
         sender.ended(error)
 
     async def _sleep(self) -> None:
+        rest: Awaitable[None] = asyncio.sleep(0)  # until the task's first step
         while True:
             try:
-                await self._loop.create_future()
+                await rest
             except asyncio.CancelledError as cancelled:
                 if self._call is None:
                     raise
@@ -103,8 +109,10 @@ class Courier:
                 if future is not None:
                     future.cancel()
                 self._step(self._call.coroutine.throw, cancelled)
-                if self._call is None and self.task.cancelling():
+                if self._call is None:
                     return
+                self._rest = self._loop.create_future()
+            rest = self._rest
 
 
 class Couriers:

@@ -35,7 +35,7 @@ class Limits:
     max_clients: int = 100_000
     """WebSockets and event streams; a further one is told to try again later (503, or 1013)."""
     max_unsent: int = 64 * 1024
-    """What may wait for the server to take it before the hub is told to hold back."""
+    """What may wait for the server to take it before the hub is told to hold back; or one write, if that is more."""
     max_unconfirmed: int = 64
     """Frames a client that confirms (`seen`) may be behind."""
     max_unconfirmed_bytes: int = 256 * 1024
@@ -54,6 +54,8 @@ class Desk:
         self.origins = frozenset(origins)
         self.limits = limits
         self.clients = 0
+        self.held = 0
+        """Bytes of the requests that are not answered yet."""
         self.couriers = Couriers()
         self.events = Envelopes(unpack_body)
         self._text = Envelopes(unpack_text)

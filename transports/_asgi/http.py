@@ -8,8 +8,7 @@ from typing import Final
 
 import anyio
 
-from ...http import Request, Response
-from .._entry import FULL
+from ...http import RETRY_SOON, Request, Response
 from .._http.commands import Gate
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
@@ -29,9 +28,14 @@ from .scope import (
     take_query,
 )
 
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes of the bodies of all requests that are not answered yet."""
+SMALL: Final = 16 * 1024
+"""A body that is read also when there are too many."""
 _CRASHED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"this went wrong\n")
 _NOTHING: Final = Response(HTTPStatus.NOT_FOUND, b"there is nothing here\n")
 _CLOSED: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, b"the hub is not running\n")
+_CROWDED: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests are under way\n", headers=[RETRY_SOON])
 _LATE: Final = Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n")
 
 
@@ -50,8 +54,15 @@ class EventClient(Client):
     def resume_reading(self) -> None:
         self.gate.open()
 
+    def confirmed(self, frames: int) -> None:
+        pass  # page code sees no heartbeats, so it cannot count
+
     def take(self, message: Message) -> bool:
         return bool(message["type"] != "http.disconnect")
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.gate.open()
 
     def goodbye(self, code: int, reason: str) -> Message:
         words = say_goodbye(self._desk.hub, code, reason)
@@ -60,36 +71,61 @@ class EventClient(Client):
 
 async def serve_http(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request. Raises nothing because of the peer or the server."""
-    query = take_query(scope)
-    request: Request | None = None
-    outcome: Response | EventStream | None = _LATE
-    with anyio.move_on_after(desk.limits.request_timeout) as time:
-        body = await _read_body(receive, endpoints.max_body)
-        if body is None:
-            return
-        request = Request(str(scope["method"]), find_path(scope), query, read_headers(scope), body)
-        outcome = await _answer(desk, endpoints, request, scope)
-    if time.cancelled_caught and request is not None and endpoints.handles(request.path):
-        outcome = endpoints.give_up(request)
+    outcome = await _take(desk, endpoints, scope, receive)
     try:
         if isinstance(outcome, EventStream):
             await _serve_events(desk, outcome, receive, send)
-        else:
-            await _respond(desk, outcome or _NOTHING, send, has_body=scope["method"] != "HEAD")
-    except OSError:
+        elif outcome is not None:
+            await _respond(desk, outcome, send, has_body=scope["method"] != "HEAD")
+    except (OSError, RuntimeError):
         pass  # it left first
+    except Exception as error:  # noqa: BLE001 - the server's, and whatever is around it
+        desk.fault("send-fault", error)
 
 
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """The body, or a little more than `limit` bytes of it; None if the peer has gone."""
+async def _take(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive) -> Response | EventStream | None:
+    """Read the request and find its answer; None if the peer has gone. Nothing of the body is kept for longer."""
+    query = take_query(scope)
+    request: Request | None = None
+    outcome: Response | EventStream = _LATE
     body = bytearray()
+    try:
+        with anyio.move_on_after(desk.limits.request_timeout) as time:
+            if not await _read_body(desk, receive, body, endpoints.max_body):
+                return None
+            if _is_crowded(desk, body):
+                return _CROWDED
+            request = Request(str(scope["method"]), find_path(scope), query, read_headers(scope), bytes(body))
+            outcome = await _answer(desk, endpoints, request, scope) or _NOTHING
+    finally:
+        desk.held -= len(body)
+    if request is not None:
+        if time.cancelled_caught and endpoints.handles(request.path):
+            return endpoints.give_up(request)
+        if isinstance(outcome, EventStream) and (refusal := desk.turn_away()) is not None:
+            return endpoints.refuse(request, refusal)
+    return outcome
+
+
+async def _read_body(desk: Desk, receive: Receive, body: bytearray, limit: int) -> bool:
+    """Read into `body`, at most a little more than `limit` bytes; False if the peer has gone."""
     while True:
-        message = await receive()
+        try:
+            message = await receive()
+        except Exception as error:  # noqa: BLE001 - the server's, and whatever is around it
+            desk.fault("receive-fault", error)
+            return False
         if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body", False) or len(body) > limit:
-            return bytes(body)
+            return False
+        part = message.get("body", b"")
+        body += part
+        desk.held += len(part)
+        if not message.get("more_body", False) or len(body) > limit or _is_crowded(desk, body):
+            return True
+
+
+def _is_crowded(desk: Desk, body: bytearray) -> bool:
+    return desk.held > MAX_HELD and len(body) > SMALL
 
 
 async def _answer(desk: Desk, endpoints: Endpoints, request: Request, scope: Scope) -> Response | EventStream | None:
@@ -115,16 +151,15 @@ async def _respond(desk: Desk, response: Response, send: Send, *, has_body: bool
 
 
 def _head(response: Response) -> list[tuple[bytes, bytes]]:
-    length = ("content-length", str(len(response.body)))
-    return encode_headers([("content-type", response.content_type), length, *response.headers])
+    headers = [*response.headers]
+    if response.status != HTTPStatus.NO_CONTENT:  # which may not speak of content (RFC 9110 §8.6)
+        headers += [("content-type", response.content_type), ("content-length", str(len(response.body)))]
+    return encode_headers(headers)
 
 
 async def _serve_events(desk: Desk, stream: EventStream, receive: Receive, send: Send) -> None:
     headers = encode_headers([("content-type", stream.content_type), *stream.headers])
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    if desk.clients >= desk.limits.max_clients:
-        await send({"type": "http.response.body", "body": say_goodbye(desk.hub, FULL.code, FULL.sentence)})
-        return
     await send({"type": "http.response.body", "body": greet(desk.hub), "more_body": True})
     client = EventClient(desk, receive, send)
     try:

@@ -1,8 +1,9 @@
-"""From the hub's frames to ASGI messages: one object for all members of a cohort.
+"""From the hub's frames to ASGI messages: one text, or piece of bytes, for all members of a cohort.
 
 The hub hands a transport bytes, several frames in one piece if that much is due. On ASGI each frame is a message of
 its own, so each carries its length in front. A piece is taken apart when the first client gets it, and all others
-find it done: they come one after the other with the very same object.
+find it done: they come one after the other with the very same object. Each is sent a copy of the message around it,
+because a middleware may change that: those that compress do.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class DirectSender:
             _leave_task(loop, flushing)
         _enter_task(loop, courier.task)
         try:
-            sending = self._send(part[0])
+            sending = self._send(part[0].copy())
             if type(sending) is not CoroutineType:
                 if asyncio.isfuture(sending):  # granian's: it is under way already
                     spare.append(courier)

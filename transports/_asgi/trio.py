@@ -52,7 +52,7 @@ class TrioSender:
                 while True:
                     while waiting:
                         message, size = waiting.popleft()
-                        await send(message)
+                        await send(message.copy())
                         self.unsent -= size
                     self._owner.drained()
                     self._parked = current_task()

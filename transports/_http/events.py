@@ -23,7 +23,7 @@ from ...identity import Identity
 from ...protocol import Position, Selection, encode
 from .._entry import Refusal
 from .cursor import decode_cursor
-from .sse import CONTENT_TYPE, WIRE, say_goodbye
+from .sse import CONTENT_TYPE, WIRE, greet, say_goodbye
 
 UNREADABLE: Final = Position("unknown", 0)
 """For a cursor that nobody can read: no channel has this epoch, so each says that it cannot tell what is missing."""
@@ -48,8 +48,12 @@ class EventStream:
     def connect(self, hub: Hub, transport: Transport) -> Session:
         """Tell the hub of the client and of what it wants. Raises `HubClosed`."""
         session = hub.connect(transport, WIRE, self.identity, self.handshake)
-        if self.command:
-            hub.receive_data(session, self.command)
+        try:
+            if self.command:
+                hub.receive_data(session, self.command)
+        except Exception:
+            hub.disconnect(session)  # a bug; nobody else knows of it yet
+            raise
         return session
 
 
@@ -150,4 +154,5 @@ def turn_away(hub: Hub, request: Request, refusal: Refusal) -> Response | None:
     """
     if refusal.status != HTTPStatus.SERVICE_UNAVAILABLE or not wants_events(request):
         return None
-    return Response(HTTPStatus.OK, say_goodbye(hub, refusal.code, refusal.sentence), CONTENT_TYPE, _HEADERS)
+    words = greet(hub) + say_goodbye(hub, refusal.code, refusal.sentence)
+    return Response(HTTPStatus.OK, words, CONTENT_TYPE, _HEADERS)

@@ -80,16 +80,20 @@ class Publishing:
             return error_response(HTTPStatus.BAD_REQUEST, "bad-request", "the body is not valid UTF-8")
         except (ValueError, RecursionError) as error:
             return _refuse(_malformed(error))
+        if not is_array:
+            result = await _settle(self._try(parts[0], identity))
+            return _refuse(result) if isinstance(result, HubError) else json_response(HTTPStatus.OK, _describe(result))
         outcomes: list[Outcome] = []
         for number, part in enumerate(parts, 1):
             outcomes.append(self._try(part, identity))
             if number % _TURN == 0:
                 await checkpoint()
-        results = [await _settle(outcome) for outcome in outcomes]
-        if is_array:
-            return json_response(HTTPStatus.OK, [_describe(result) for result in results])
-        (result,) = results
-        return _refuse(result) if isinstance(result, HubError) else json_response(HTTPStatus.OK, _describe(result))
+        answers: list[dict[str, object]] = []
+        for number, outcome in enumerate(outcomes, 1):
+            answers.append(_describe(await _settle(outcome)))
+            if number % _TURN == 0:
+                await checkpoint()
+        return json_response(HTTPStatus.OK, answers)
 
     def _try(self, part: msgspec.Raw, identity: Identity) -> Outcome:
         try:
