@@ -1,6 +1,6 @@
 """A worker process (a Celery task, a cron job, a notebook): it feeds a hub that runs elsewhere, over HTTP.
 
-export HUB_URL=http://127.0.0.1:8000 HUB_TOKEN=$(analytics-hub token --sub nightly --role worker); python worker.py
+export HUB_URL=http://127.0.0.1:8000/hub HUB_TOKEN=$(analytics-hub token --sub nightly --role worker); python worker.py
 """
 
 import os

@@ -1,6 +1,6 @@
 """The same without analytics-hub installed, as a program in any other language would do it.
 
-export HUB_URL=http://127.0.0.1:8000 HUB_TOKEN=$(analytics-hub token --sub nightly --role worker)
+export HUB_URL=http://127.0.0.1:8000/hub HUB_TOKEN=$(analytics-hub token --sub nightly --role worker)
 python worker_stdlib.py
 """
 
