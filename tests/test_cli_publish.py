@@ -17,7 +17,7 @@ from analytics_hub.cli.errors import CommandError
 from analytics_hub.cli.publish import MAX_LINE, MOST_BYTES, MOST_ITEMS, Press
 from analytics_hub.client import PublishFailed
 from analytics_hub.client.publisher import Outcome
-from analytics_hub.exceptions import UnknownChannel
+from analytics_hub.exceptions import ItemTooLarge, UnknownChannel
 from analytics_hub.journaling import Receipt
 
 from .client.test_publisher import serving
@@ -118,6 +118,20 @@ def test_a_hub_that_cannot_be_reached_ends_it_with_what_is_known() -> None:
         Press(publish).run(io.BufferedReader(io.BytesIO(ITEM % 1 + ITEM % 2)))
 
 
+def test_a_line_that_is_too_large_for_a_request_is_told_and_the_rest_goes_on() -> None:
+    def publish(items: Sequence[dict[str, Any]]) -> list[Outcome]:
+        if len(msgspec.json.encode(items)) > MOST_BYTES:
+            raise ItemTooLarge("too large")
+        return [Receipt("e", 1)] * len(items)
+
+    said: list[str] = []
+    press = Press(publish, "a", say=said.append)
+    press.run(io.BufferedReader(io.BytesIO(b'1\n"%b"\n2\n' % (b"x" * MOST_BYTES))))
+
+    assert said == ["analytics-hub: line 2: too large"]
+    assert (press.published, press.refused) == (2, 1)
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with serving() as url:
@@ -160,6 +174,14 @@ class TestTheCommand:
 
         assert main(["publish", url, "--channel", "events"]) == 0
         assert capsys.readouterr() == ("", "analytics-hub: published 2\n")
+
+    def test_without_an_input_there_is_a_sentence(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", None)
+
+        assert main(["publish", url]) == 1
+        assert capsys.readouterr().err == "analytics-hub: there is no standard input\n"
 
     def test_a_token_that_is_not_good_is_not_shown(
         self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

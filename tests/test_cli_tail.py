@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.events import TextMessage
 
-from analytics_hub.cli.errors import OutputError
+from analytics_hub.cli.errors import OutputError, write
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.cli.tail import Follower
 from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item
@@ -71,6 +74,16 @@ class TestRows:
         assert json.loads(as_json(Gap("a", 1, 2, 2, "rate")))["to"] == 2
 
 
+def test_a_terminal_that_lacks_a_character_gets_it_as_json_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1", newline="\n"))
+
+    write('"é"')
+    write('"é€𝄞"')
+
+    assert output.getvalue() == b'"\xe9"\n"\\u00e9\\u20ac\\ud834\\udd1e"\n'
+
+
 def fail(text: str) -> None:
     raise OutputError(BrokenPipeError())
 
@@ -104,6 +117,22 @@ class TestFollower:
             "disconnected (1012, restart); again in 0.0 s",
             "a resumed without loss after 7",
         ]
+
+    async def test_an_item_that_cannot_be_read_does_not_end_a_channel(self) -> None:
+        async def scene(peer: Peer) -> None:
+            await peer.subscribed()
+            await peer.send(TextMessage('[{"channel":"a","seq":1,"type":"t","data":1e400}]'))
+            await peer.say({"channel": "a", "seq": 2, "type": "t", "timestamp": STAMP, "data": 20})
+            await peer.close(1000)
+
+        shown: list[str] = []
+        said: list[str] = []
+        async with stage(scene) as played:
+            with pytest.raises(ConnectionClosed):
+                await Follower(["a"], show=shown.append, say=said.append).follow(played.client())
+
+        assert [line.split()[-1] for line in shown] == ["20"]
+        assert said == ["item 1 of channel 'a' cannot be read: Number out of range"]
 
     async def test_when_every_channel_is_refused_it_ends(self) -> None:
         async def scene(peer: Peer) -> None:

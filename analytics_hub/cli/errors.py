@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from ..exceptions import HubError
 
 
@@ -18,8 +20,14 @@ class OutputError(Exception):
 
 
 def write(text: str) -> None:
-    """One line on standard output. Raises `OutputError`: an `OSError` would be taken for one of the connection's."""
+    """One line on standard output, with the escapes of JSON for characters that it cannot take.
+
+    Raises `OutputError`: an `OSError` would be taken for one of the connection's.
+    """
     try:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:  # a terminal with an encoding of its own
+            print("".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text), flush=True)
     except OSError as error:
         raise OutputError(error) from None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TextIO, cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from ..client import HubPublisher
 from ..client.backoff import printable
 from ..client.publisher import Outcome
 from ..client.target import Target
-from ..exceptions import HubError
+from ..exceptions import HubError, ItemTooLarge
 from ..journaling import Receipt
 from .bearer import add_token_file, token_source
 from .errors import CommandError, write
@@ -68,9 +68,11 @@ def publish(options: argparse.Namespace) -> int:
         target = Target.parse(options.url, schemes=("http", "https"), default_path="/")
     except ValueError as error:
         raise CommandError(str(error)) from None
+    if (source := cast("TextIO | None", sys.stdin)) is None:  # as after `<&-`
+        raise CommandError("there is no standard input")
     publisher = HubPublisher(options.url, token_source(options.token_file, target))
     press = Press(publisher.publish_many, options.channel, options.json)
-    press.run(cast("BufferedReader", sys.stdin.buffer))
+    press.run(cast("BufferedReader", source.buffer))
     refused = f", {press.refused} refused" if press.refused else ""
     print(f"analytics-hub: published {press.published}{refused}", file=sys.stderr)
     return 1 if press.refused else 0
@@ -123,6 +125,9 @@ class Press:
     def _publish(self, batch: Sequence[Line]) -> None:
         try:
             outcomes = self.publish([line.item for line in batch])
+        except ItemTooLarge as error:  # only a line that makes a request of its own is
+            self._complain(batch[0].number, str(error))
+            return
         except HubError as error:
             first, last = batch[0].number, batch[-1].number
             where = f"line {first}" if first == last else f"lines {first} to {last}"

@@ -25,7 +25,7 @@ from ..client import (
 )
 from ..client.backoff import printable
 from ..client.target import Target
-from ..exceptions import HubError
+from ..exceptions import HubError, InvalidItem
 from ..protocol import CloseCode
 from .bearer import add_token_file, token_source
 from .errors import CommandError, OutputError, write
@@ -96,8 +96,13 @@ class Follower:
         data: Any = msgspec.Raw if self.as_json else Any
         try:
             async with client.subscribe(channel, last=self.last, snapshot=self.snapshot, type=data) as items:
-                async for item in items:
-                    self.show(self._line(item))
+                while True:
+                    try:
+                        item = await anext(items)
+                    except InvalidItem as error:
+                        self.say(str(error))
+                    else:
+                        self.show(self._line(item))
         except OutputError as error:
             self._failure = error
             tasks.cancel_scope.cancel()

@@ -92,14 +92,14 @@ class Connections:
         except Exception as error:  # noqa: BLE001 - whatever gives out tokens may be down for a while, too
             passing = self._protocol.lost(f"no token: {type(error).__name__}", anyio.current_time())
             return Ending(passing.sentence, passing.delay, before.error)
-        if before.needs_token and token == self._tokens.used:
+        if before.needs_token and token == self._tokens.opened:
             return Ending(before.sentence, error=before.error)
         return await self._connection(token)
 
     async def _connection(self, token: str | None) -> Ending:
         """One connection from its beginning to its end."""
         self.state = "connecting"
-        self._tokens.used = token
+        self._tokens.used = self._tokens.opened = token
         headers = dict(self._headers)
         if token is not None and self._token_in == "header":
             headers["Authorization"] = f"Bearer {token}"

@@ -6,7 +6,7 @@ from ..exceptions import AuthenticationError, HubError, TokenFault
 
 
 class ClientClosed(HubError):
-    """The client was left, or not entered yet."""
+    """The client or the subscription was left, or the client not entered yet."""
 
 
 class ConnectionClosed(HubError):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..exceptions import HubError, InvalidItem
 from ..protocol import Position
-from .decoding import Answer, Codec, Control, Data, Decoder
+from .decoding import CODECS, Answer, Codec, Control, Data, Decoder
 from .values import Epochs, Gap, Item
 
 Value = Item[Any] | Gap | InvalidItem
@@ -54,10 +54,11 @@ class Feed:
     _announced: Position | None = None
     """Where the server goes on after a hole that it has not described yet."""
     _values: deque[tuple[Value, Position]] = field(default_factory=deque[tuple[Value, Position]])
-    _decoders: dict[str, Decoder[Any]] = field(default_factory=dict[str, Decoder[Any]])
+    _decoders: dict[str, Decoder[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.position = self.taken = self.options.since
+        self._decoders = {codec.format.name: codec.decoder(self.type) for codec in CODECS}
 
     # --- what the server is asked
 
@@ -156,14 +157,11 @@ class Feed:
     def _decode(self, data: Data, codec: Codec) -> Value:
         content: Any = None
         if not data.deleted:
-            name = codec.format.name
-            decoder = self._decoders.get(name)
-            if decoder is None:
-                decoder = self._decoders[name] = codec.decoder(self.type)
             try:
-                content = decoder.decode(data.data)
-            except (ValueError, RecursionError) as error:
-                return InvalidItem(f"item {data.seq} of channel {data.channel!r} cannot be read: {error}")
+                content = self._decoders[codec.format.name].decode(data.data)
+            except Exception as error:  # noqa: BLE001 - a type may have code of the application's
+                reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                return InvalidItem(f"item {data.seq} of channel {data.channel!r} cannot be read: {reason}")
         return Item(data.channel, data.seq, data.type, data.timestamp, content, data.key, data.deleted)
 
     # --- what is taken

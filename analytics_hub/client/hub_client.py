@@ -19,7 +19,7 @@ from .exceptions import ClientClosed
 from .feed import ROOM, Feed, Options
 from .protocol import ClientProtocol
 from .subscription import Subscription
-from .target import Target
+from .target import Target, is_header
 from .tokens import Token, TokenSource
 from .values import Event
 
@@ -70,6 +70,9 @@ class HubClient:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         target = Target.parse(url)
+        for name, value in (headers or {}).items():
+            if not is_header(name, value):
+                raise ValueError(f"the header {name!r} cannot be sent: its name or its value is none of HTTP")
         self._tokens = TokenSource(token if token is not None else target.token)
         self._protocol = ClientProtocol(jitter)
         self._news = anyio.Event()
@@ -124,7 +127,11 @@ class HubClient:
         if isinstance(exc, anyio.get_cancelled_exc_class()):
             return await self._tasks.__aexit__(exc_type, exc, traceback)
         # The application's own: in the group of a task group that it never saw, nobody would expect it.
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        except anyio.get_cancelled_exc_class():
+            if exc is None:
+                raise
         return None
 
     # --- for users
@@ -197,8 +204,8 @@ class HubClient:
         if not self._tokens.is_renewable:
             raise ValueError("there is nothing to ask for a fresh token; give HubClient a function as token")
         token = await self._tokens.ask()
-        if not self._protocol.is_open:
-            return  # the next connection asks again
+        if token is None or not self._protocol.is_open:
+            return  # there is no fresher one, or the next connection asks again
         answered = anyio.Event()
         outcome: HubError | None = None
 

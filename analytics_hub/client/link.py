@@ -28,7 +28,7 @@ class Link:
     started: float
     is_open: bool = False
     """The server has let the client in."""
-    outgoing: list[str | bytes] = field(default_factory=list[str | bytes])
+    outgoing: list[str | bytes] = field(default_factory=list[str | bytes], repr=False)  # may have a token
     asked: dict[object, list[Feed]] = field(default_factory=dict[object, list[Feed]])
     """The feeds that each unanswered `subscribe` is for."""
     leaving: dict[object, str] = field(default_factory=dict[object, str])

@@ -15,11 +15,13 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
-from ..protocol import CloseCode
+from ..protocol import CloseCode, Selection
 from .backoff import Backoff, Ending, find_fault, printable
 from .decoding import JSON_CODEC, Answer, Codec, Control, Data
-from .exceptions import Closed, TokenRefused
+from .exceptions import ClientClosed, Closed, TokenRefused
 from .feed import ROOM, Feed, Options
 from .link import Link
 from .values import Complaint, Connected, Draining, Event, Resumed
@@ -72,11 +74,14 @@ class ClientProtocol:
     def subscribe(self, channel: str, options: Options, now: float, *, type: Any = Any, room: int = ROOM) -> Feed:
         """A feed of `channel`, which has begun, or ended with an error, once the server has answered.
 
-        Raises `InvalidChannel` if there is one already.
+        Raises `InvalidChannel` if there is one already, `ValueError` for options that no server takes, and `TypeError`
+        for a type that msgspec cannot decode to.
         """
         if channel in self._feeds:
             raise InvalidChannel(f"this client has subscribed to {channel!r} already; use that subscription")
-        feed = self._feeds[channel] = Feed(channel, options, room, type)
+        feed = Feed(channel, options, room, type)
+        _check(feed.selection())
+        self._feeds[channel] = feed
         self._ask([feed], now)
         return feed
 
@@ -87,7 +92,7 @@ class ClientProtocol:
         del self._feeds[feed.channel]
         if self._link is not None and (feed.is_live or feed.asked is not None):
             self._leave(self._link, feed.channel, now)
-        feed.disconnected()
+        feed.end(ClientClosed(printable(f"the subscription to {feed.channel!r} has been left")))
 
     def take(self, feed: Feed, now: float) -> Any:
         """The next value of a feed that has some; raises it if it is an exception."""
@@ -261,9 +266,12 @@ class ClientProtocol:
             link.confirms = False  # an older server; it knows all that is sent but `seen`
         elif done is not None:
             done(error)
-        elif feeds:
+        elif len(feeds) > 1:  # one of them is to blame, and the others are not
             for feed in feeds:
-                self._drop(feed, error)
+                feed.asked = None
+                self._ask([feed], now)
+        elif feeds:
+            self._drop(feeds[0], error)
         elif not was_leaving:
             self._events.append(Complaint(item.code, item.message))
 
@@ -302,6 +310,13 @@ class ClientProtocol:
             if done is not None:
                 done(None)
         return None if link.slot is None else max(0.0, link.slot - now), link.at_least
+
+
+def _check(selection: dict[str, Any]) -> None:
+    try:
+        msgspec.json.decode(msgspec.json.encode(selection), type=Selection)
+    except ValueError as error:
+        raise ValueError(f"this cannot be subscribed to: {error}") from None
 
 
 def _refusal(code: str, message: str) -> HubError:

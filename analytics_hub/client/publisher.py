@@ -172,10 +172,11 @@ class HubPublisher:
         raise AssertionError("unreachable")  # pragma: no cover
 
     def _try(self, body: bytes) -> bytes:
+        headers = self._headers()  # what a token function raises is no failure of the connection
         connection = self._connect()
         try:
             try:
-                connection.request("POST", self._path, body, self._headers())
+                connection.request("POST", self._path, body, headers)
                 response = connection.getresponse()
                 answer = response.read(MAX_ANSWER)
             except (OSError, HTTPException) as error:
@@ -229,7 +230,8 @@ class HubPublisher:
             return _ERRORS[code](printable(message))
         is_server = response.status >= 500  # it, or a proxy that stands for it, may have begun
         is_passing = is_server or response.status == HTTPStatus.TOO_MANY_REQUESTS
-        return PublishFailed(f"refused ({sentence})", is_uncertain=is_server, is_passing=is_passing)
+        is_uncertain = is_server and code != "unavailable"  # the hub's own word that it has done nothing
+        return PublishFailed(f"refused ({sentence})", is_uncertain=is_uncertain, is_passing=is_passing)
 
 
 def _outcome_of(answer: bytes) -> Receipt | None:

@@ -58,6 +58,12 @@ class Target:
         return is_loopback(self.host)
 
 
+def is_header(name: str, value: str) -> bool:
+    """Whether a request can have this header: anything else would fail each attempt to connect."""
+    is_name = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is not None
+    return is_name and re.fullmatch(r"[^\x00-\x08\x0a-\x1f\x7f]*", value) is not None and value == value.strip()
+
+
 def check_token(token: str) -> str:
     """Return `token` if it can stand in a header, else raise `HubError`, which does not show it."""
     if re.fullmatch(r"[!-~]+", token):

@@ -18,6 +18,9 @@ class TokenSource:
         self._token = token
         self.used: str | None = None
         """What the server was shown last."""
+        self.opened: str | None = None
+        """What the connection was opened with. If the server ends it for its token, that one was at fault: a fresher
+        one may have been on its way, or the server could not check it just then."""
 
     @property
     def is_renewable(self) -> bool:

@@ -111,14 +111,17 @@ class Socket:
         while self._unsent:
             data = bytes(self._unsent)
             self._unsent.clear()
-            await self._stream.send(data)
+            try:
+                await self._stream.send(data)
+            except anyio.EndOfStream:  # TLS, once it has met an end without a goodbye
+                raise Closed(1006, "") from None
 
     async def close(self, code: int) -> None:
         """Say why, or answer the server that has said so; its own answer is not waited for."""
         with anyio.move_on_after(CLOSING, shield=True):
             with suppress(ProtocolError):  # it has been said, or nothing has begun
                 self._queue(self._answer or CloseConnection(code))
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            with suppress(Closed, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await self.flush()
 
     def _queue(self, event: Event) -> None:
@@ -131,6 +134,8 @@ class Socket:
             data = await self._stream.receive()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             raise Closed(1006, "") from None
+        except ssl.SSLError as error:
+            raise Lost(f"the connection is broken: {explain(error)}") from None
         try:
             self._ws.receive_data(data)
         except (ProtocolError, ValueError) as error:  # ValueError: wsproto decodes headers without looking
@@ -205,7 +210,10 @@ async def _connect(target: Target, ssl_context: ssl.SSLContext | None) -> ByteSt
     if not target.is_secure:
         return await anyio.connect_tcp(target.host, target.port)
     context = ssl_context if ssl_context is not None else ssl.create_default_context()
-    return await anyio.connect_tcp(target.host, target.port, ssl_context=context, tls_standard_compatible=False)
+    try:
+        return await anyio.connect_tcp(target.host, target.port, ssl_context=context, tls_standard_compatible=False)
+    except anyio.EndOfStream:  # a proxy that restarts, say
+        raise Lost(f"{target.url} hung up during the TLS handshake") from None
 
 
 def explain(error: BaseException) -> str:
@@ -214,6 +222,6 @@ def explain(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     reason = cause if isinstance(cause, OSError) else error
-    if isinstance(reason, OSError) and reason.errno is not None and not isinstance(reason, gaierror):
+    if isinstance(reason, OSError) and reason.errno is not None and not isinstance(reason, (gaierror, ssl.SSLError)):
         return os.strerror(reason.errno)  # asyncio's own text repeats the address
     return str(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__)

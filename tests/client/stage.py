@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Request, TextMessage
 
@@ -23,7 +23,7 @@ HELLO = {"type": "$hello", "node": "stage", "heartbeat": 3600, "reconnect": {"mi
 class Peer:
     """The server's end of one connection."""
 
-    def __init__(self, stream: SocketStream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self.stream = stream
         self.request: Request | None = None
         self._ws = WSConnection(ConnectionType.SERVER)

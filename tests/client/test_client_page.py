@@ -65,7 +65,7 @@ def load(example: str, port: int, output: Output, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.anyio
 async def test_the_examples_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
     def publish() -> None:
-        hub.publish("lp-performance", {"lpName": "LMAX", "fillRate": 0.97})
+        hub.publish("lp-performance", {"lpName": "LMAX", "executionQuality": 0.97})
         hub.publish("alerts", {"message": "spread widens"})
 
     with anyio.fail_after(30):

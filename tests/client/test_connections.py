@@ -7,8 +7,10 @@ import ssl
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -23,6 +25,7 @@ from wsproto.events import (
 )
 
 from analytics_hub.client import (
+    ClientClosed,
     ConnectFailed,
     ConnectionClosed,
     Disconnected,
@@ -31,6 +34,7 @@ from analytics_hub.client import (
     HubClient,
     NotAHub,
     Resumed,
+    Subscription,
     TokenRefused,
 )
 from analytics_hub.client import Event as ClientEvent
@@ -44,6 +48,14 @@ from .stage import HELLO, Peer, Stage, stage
 pytestmark = pytest.mark.anyio
 
 ITEM = '{"channel":"a","seq":%d,"type":"t","timestamp":"","data":%d}'
+
+
+class First(msgspec.Struct):
+    first: int
+
+
+class Second(msgspec.Struct):
+    second: int
 
 
 async def collect(client: HubClient, into: list[Any]) -> None:
@@ -184,6 +196,30 @@ async def test_another_token_gets_another_try_and_the_same_does_not() -> None:
     assert [dict(request.extra_headers)[b"authorization"] for request in seen] == [b"Bearer first", b"Bearer second"]
 
 
+@pytest.mark.parametrize("answer", [True, False], ids=["refused for now", "never answered"])
+async def test_a_fresh_token_that_the_server_has_not_taken_gets_a_connection_of_its_own(answer: bool) -> None:
+    seen: list[Request] = []
+    tokens = iter(["first"])
+
+    async def expire(peer: Peer) -> None:
+        await peer.subscribed()
+        await peer.say({"type": "$expiring", "in": 30})
+        command = await peer.command()
+        if answer:
+            await peer.say({"type": "$error", "id": command["id"], "code": "unavailable", "message": "later"})
+        await peer.close(4401, "expired token")
+
+    async def finish(peer: Peer) -> None:
+        seen.append(await peer.accept())
+        await peer.close(1000)
+
+    async with stage(expire, finish) as played:
+        _, error = await play(played, token=lambda: next(tokens, "second"))
+
+    assert isinstance(error, ConnectionClosed)
+    assert [dict(request.extra_headers)[b"authorization"] for request in seen] == [b"Bearer second"]
+
+
 async def test_who_gives_out_tokens_may_fail_for_a_while_or_for_good() -> None:
     answers: list[Any] = ["first", ValueError("down, secret"), "second", PermissionDenied("you have left us")]
 
@@ -273,6 +309,16 @@ async def test_a_refresh_that_is_asked_for_is_answered_or_raises() -> None:
         await client.refresh()
         with pytest.raises(PermissionDenied, match="another subject"):
             await client.refresh()
+
+
+async def test_a_refresh_without_a_fresher_token_is_over_at_once() -> None:
+    async def scene(peer: Peer) -> None:
+        await peer.accept()
+        await peer.closed()
+
+    tokens = iter(["first"])
+    async with stage(scene) as played, played.client(lambda: next(tokens, None)) as client:
+        await client.refresh()
 
 
 async def test_the_token_may_be_the_first_message() -> None:
@@ -481,6 +527,47 @@ async def test_an_error_of_the_application_comes_out_as_it_is() -> None:
                 raise ZeroDivisionError
 
 
+async def test_an_error_of_the_application_survives_a_cancellation() -> None:
+    async def scene(peer: Peer) -> None:
+        await peer.accept()
+        await peer.closed()
+
+    async def fail_late(played: Stage) -> None:
+        with anyio.CancelScope() as scope:
+            async with played.client():
+                scope.cancel()
+                try:
+                    await checkpoint()
+                finally:
+                    raise ZeroDivisionError
+
+    async with stage(scene) as played:
+        with pytest.raises(ZeroDivisionError):
+            await fail_late(played)
+
+
+async def test_what_cannot_be_subscribed_to_harms_nobody_else() -> None:
+    async def cut(peer: Peer) -> None:
+        await peer.subscribed()
+        while len(refused) < 4:
+            await checkpoint()
+
+    async def finish(peer: Peer) -> None:
+        await peer.subscribed()
+        await peer.close(1000)
+
+    refused: list[str] = []
+    wrong: list[dict[str, Any]] = [{"channel": "\ud800"}, {"last": -1}, {"max_hz": 0}, {"type": First | Second}]
+    async with stage(cut, finish) as played, played.client() as client, client.subscribe("a") as items:
+        for options in wrong:
+            with pytest.raises((ValueError, TypeError)) as caught:
+                await client.subscribe(options.pop("channel", "b"), **options).__aenter__()
+            refused.append(str(caught.value))
+        with pytest.raises(ConnectionClosed):
+            await anext(items)
+    assert refused[2] == "this cannot be subscribed to: Expected `float` > 0.0 - at `$.max_hz`"
+
+
 async def test_a_client_that_was_left_says_so() -> None:
     async def scene(peer: Peer) -> None:
         await peer.subscribed()
@@ -507,6 +594,27 @@ async def test_a_client_that_was_left_says_so() -> None:
             await client.__aenter__()
 
 
+async def test_a_reader_of_a_subscription_that_was_left_is_told() -> None:
+    async def scene(peer: Peer) -> None:
+        await peer.subscribed()
+        await peer.closed()
+
+    told: list[str] = []
+
+    async def read(items: Subscription[Any]) -> None:
+        with pytest.raises(ClientClosed) as caught:
+            await anext(items)
+        told.append(str(caught.value))
+
+    async with stage(scene) as played, played.client() as client, anyio.create_task_group() as tasks:
+        async with client.subscribe("a") as items:
+            tasks.start_soon(read, items)
+            await anyio.wait_all_tasks_blocked()
+        await read(items)
+
+    assert told == ["the subscription to 'a' has been left"] * 2
+
+
 async def test_wrong_arguments_are_told_where_they_are_given() -> None:
     client = HubClient("ws://localhost:1")
 
@@ -516,6 +624,81 @@ async def test_wrong_arguments_are_told_where_they_are_given() -> None:
         client.subscribe("a", buffer=0)
     with pytest.raises(ValueError, match="nothing to ask"):
         await client.refresh()
+    for name, value in (("X Y", "secret"), ("X-Y", "secret\r\n"), ("X-Y", " secret")):
+        with pytest.raises(ValueError, match=f"the header '{name}' cannot be sent") as caught:
+            HubClient("ws://localhost:1", headers={name: value})
+        assert "secret" not in str(caught.value)
+
+
+async def test_a_server_that_hangs_up_during_the_tls_handshake_is_tried_again() -> None:
+    async def hang_up(peer: Peer) -> None:
+        await peer.stream.receive()
+
+    async def notice(peer: Peer) -> None:
+        await peer.stream.receive()
+        again.set()
+        await anyio.sleep_forever()
+
+    again = anyio.Event()
+    async with stage(hang_up, notice) as played:
+        url = played.url.replace("ws", "wss")
+        client = HubClient(url, on_event=played.events.append, jitter=lambda: 0.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, client, [])
+            await again.wait()
+            tasks.cancel_scope.cancel()
+
+    assert played.sentences == [f"{url}/ws/analytics hung up during the TLS handshake"]
+
+
+async def test_a_tls_connection_that_ends_without_a_goodbye_is_resumed(
+    server_side: ssl.SSLContext, client_side: ssl.SSLContext
+) -> None:
+    async def secure(peer: Peer) -> Peer:
+        return Peer(await TLSStream.wrap(peer.stream, server_side=True, ssl_context=server_side))
+
+    async def cut(peer: Peer) -> None:
+        await (await secure(peer)).subscribed()
+
+    async def spoil(peer: Peer) -> None:
+        await (await secure(peer)).subscribed()
+        await peer.stream.send(b"no TLS")
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                await peer.stream.receive()
+
+    async def end(peer: Peer) -> None:
+        await finish(await secure(peer))
+
+    async with stage(cut, spoil, end) as played:
+        played.url = played.url.replace("ws://127.0.0.1", "wss://localhost")
+        _, error = await play(played, ssl_context=client_side)
+
+    assert isinstance(error, ConnectionClosed)
+    first, second = played.sentences
+    assert first == "disconnected (1006)"
+    assert second.startswith("the connection is broken: [SSL")
+
+
+async def test_a_server_without_tls_is_told_from_one_that_is_not_there() -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.stream.receive()
+        await peer.stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        tried.set()
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            await peer.stream.receive()
+
+    tried = anyio.Event()
+    async with stage(refuse) as played:
+        client = HubClient(played.url.replace("ws", "wss"), on_event=played.events.append, jitter=lambda: 1.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, client, [])
+            await tried.wait()
+            while not played.events:
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+
+    assert "[SSL: WRONG_VERSION_NUMBER]" in played.sentences[0]
 
 
 async def test_a_certificate_that_is_not_trusted_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analytics_hub.channels import Channel
 from analytics_hub.client import (
+    ClientClosed,
     Complaint,
     Connected,
     Draining,
@@ -25,7 +26,7 @@ from analytics_hub.client import (
 from analytics_hub.client.decoding import MSGPACK_CODEC
 from analytics_hub.client.exceptions import Closed, Lost
 from analytics_hub.client.feed import Options
-from analytics_hub.client.link import CONFIRM_EVERY, CONFIRM_SIZE, PATIENCE
+from analytics_hub.client.link import CONFIRM_EVERY, CONFIRM_SIZE, PATIENCE, Link
 from analytics_hub.client.protocol import AT_ONCE, ClientProtocol
 from analytics_hub.core.events import CheckToken
 from analytics_hub.exceptions import HubError, InvalidChannel, InvalidItem, PermissionDenied, UnknownChannel
@@ -44,6 +45,14 @@ CHANNELS = (
 )
 QUICK = Tuning(interval=0.001, rate=None)
 HELLO = {"type": "$hello", "node": "n", "heartbeat": 20, "reconnect": {"min": 0.5, "max": 30}}
+
+
+class Picky(msgspec.Struct):
+    id: str
+
+    def __post_init__(self) -> None:
+        if self.id == "bad":
+            raise KeyError(self.id)
 
 
 def new_line(tuning: Tuning = QUICK, **options: Any) -> Line:
@@ -144,7 +153,7 @@ class TestSubscribing:
         line.protocol.unsubscribe(feed, line.now)
         line.land()
 
-        assert feed.error is None
+        assert isinstance(feed.error, ClientClosed)
 
     def test_what_was_left_may_still_be_taken(self) -> None:
         line = new_line()
@@ -176,6 +185,17 @@ class TestSubscribing:
         with pytest.raises(InvalidItem, match="item 2 of channel 'events' cannot be read: Expected `int`"):
             line.take(feed, 1)
         assert line.take(feed, 1)[0].data == 3
+
+    def test_what_a_type_of_the_application_raises_is_told_and_the_rest_goes_on(self) -> None:
+        line = new_line()
+        feed = line.subscribe("events", type=Picky)
+        line.land()
+        line.server.publish("events", {"id": "bad"}, {"id": "good"})
+        line.advance(1)
+
+        with pytest.raises(InvalidItem, match=r"item 1 of channel 'events' cannot be read: KeyError: 'bad'"):
+            line.take(feed, 1)
+        assert line.take(feed, 1)[0].data.id == "good"
 
     def test_messagepack_is_the_same(self) -> None:
         protocol = ClientProtocol()
@@ -479,6 +499,20 @@ class TestTalking:
 
         assert str(feed.error) == "bad-request: 129 channels"
 
+    def test_one_that_spoils_a_command_does_not_end_the_others(self) -> None:
+        line = Line(Rig())
+        good, bad = line.subscribe("a"), line.subscribe("b")
+        line.protocol.connected(line.now)
+        line.say(HELLO)
+        line.say({"type": "$error", "id": 1, "code": "bad-request", "message": "too many"})
+
+        assert [command["channels"] for command in line.asked("subscribe")[1:]] == [
+            [{"channel": "a"}],
+            [{"channel": "b"}],
+        ]
+        line.say({"type": "$error", "id": 3, "code": "bad-request", "message": "too many"})
+        assert (good.error, str(bad.error)) == (None, "bad-request: too many")
+
     def test_complaints_that_nobody_waits_for_are_events(self) -> None:
         line = scripted("a")
         line.say({"type": "$error", "code": "bad-request", "message": "what?"})
@@ -523,6 +557,12 @@ class TestTokens:
         assert check.token == "secret"
         assert feed.has_begun
         assert line.protocol.is_open
+
+    def test_what_is_to_be_sent_is_not_shown(self) -> None:
+        link = Link(MSGPACK_CODEC, has_token=True, started=0.0)
+        link.send(0.0, action="auth", token="hidden")
+
+        assert "hidden" not in repr(link)
 
     def test_a_first_message_that_is_refused_is_left_to_the_close_code(self) -> None:
         line = Line(Server(CHANNELS, QUICK))

@@ -166,6 +166,7 @@ def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{"epoch":"e","seq":7}'
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 6\r\n\r\nslower"
 BROKEN = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>"
+DRAINING = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 32\r\n\r\n{"error":{"code":"unavailable"}}'
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 STRANGE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 
@@ -190,8 +191,8 @@ def test_the_path_and_the_headers() -> None:
 @pytest.mark.parametrize(
     ("answer", "is_uncertain", "sentence"),
     [(b"", True, "no answer from"), (BROKEN, True, "HTTP 502"), (BUSY, False, "HTTP 429, slower"),
-     (MISSING, False, "HTTP 404"), (STRANGE, True, "not the answer of a hub")],
-    ids=["nothing", "broken", "busy", "missing", "strange"],
+     (DRAINING, False, "HTTP 503"), (MISSING, False, "HTTP 404"), (STRANGE, True, "not the answer of a hub")],
+    ids=["nothing", "broken", "busy", "draining", "missing", "strange"],
 )  # fmt: skip
 def test_failures_say_whether_it_may_have_been_published(answer: bytes, is_uncertain: bool, sentence: str) -> None:
     with answering(answer) as (url, _), pytest.raises(PublishFailed, match=sentence) as caught:
@@ -225,6 +226,14 @@ def test_nothing_is_published_twice_unless_it_may() -> None:
 def test_what_will_not_pass_is_not_tried_again() -> None:
     with answering(MISSING) as (url, _), pytest.raises(PublishFailed):
         publisher_for(url, attempts=5, may_repeat=True)[0]()
+
+
+def test_what_a_token_function_raises_is_raised_as_it_is() -> None:
+    def token() -> str:
+        raise FileNotFoundError("token.txt")
+
+    with pytest.raises(FileNotFoundError):
+        HubPublisher("http://127.0.0.1:1", token).publish("events", 1)
 
 
 def test_wrong_arguments() -> None:
