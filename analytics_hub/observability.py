@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -45,3 +46,8 @@ class Muffler:
             message += " (and %d more like it)"
             args = (*args, muffled)
         logger.log(level, message, *args)
+
+    def fault(self, kind: str, error: BaseException) -> None:
+        """Log an exception that ended one connection, without its message, which may quote the peer."""
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        self.log(logging.DEBUG, kind, "%s: %s\n%s", kind, type(error).__name__, frames)

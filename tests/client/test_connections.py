@@ -319,6 +319,7 @@ async def test_a_refresh_without_a_fresher_token_is_over_at_once() -> None:
     tokens = iter(["first"])
     async with stage(scene) as played, played.client(lambda: next(tokens, None)) as client:
         await client.refresh()
+        assert client.state == "open"
 
 
 async def test_the_token_may_be_the_first_message() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Final
@@ -90,7 +88,6 @@ class Desk:
             shout(NOT_RUNNING)
 
     def fault(self, kind: str, error: BaseException) -> None:
-        """Count an exception that ended one connection; its message is not logged, as it may quote the peer."""
+        """Count and log an exception that ended one connection."""
         self.hub.count(kind)
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        self._muffler.log(logging.DEBUG, kind, "%s: %s\n%s", kind, type(error).__name__, frames)
+        self._muffler.fault(kind, error)

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from ...http import RETRY_SOON, Request, Response
+from ...http import RETRY_SOON, Request, Response, error_response
 from .._http.commands import Gate
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
@@ -34,7 +34,7 @@ SMALL: Final = 16 * 1024
 """A body that is read also when there are too many."""
 _CRASHED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"this went wrong\n")
 _NOTHING: Final = Response(HTTPStatus.NOT_FOUND, b"there is nothing here\n")
-_CLOSED: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, b"the hub is not running\n")
+_CLOSED: Final = error_response(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "the hub is not running", [RETRY_SOON])
 _CROWDED: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests are under way\n", headers=[RETRY_SOON])
 _LATE: Final = Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -64,10 +62,9 @@ class Registry:
         raise NotImplementedError
 
     def fault(self, kind: str, error: Exception) -> None:
-        """Count an exception that ended one connection; its message is not logged, as it may quote the peer."""
+        """Count and log an exception that ended one connection."""
         self.hub.count(kind)
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        self._muffler.log(logging.DEBUG, kind, "%s: %s\n%s", kind, type(error).__name__, frames)
+        self._muffler.fault(kind, error)
 
     # --- checks ---
 
