@@ -144,26 +144,26 @@ class TestTheCommand:
         monkeypatch.setenv("ANALYTICS_HUB_TOKEN", "writer")
 
     def test_receipts_complaints_and_the_sum(
-        self, url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+        self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """What has come is published before there is more."""
         reading, writing = os.pipe()
-        with os.fdopen(reading) as stdin:
+        shown, showing = os.pipe()  # pytest's own capture loses what is written while it is looked at
+        with os.fdopen(reading) as stdin, os.fdopen(showing, "w") as stdout, os.fdopen(shown) as output:
             monkeypatch.setattr("sys.stdin", stdin)
+            monkeypatch.setattr("sys.stdout", stdout)
             codes: list[int] = []
             thread = threading.Thread(target=lambda: codes.append(main(["publish", url, "--json"])))
             thread.start()
             os.write(writing, b'{"channel":"events","data":1}\n')
-            out = ""
-            while "\n" not in out:
-                out += capfd.readouterr().out
+            receipt = output.readline()
             os.write(writing, b'{"channel":"own","data":1}\n')
             os.close(writing)
             thread.join()
 
-        assert json.loads(out)["line"] == 1
+        assert json.loads(receipt)["line"] == 1
         assert codes == [1]
-        assert capfd.readouterr().err == (
+        assert capsys.readouterr().err == (
             "analytics-hub: line 2: not allowed to publish to channel 'own'\nanalytics-hub: published 1, 1 refused\n"
         )
 
