@@ -5,6 +5,7 @@
     python3 dev.py test     run the tests (takes the options of pytest)
     python3 dev.py lint     run the linters and the type checkers
     python3 dev.py check    lint, then test
+    python3 dev.py audit    ask an advisory service about what is installed
 
 The first call makes `.venv` and installs into it; later calls install only what has changed.
 """
@@ -23,7 +24,7 @@ BIN, EXE = (VENV / "Scripts", ".exe") if os.name == "nt" else (VENV / "bin", "")
 PYTHON, UV = BIN / f"python{EXE}", BIN / f"uv{EXE}"
 CONSTRAINTS = ROOT / "constraints.txt"
 
-GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint"}
+GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": "audit"}
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 
@@ -62,7 +63,7 @@ def prepare(group: str) -> None:
 
 
 def main(command: str = "help", *arguments: str) -> None:
-    if command not in GROUPS or (command == "lint" and arguments):
+    if command not in GROUPS or (command in ("lint", "audit") and arguments):
         asked = command in ("help", "-h", "--help")
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
@@ -73,6 +74,8 @@ def main(command: str = "help", *arguments: str) -> None:
     if command == "demo":  # where the user is: `--feed` may name a file
         become(BIN / f"analytics-hub{EXE}", "demo", *arguments)
     os.chdir(str(ROOT))
+    if command == "audit":
+        become(PYTHON, "-m", "tests.audit")
     for check in CHECKS if command != "test" else ():
         run(BIN / check[0], *check[1:])
     if command != "lint":
