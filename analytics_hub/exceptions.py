@@ -6,7 +6,7 @@ A programming mistake raises in the caller's frame; a peer's mistake never raise
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 TokenFault = Literal["missing", "invalid", "expired"]
 
@@ -55,6 +55,8 @@ class AuthenticationError(HubError):
     """There is no valid token. `fault` is all that a peer is ever told; `detail` is for the operator's counters."""
 
     def __init__(self, fault: TokenFault, detail: str = "") -> None:
+        if fault not in get_args(TokenFault):
+            raise ValueError("the fault of a token is missing, invalid or expired; the rest is for its detail")
         super().__init__(f"{fault} token")
         self.fault: TokenFault = fault
         self.detail = detail
@@ -62,3 +64,29 @@ class AuthenticationError(HubError):
 
 class PermissionDenied(HubError):
     """The peer is known and may not come in (HTTP 403, close code 4403)."""
+
+
+KeySetFault = Literal[
+    "timeout", "connection", "tls", "status", "protocol", "too-large", "not-json", "too-many-keys", "no-usable-key",
+    "fetch-failed", "not-running",
+]  # fmt: skip
+
+
+class KeySetError(HubError):
+    """A set of public keys (JWKS) could not be fetched, or is of no use; `fault` is for counters."""
+
+    def __init__(self, fault: KeySetFault, sentence: str) -> None:
+        super().__init__(sentence)
+        self.fault: KeySetFault = fault
+
+
+class TooManyRequests(HubError):
+    """A limit for one address or one identity is reached (HTTP 429, close code 4429); `after` in seconds."""
+
+    def __init__(self, message: str, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Overloaded(HubError):
+    """The hub takes no new work for now; those connected live on (HTTP 503, close code 1013)."""
