@@ -186,8 +186,9 @@ class Batcher:
         largest = max([reader.log.largest for reader in waiting])
         if count <= self._buffer_items and count * largest <= self._buffer_bytes:
             return
-        if self._buffer_items * largest <= self._buffer_bytes:
-            self._drop_oldest(waiting, count - self._buffer_items)
+        excess = count - self._buffer_items
+        if self._buffer_items * largest <= self._buffer_bytes and excess <= self._buffer_items * len(waiting):
+            self._drop_oldest(waiting, excess)  # else what stays is less than what goes, and is looked at instead
             return
         first = self._first_to_stay(waiting)
         for reader in waiting:

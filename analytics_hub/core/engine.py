@@ -14,7 +14,7 @@ from typing import Final
 from ..channels import Channel
 from ..exceptions import ItemTooLarge
 from ..identity import Identity
-from ..protocol import VERSION, control
+from ..protocol import VERSION, Parsed, control
 from ..tuning import Tuning
 from .batcher import Batcher
 from .bucket import TokenBucket
@@ -34,6 +34,7 @@ from .ring import Entry
 from .session import Session, SessionState
 from .statistics import EngineStatistics, observe
 from .subscriptions import Subscriptions
+from .whole import check, whole, whole_each
 from .wire import Wire
 
 
@@ -53,6 +54,10 @@ class Engine:
         self.registry: Final = SubscriptionRegistry(channels, self.tuning, nonce)
         self.counters: Counter[str] = Counter()
         self.sessions: dict[str, Session] = {}
+        self.is_busy = False
+        """A step is under way: what only a signal handler can see."""
+        self.is_broken = False
+        """Memory ran out in the middle of a step; nothing more can be done, and nothing that it knows is sure."""
         self._order = 0
         self._events: deque[Event] = deque()
         self._moment = moment = Moment()
@@ -62,7 +67,9 @@ class Engine:
         self._journal = JournalDesk(self.registry, self._placement, self.tuning.journal_chunk, ask)
         self._output = Output(moment, self.tuning, self._placement, batcher, self._journal, self._end)
         self._deadlines = Deadlines(moment, self.tuning, self.registry, self._output, self._end)
-        self._subscriptions = Subscriptions(self.registry, self._placement, moment, self.tuning.max_subscriptions, ask)
+        self._subscriptions = Subscriptions(
+            self.registry, self._placement, moment, self.tuning.max_subscriptions, ask, self.counters
+        )
         self._dialogue = Dialogue(
             self._subscriptions,
             moment,
@@ -71,6 +78,7 @@ class Engine:
             say=self._output.say,
             end=self._end,
             ask=ask,
+            counters=self.counters,
             asks_to_authorize=asks_to_authorize,
         )
 
@@ -92,9 +100,12 @@ class Engine:
         )
         return min((time for time in times if time is not None), default=None)
 
+    @whole
     def handle_timer(self, now: float) -> None:
         """Find out what is due at `now`: call it before `data_to_send`, whether or not the timer has run out."""
         self._moment.now = now
+        for session in self._dialogue.go_on(now):
+            self._deadlines.check(session)
         self._placement.propagate(now)
         for layout in self._placement.turns.due(now):
             self._output.take_turn(layout, now)
@@ -104,8 +115,9 @@ class Engine:
 
     @property
     def wants_turn(self) -> bool:
-        """Whether something was published that somebody who has caught up waits for, or a journal."""
-        return bool(self._placement.dirty_logs) or self._journal.is_due
+        """Whether something was published that somebody who has caught up waits for, or a journal; or commands wait for
+        their turn."""
+        return bool(self._placement.dirty_logs) or self._journal.is_due or self._dialogue.is_unfinished
 
     # --- publishing
 
@@ -126,6 +138,28 @@ class Engine:
         Raises `UnknownChannel`, `InvalidChannel`, `ChannelLimitReached`, `InvalidItem` or `TableFull`. O(1) whatever
         the number of subscribers. `stamp` is when it was published, if not now.
         """
+        if self.is_busy or self.is_broken:
+            check(self)
+        try:
+            self.is_busy = True  # as `whole` does, for less
+            return self._publish(channel, data, now, type, key, stamp, deleted, waiter)
+        except MemoryError:
+            self.is_broken = True
+            raise
+        finally:
+            self.is_busy = False
+
+    def _publish(
+        self,
+        channel: str,
+        data: bytes,
+        now: float,
+        type: str | None,
+        key: str | None,
+        stamp: str | None,
+        deleted: bool,
+        waiter: object,
+    ) -> tuple[str, int] | None:
         self._moment.now = now
         log = self.registry.logs.get(channel) or self.registry.resolve(channel, now)
         if key is not None or log.conflates:
@@ -150,13 +184,14 @@ class Engine:
             self._placement.mark(log)
         return log.epoch, seq
 
+    @whole
     def delete(self, channel: str, key: str, now: float, *, stamp: str | None = None) -> bool:
         """Delete `key` from a table; False if it is not there, and then nothing is published."""
         log = self.registry.resolve(channel, now)
         log.check(key, deleted=True)
         if not isinstance(log, KeyedLog) or not log.holds(key):
             return False
-        self.publish(channel, b"null", now, key=key, stamp=stamp, deleted=True)
+        self._publish(channel, b"null", now, None, key, stamp, deleted=True, waiter=None)
         return True
 
     def check_size(self, channel: str, data: bytes) -> None:
@@ -170,19 +205,23 @@ class Engine:
 
     # --- the journal of durable channels: see `JournalDesk`
 
+    @whole
     def restore(self, channel: str, epoch: str, oldest: int, head: int) -> None:
         """Let a durable channel go on where its journal stands; before anybody reads or publishes."""
         self.registry.restore(channel, epoch, oldest - 1, head)
 
+    @whole
     def committed(self, channel: str, oldest: int, now: float) -> None:
         """The journal has the batch that `Append` handed out and keeps everything from number `oldest` on."""
         self._moment.now = now
         self._order = self._journal.committed(channel, oldest - 1, self._order, now)
 
+    @whole
     def rejected(self, channel: str) -> None:
         """The journal refused the batch: its items got no number and will reach nobody."""
         self.counters["journal-rejected"] += self._journal.rejected(channel)
 
+    @whole
     def journal_read(self, channel: str, after: int, items: Sequence[tuple[int, bytes]] | None, now: float) -> None:
         """The answer to `Read`; None if the journal failed, which is tried again a second later."""
         self._moment.now = now
@@ -190,10 +229,14 @@ class Engine:
 
     # --- sessions
 
-    def connect(self, wire: Wire, identity: Identity | None, now: float, *, id: str) -> Session:
+    @whole
+    def connect(
+        self, wire: Wire, identity: Identity | None, now: float, *, id: str, max_message: int | None = None
+    ) -> Session:
         """A new client. `id` is a random text nobody can guess. Without an identity it must send `auth` first."""
         self._moment.now = now
         session = Session(id, wire, identity, TokenBucket(self.tuning.command_rate, now), now)
+        session.max_message = max_message
         self.sessions[id] = session
         self.counters["connected"] += 1
         if identity is not None:
@@ -203,25 +246,54 @@ class Engine:
 
     def receive_data(self, session: Session, data: str | bytes, now: float) -> None:
         """One client frame. Ignored once the session has ended."""
+        if not session.is_closed:  # if memory runs out while it is parsed, that is between it and its transport
+            self._receive(session, session.wire.parse(data), len(data), now)
+
+    @whole
+    def _receive(self, session: Session, parsed: list[Parsed], size: int, now: float) -> None:
         self._moment.now = now
-        if session.is_closed:
-            return
         session.last_heard = now
-        self._dialogue.receive(session, session.wire.parse(data), len(data), now)
+        self._dialogue.receive(session, parsed, size, now)
         self._deadlines.check(session)
 
-    def authenticated(self, session: Session, result: Identity | Refusal, now: float) -> None:
-        """The answer to `CheckToken`."""
+    @whole
+    def authenticated(
+        self,
+        session: Session,
+        result: Identity | Refusal,
+        now: float,
+        *,
+        after: float | None = None,
+        sentence: str | None = None,
+    ) -> None:
+        """The answer to `CheckToken`. A refusal may be over `after` so many seconds; `sentence` says more about it."""
         self._moment.now = now
-        self._dialogue.authenticated(session, result, now)
+        self._dialogue.authenticated(session, result, now, after, sentence)
         self._deadlines.check(session)
 
-    def authorized(self, session: Session, allowed: Collection[str], asked: Collection[str], now: float) -> None:
+    @whole
+    def identify(self, session: Session, identity: Identity, now: float) -> None:
+        """A session that has an identity has this one from now on; subscriptions that it may not have end."""
+        self._moment.now = now
+        if session.is_open:
+            self._dialogue.identify(session, identity)
+            self._deadlines.check(session)
+
+    @whole
+    def forbid(self, session: Session, channels: Collection[str], now: float) -> None:
+        """The application takes channels back: the session's subscriptions to them, if there are any, end."""
+        self._moment.now = now
+        self._dialogue.forbid(session, channels)
+        self._deadlines.check(session)
+
+    @whole
+    def authorized(self, session: Session, allowed: Collection[str], now: float) -> None:
         """The answer to `AskAuthorize`."""
         self._moment.now = now
-        self._dialogue.authorized(session, allowed, asked, now)
+        self._dialogue.authorized(session, allowed, now)
         self._deadlines.check(session)
 
+    @whole
     def stalled(self, session: Session, now: float) -> None:
         """A write to this session was taken, but nothing more will be until `resumed`."""
         self._moment.now = now
@@ -234,6 +306,7 @@ class Engine:
         self._placement.stall(session, now)
         self._deadlines.check(session)
 
+    @whole
     def resumed(self, session: Session, now: float) -> None:
         """A stalled session has room again."""
         self._moment.now = now
@@ -247,11 +320,17 @@ class Engine:
 
     def disconnect(self, session: Session, now: float) -> None:
         """The client has gone. What was pending is abandoned. Harmless if the session has ended already."""
+        if not self.is_broken:
+            self._disconnect(session, now)
+
+    @whole
+    def _disconnect(self, session: Session, now: float) -> None:
         self._moment.now = now
         if not session.is_closed:
             self.counters["disconnected"] += 1
             self._remove(session)
 
+    @whole
     def end(self, session: Session, code: int, reason: str, now: float) -> None:
         """End a session from this side; a `Close` event follows what it is still to be told."""
         self._moment.now = now
@@ -259,6 +338,11 @@ class Engine:
 
     def drain(self, grace: float, now: float) -> None:
         """Tell every client to come back, each in a slot of its own within `grace` seconds."""
+        if not self.is_broken:
+            self._drain(grace, now)
+
+    @whole
+    def _drain(self, grace: float, now: float) -> None:
         self._moment.now = now
         slot = grace / max(1, len(self.sessions))
         for place, session in enumerate(list(self.sessions.values())):
@@ -305,10 +389,13 @@ class Engine:
         The driver may stop between any two and come back; every other verb may be called in between. What goes to one
         session out of turn goes after the portion of a flush that it is still owed.
         """
-        return self._output.deliveries()
+        return whole_each(self, self._output.deliveries())
 
     def events(self) -> Iterator[Event]:
         """What the driver must do or know, oldest first. A `Close` waits until its session's last words are out."""
+        return whole_each(self, self._take_events())
+
+    def _take_events(self) -> Iterator[Event]:
         self._journal.hand_out()
         while self._events:
             if self._placement.outbox and isinstance(self._events[0], Close):
@@ -316,6 +403,11 @@ class Engine:
             yield self._events.popleft()
 
     # --- looking in
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of control items and commands that wait; O(sessions)."""
+        return sum(session.lane_bytes + session.commands_bytes for session in self.sessions.values())
 
     def ledger(self, session: Session) -> dict[str, Ledger]:
         """What became of every item, for each subscription of a session; exact at every step."""
@@ -332,7 +424,11 @@ class Engine:
 
     def statistics(self) -> EngineStatistics:
         """A record of everything that is counted; O(subscriptions)."""
-        return observe(self)
+        was_busy, self.is_busy = self.is_busy, True
+        try:
+            return observe(self)
+        finally:
+            self.is_busy = was_busy
 
 
 def _hello(tuning: Tuning, node: str) -> dict[str, object]:
@@ -346,6 +442,7 @@ def _hello(tuning: Tuning, node: str) -> dict[str, object]:
             "buffer": tuning.buffer_items,
             "rate": tuning.rate,
             "commands": tuning.command_rate,
+            "connections": tuning.max_per_identity,
         },
         "reconnect": {"min": tuning.reconnect_min, "max": tuning.reconnect_max},
     }

@@ -252,6 +252,9 @@ class KeyedLog(ChannelLog):
         return self.floor - position - kept
 
     def pending(self, position: int, fresh: bool) -> int:
+        live = self._live
+        if live and position < next(iter(live.values())).seq:  # all of it, as after each start with a snapshot
+            return len(live) - len(self._tombstones) if fresh else len(live)
         entries = self.after(position)
         return sum(not entry.deleted for entry in entries) if fresh else len(entries)
 
@@ -262,10 +265,14 @@ class KeyedLog(ChannelLog):
         return self.head
 
     def back(self, count: int) -> int:
-        live = [entry.seq for entry in self._live.values() if not entry.deleted]
-        if count == 0 or not live:
-            return self.head
-        return live[-min(count, len(live))] - 1
+        position = self.head
+        for entry in reversed(self._live.values()):
+            if count == 0:
+                break
+            if not entry.deleted:
+                position = entry.seq - 1
+                count -= 1
+        return position
 
     @property
     def keeps(self) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Final
 
 from ..channels import Channel, check_name
@@ -47,6 +48,8 @@ class SubscriptionRegistry:
         self._lives = 0
         self._patterns: list[Channel] = []
         self._members: dict[str, int] = {}
+        self._unused: dict[str, dict[ChannelLog, None]] = {}
+        """By pattern: members in which there never was anything, and which nobody watched at some time."""
         self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
         self.layouts: dict[LayoutKey, Layout] = {}
@@ -60,10 +63,14 @@ class SubscriptionRegistry:
                     raise InvalidChannel(f"pattern {channel.name!r} is durable; durable channels are declared by name")
                 self._patterns.append(channel)
                 self._members[channel.name] = 0
+                self._unused[channel.name] = {}
             else:
                 self._open(channel, channel.name)
         # The longest pattern that matches wins, so that `user:admin:*` may differ from `user:*`.
         self._patterns.sort(key=lambda pattern: len(pattern.name), reverse=True)
+        # Not the members: a name may be a secret, and to sort ten thousand of them takes a millisecond.
+        declared_names = sorted(self.logs)[:8] + [pattern.name for pattern in self._patterns[:8]]
+        self._declared: Final = ", ".join(declared_names) or "none"
 
     def new_epoch(self) -> str:
         """An epoch that no other life of a channel in this or another process has."""
@@ -96,8 +103,7 @@ class SubscriptionRegistry:
         for pattern in self._patterns:
             if name.startswith(pattern.name[:-1]) and len(name) >= len(pattern.name):
                 return pattern
-        declared = ", ".join(sorted(self.logs)[:8] + [pattern.name for pattern in self._patterns[:8]])
-        raise UnknownChannel(f"channel {name!r} is not declared; the hub has {declared or 'none'}")
+        raise UnknownChannel(f"channel {name!r} is not declared; the hub has {self._declared}")
 
     def resolve(self, name: str, now: float) -> ChannelLog:
         """The log of `name`; a member of a pattern appears. Raises what `declaration` does, or
@@ -114,16 +120,39 @@ class SubscriptionRegistry:
         self._members[pattern.name] += 1
         log = self._open(pattern, name)
         log.published_at = now
-        self.members.at(log, now + pattern.keep_seconds)
+        # Whole seconds, so that few places are in the heap.
+        self.members.at(log, ceil(now + pattern.keep_seconds))
+        self._unused[pattern.name][log] = None
         return log
+
+    def unwatch(self, log: ChannelLog) -> None:
+        """Nobody watches a log any more."""
+        if log.is_member and not log.head:
+            self._unused[log.channel.name][log] = None
+
+    def _make_room(self) -> None:
+        """Let members go that were of no use, where half of the places are taken; or who asks for names would take all
+        of them for `keep_seconds`. Those that went unwatched first are the first."""
+        for name, unused in self._unused.items():
+            while unused and self._members[name] > self._tuning.max_members // 2:
+                log = next(iter(unused))
+                del unused[log]
+                if not log.watchers and not log.head:
+                    self.members.cancel(log)
+                    self._remove(log)
+
+    def _remove(self, log: ChannelLog) -> None:
+        del self.logs[log.name]
+        self._members[log.channel.name] -= 1
+        self._unused[log.channel.name].pop(log, None)
 
     def handle_timer(self, now: float) -> None:
         """Let members go that nobody watches and of which nothing is kept; who comes back has a new epoch."""
+        self._make_room()
         for log in self.members.due(now):
             expires = log.published_at + log.channel.keep_seconds
             if not log.watchers and (log.is_empty or now >= expires):
-                del self.logs[log.name]
-                self._members[log.channel.name] -= 1
+                self._remove(log)
             else:
                 self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
 

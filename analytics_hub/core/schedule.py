@@ -39,6 +39,12 @@ class Schedule(Generic[T]):
         else:
             items.append(item)
 
+    def cancel(self, item: T) -> None:
+        """Forget an item at once. O(items of the same time)."""
+        if item.wake_at is not None:
+            self._items[item.wake_at].remove(item)
+            item.wake_at = None
+
     def next(self) -> float | None:
         """A time at which something may be due; O(1)."""
         return self._times[0] if self._times else None

@@ -51,6 +51,7 @@ class Session:
         "last_heard",
         "last_write",
         "malformed",
+        "max_message",
         "peer",
         "pending_id",
         "refused",
@@ -82,6 +83,7 @@ class Session:
         self.bucket = bucket
         self.commands: list[tuple[Parsed, int]] = []  # an empty deque takes 700 bytes, and most sessions are idle
         self.commands_bytes = 0
+        self.max_message: int | None = None  # what the transport takes at a time, for the client to know
         self.is_waiting = False
         self.pending_id: CommandId = None  # of the command that waits
         self.is_paused = False

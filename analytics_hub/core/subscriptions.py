@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
 from ..protocol import CommandId, ErrorCode, Selection, control, name_in_error
@@ -20,6 +21,10 @@ from .subscription import Subscription
 
 Refused = tuple[ErrorCode, str]
 
+MAX_CLOSED: Final = 512
+"""Closed accounts that a session keeps, or as many as it may have subscriptions; beyond it the oldest go. Who goes
+through the members of a pattern closes a thousand a second."""
+
 
 class Subscriptions:
     """What sessions are subscribed to. Every change returns the control items that tell the client of it."""
@@ -31,12 +36,14 @@ class Subscriptions:
         moment: Moment,
         most: int,
         ask: Callable[[Event], None],
+        counters: Counter[str],
     ) -> None:
         self._registry = registry
         self._placement = placement
         self._moment = moment
         self._most = most
         self._ask = ask
+        self._counters = counters
 
     def judge(self, session: Session, name: str) -> Refused | None:
         """Why `session` may not subscribe to `name`, or None; costs nothing that stays."""
@@ -77,6 +84,7 @@ class Subscriptions:
                 refusal = self._begin_one(session, selection, standing, answers, before, after)
             if refusal is not None:
                 code, message = refusal
+                self._counters[f"error-{code}"] += 1
                 answers.append({"channel": name_in_error(name), "ok": False, "code": code, "message": message})
         self._placement.attach(session, standing, now)
         fields: dict[str, Any] = {} if id is None else {"id": id}
@@ -161,10 +169,15 @@ class Subscriptions:
 
     def close_account(self, session: Session, log: ChannelLog, ledger: Ledger) -> None:
         """Keep what became of a subscription that has ended, for the channel's totals and the session's own."""
-        session.final[log.name] = ledger
+        final = session.final
+        final.pop(log.name, None)
+        final[log.name] = ledger
+        if len(final) > max(MAX_CLOSED, self._most):
+            del final[next(iter(final))]
         log.closed = log.closed + ledger
         log.watchers -= 1
         if not log.watchers:
+            self._registry.unwatch(log)
             self._ask(Interest(log.name, gained=False))
 
     def end_all(self, session: Session, accounts: dict[str, Ledger]) -> None:

@@ -16,8 +16,20 @@ from .model import Life, Stream
 from .publishing import Publishing
 from .wire import Fields
 
+HELD: Final = 16
+"""Subscriptions that count as one more that is named."""
+
 SMALL: Final = 1e-3
 """What sums of floats may be off by, in tokens and in seconds."""
+
+
+# What a refused token is answered with: code, when to come back, and how the connection ends if it was the first.
+REFUSALS: Final = {
+    "forbidden": ("forbidden", "never", 4403),
+    "limited": ("rate-limited", "later", 4429),
+    "overloaded": ("rate-limited", "later", 1013),
+    "unavailable": ("unauthenticated", "later", 1011),
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,9 @@ class Bucket:
         self.at = now
         return self.tokens
 
-    def spend(self) -> None:
+    def spend(self, tokens: int = 1) -> None:
         if self.rate is not None:
-            self.tokens -= 1
+            self.tokens -= tokens
 
 
 class Dialogue:
@@ -75,6 +87,8 @@ class Dialogue:
         self.waits_for: str | None = None
         self.command: Fields = {}
         self.unasked: tuple[str, ...] = ()
+        self.asked_as: Identity | None = None
+        """Who it was when the application was asked."""
         self.subscribed: dict[str, Stream] = {}
         """As the engine must see it."""
         self.streams: dict[str, Stream] = {}
@@ -118,8 +132,10 @@ class Dialogue:
             if self.refused >= self.world.setup.refusals:
                 self.ending = 4429
             return
-        self.commands.spend()
-        self.refused = 0
+        names = command.get("channels", ()) if not isinstance(command, Malformed) else ()
+        held = len(self.subscribed) // HELD if names else 0
+        self.commands.spend(max(1, min(len(names), self.world.tuning.max_subscriptions) + held))
+        self.refused = max(0, self.refused - 1)
         if isinstance(command, Malformed):
             self.malformed += 1
             self.command = {"id": command.id}
@@ -156,31 +172,42 @@ class Dialogue:
         if isinstance(result, Identity) and result.expires is not None and result.expires <= self.world.wall:
             result = "expired"
         if isinstance(result, str):
-            code = "forbidden" if result == "forbidden" else "unauthenticated"
-            self.error(code, retry="later" if result == "unavailable" else "never", **self._id())
+            code, retry, ending = REFUSALS.get(result, ("unauthenticated", "never", 4401))
+            self.error(code, retry=retry, **self._id())
             if self.identity is None:
-                self.ending = {"forbidden": 4403, "unavailable": 1011}.get(result, 4401)
+                self.ending = ending
         elif self.identity is None:
             self.welcome(result)
             self.expect("$authenticated", expires=result.expires, **self._id())
         elif self.identity.id != result.id:
             self.error("forbidden", retry="never", **self._id())
         else:
-            self.identity = result
             self.expect("$authenticated", expires=result.expires, **self._id())
-            lost = [name for name in self.subscribed if not self._may(self.world.declaration(name), name)]
-            if lost:
-                for name in lost:
-                    self.subscribed[name].allowed_until = self.world.order
-                self._expect_end(lost, "forbidden")
+            self.identified(result)
         self.proceed()
+
+    def identified(self, identity: Identity) -> None:
+        """From now on it is this one."""
+        self.identity = identity
+        self.forbidden([name for name in self.subscribed if not self._may(self.world.declaration(name), name)])
+
+    def forbidden(self, names: Collection[str]) -> None:
+        """It may not have these any more."""
+        lost = [name for name in self.subscribed if name in names]
+        for name in lost:
+            self.subscribed[name].allowed_until = self.world.order
+        if lost:
+            self._expect_end(lost, "forbidden")
 
     def authorized(self, allowed: Collection[str]) -> None:
         """The application's answer about the channels it was asked about."""
         if self.waits_for != "authorize" or self.ending is not None:
             return
         self.waits_for = None
-        self._start_all(self.command["channels"], set(self.unasked) - set(allowed))
+        names = [as_selection(wanted)["channel"] for wanted in self.command["channels"]]
+        self._start_all(
+            self.command["channels"], [name for name in names if name not in allowed and name not in self.subscribed]
+        )
         self.proceed()
 
     # --- subscriptions
@@ -212,6 +239,7 @@ class Dialogue:
             if unasked:
                 self.waits_for = "authorize"
                 self.unasked = tuple(dict.fromkeys(unasked))
+                self.asked_as = self.identity
                 return
         self._start_all(channels, ())
 

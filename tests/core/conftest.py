@@ -11,7 +11,7 @@ from analytics_hub.core import cohort, dialogue
 
 @pytest.fixture(autouse=True)
 def constants() -> Iterator[None]:
-    before = cohort.SLICE, dialogue.REFUSED_IN_A_ROW
+    before = cohort.SLICE, dialogue.MAX_REFUSED
     yield
-    for module, name, value in ((cohort, "SLICE", before[0]), (dialogue, "REFUSED_IN_A_ROW", before[1])):
+    for module, name, value in ((cohort, "SLICE", before[0]), (dialogue, "MAX_REFUSED", before[1])):
         setattr(module, name, value)

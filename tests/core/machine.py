@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from analytics_hub.core.dialogue import Refusal
 from analytics_hub.identity import Identity
 
 from . import stories
@@ -62,12 +63,10 @@ class EngineMachine(RuleBasedStateMachine):
         wire=st.sampled_from(("line", "line", "other")),
     )
     def connect(self, identity: Identity | None, wire: str) -> None:
-        self.world.connect(self._dated(identity), wire)
+        self.world.connect(identity and self._dated(identity), wire)
 
-    def _dated(self, identity: Identity | None) -> Identity | None:
-        if identity is None or identity.expires is None:
-            return identity
-        return replace(identity, expires=self.world.wall + identity.expires)
+    def _dated(self, identity: Identity) -> Identity:
+        return identity if identity.expires is None else replace(identity, expires=self.world.wall + identity.expires)
 
     @rule(number=numbers, name=draw.names, start=draw.starts(), wire=st.booleans())
     def subscribe(self, number: int, name: str, start: Fields, wire: bool) -> None:
@@ -123,7 +122,7 @@ class EngineMachine(RuleBasedStateMachine):
         head = life.head if life is not None else 0
         return wanted | {"since": {"epoch": epoch, "seq": max(0, head - wanted["since"]["seq"])}}
 
-    @rule(number=numbers, code=st.sampled_from((None, None, 1000, 1012)))
+    @rule(number=numbers, code=st.sampled_from((None, None, 1000, 1012, 4401)))
     def leave(self, number: int, code: int | None) -> None:
         client = self.client(number, lambda client: not client.is_gone)
         if client is not None and code is None:
@@ -255,6 +254,31 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.handle_events()
             self._answer_token(result, len(self.world.token_checks) - 1)
 
+    @rule(
+        number=numbers,
+        everyone=st.booleans(),
+        result=draw.identities(),
+        names=st.lists(draw.names, min_size=1, max_size=3),
+        flush=st.integers(0, 3),
+    )
+    def take_back(self, number: int, everyone: bool, result: Identity, names: list[str], flush: int) -> None:
+        """Others give clients another identity, or take channels from them; perhaps in the middle of a flush."""
+        if flush:
+            self.world.timer()
+            self.world.hand_over(flush)
+        found = [client for client in self.world.clients if not client.is_gone]
+        for client in found if everyone else found[number : number + 1]:
+            self.world.identify(client, result)
+            self.world.forbid(client, names[: number % 3])
+
+    @precondition(lambda self: self.world.setup.asks_to_authorize)
+    @rule(number=numbers, names=draw.few_names(1), result=draw.identities(), lost=st.integers(0, 2))
+    def change_while_asked(self, number: int, names: list[str], result: Identity, lost: int) -> None:
+        live = self.live()
+        if live:
+            client = live[number % len(live)]
+            stories.change_while_asked(self.world, client, names, result, list(client.subscribed)[:lost])
+
     @rule(number=numbers, name=st.sampled_from(draw.KEYED), start=draw.starts(), is_late=st.booleans())
     def delete_what_it_saw(self, number: int, name: str, start: Fields, is_late: bool) -> None:
         client = self.client(number, lambda client: client.is_live and not client.is_paused)
@@ -277,17 +301,15 @@ class EngineMachine(RuleBasedStateMachine):
             draw.identities(),
             draw.identities(),
             draw.identities("ben"),
-            st.sampled_from(("missing", "invalid", "expired", "forbidden", "unavailable")),
+            st.sampled_from(get_args(Refusal)),
         ),
     )
     def answer_token(self, index: int, result: Identity | str) -> None:
         self._answer_token(result, index % len(self.world.token_checks))
 
     def _answer_token(self, result: Identity | str, index: int) -> None:
-        dated = self._dated(result) if isinstance(result, Identity) else result
-        assert dated is not None
         if index >= 0:
-            self.world.answer_token(dated, index)
+            self.world.answer_token(self._dated(result) if isinstance(result, Identity) else result, index)
 
     @precondition(lambda self: self.world.questions)
     @rule(index=numbers, refused=st.frozensets(draw.names, max_size=3))

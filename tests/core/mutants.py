@@ -445,10 +445,31 @@ MUTANTS: Final = (
     ),
     mutant(
         "revocation-forgotten",
-        "A refreshed token that allows less ends no subscription.",
+        "Who may see less from now on loses no subscription.",
         "dialogue.py",
-        "            if lost:\n",
-        "            if lost and not session:\n",
+        "        if lost:\n",
+        "        if lost and not session:\n",
+    ),
+    mutant(
+        "roles-deferred",
+        "Who is given other roles keeps what it has until it sends a token.",
+        "dialogue.py",
+        "        session.identity = identity\n        self.forbid(session, self._subscriptions.lost(session))\n",
+        "        session.identity = identity\n",
+    ),
+    mutant(
+        "one-taken-back",
+        "Of several channels that are taken back one stays.",
+        "dialogue.py",
+        "        lost = [name for name in session.subscriptions if name in names]\n",
+        "        lost = [name for name in session.subscriptions if name in names][:1]\n",
+    ),
+    mutant(
+        "unasked-allowed",
+        "What was taken back while the application was asked about something else is held again.",
+        "dialogue.py",
+        "names.difference(allowed, session.subscriptions)",
+        "names.difference(allowed, session.subscriptions, session.final)",
     ),
     mutant(
         "expiry-ignored",
@@ -461,7 +482,7 @@ MUTANTS: Final = (
         "members-for-ever",
         "A member of a pattern that nobody watches is never forgotten.",
         "registry.py",
-        "        self.members.at(log, now + pattern.keep_seconds)\n",
+        "        self.members.at(log, ceil(now + pattern.keep_seconds))\n",
         "",
     ),
     # --- fine points

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from analytics_hub.core.events import Append
+from analytics_hub.identity import Identity
 
 from . import strategies as draw
 from .client import Client
@@ -125,6 +126,18 @@ def move(world: World, clients: Sequence[Client], old: str, new: str) -> None:
         for n in range(count):
             publish(world, name, n, "a")
         world.turn()
+
+
+def change_while_asked(
+    world: World, client: Client, names: Sequence[str], other: Identity, lost: Sequence[str]
+) -> None:
+    """While the application is asked whether a client may have more, it is made another, and loses what it had."""
+    world.send(client, {"action": "subscribe", "channels": [*list(client.subscribed)[:1], *names]})
+    world.handle_events()
+    world.identify(client, other)
+    world.forbid(client, lost)
+    while world.questions:
+        world.answer_question(world.questions[0].channels)
 
 
 def delete_what_it_saw(world: World, client: Client, name: str, command: Fields, *, is_late: bool) -> None:

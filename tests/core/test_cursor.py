@@ -175,15 +175,17 @@ def test_until_all_answers_are_told_a_client_stands_where_it_stood() -> None:
 
 
 def test_answers_too_long_for_one_write_end_where_the_client_is() -> None:
-    rig = Rig(A, B, tuning=Tuning(interval=BEAT, command_rate=None))
+    rig = Rig(A, B, tuning=Tuning(interval=BEAT, command_rate=None, control_bytes=1_000_000))
     peer = reader(rig, "a")
     peer.forget()
     names = [f"{number:0255}" for number in range(128)]
     commands: list[Fields] = [{"action": "subscribe", "channels": ["b"]}]
     commands += [{"action": "subscribe", "channels": names}] * (2 + MAX_FRAME_BYTES // (128 * 400))
 
+    rig.engine.stalled(peer.session, rig.now)
     rig.engine.receive_data(peer.session, msgspec.json.encode(commands).decode(), rig.now)
     rig.pump()
+    peer.resume()
 
     assert len(peer.writes) > 1
     assert [set(cut.cursor) for cut in cuts(peer)[:-1]] == [{"a"}] * (len(cuts(peer)) - 1)

@@ -53,7 +53,15 @@ def test_hello_is_the_first_item() -> None:
         "protocol": 1,
         "node": "here",
         "heartbeat": 3,
-        "limits": {"subscriptions": 128, "batch": 50, "buffer": 256, "rate": 7, "commands": 1000},
+        "limits": {
+            "subscriptions": 128,
+            "batch": 50,
+            "buffer": 256,
+            "rate": 7,
+            "commands": 1000,
+            "connections": 100,
+            "message": None,
+        },
         "reconnect": {"min": 0.5, "max": 30},
         "expires": None,
     }
@@ -176,7 +184,7 @@ def test_commands_over_the_rate_are_refused_until_later() -> None:
     assert peer.close is None
 
 
-def test_a_thousand_refused_commands_in_a_row_end_the_client() -> None:
+def test_a_thousand_refused_commands_end_the_client() -> None:
     rig = Rig(A, tuning=Tuning(command_rate=1))
     peer = rig.connect()
 
@@ -187,6 +195,23 @@ def test_a_thousand_refused_commands_in_a_row_end_the_client() -> None:
     assert lives
     assert peer.close is not None
     assert peer.close.code == 4429
+
+
+def test_what_is_served_of_a_flood_does_not_excuse_it() -> None:
+    """A flood takes time, in which some of its commands fall due."""
+    rig = Rig(A, tuning=Tuning(command_rate=100))
+    flood, fair = rig.connect(), rig.connect()
+
+    for _ in range(80):
+        rig.advance(0.2)
+        flood.send_raw(json.dumps([PING] * 60))
+        fair.send_raw(json.dumps([PING] * 40))  # half of it is too much, and answered so
+    refused = len(fair.said("$error"))
+
+    assert flood.close is not None
+    assert flood.close.code == 4429
+    assert fair.close is None
+    assert refused > 1000
 
 
 def test_who_is_closed_for_its_full_lane_is_not_closed_again_for_its_commands() -> None:
@@ -246,6 +271,8 @@ def test_auth_and_subscribe_in_one_packet_work() -> None:
         ("invalid", "unauthenticated", 4401),
         ("expired", "unauthenticated", 4401),
         ("forbidden", "forbidden", 4403),
+        ("limited", "rate-limited", 4429),
+        ("overloaded", "rate-limited", 1013),
         ("unavailable", "unauthenticated", 1011),
     ],
 )
@@ -255,9 +282,19 @@ def test_a_refused_first_token_ends_the_client(refusal: Refusal, code: str, clos
     grant(peer, refusal)
 
     assert (error(peer)["code"], error(peer)["id"]) == (code, 9)
-    assert error(peer)["retry"] == ("later" if refusal == "unavailable" else "never")
+    assert error(peer)["retry"] == ("later" if refusal in {"limited", "overloaded", "unavailable"} else "never")
     assert peer.close is not None
     assert peer.close.code == closed
+
+
+@pytest.mark.parametrize(("after", "told"), [(None, 0.5), (7.25, 7.25)])
+def test_a_refusal_that_passes_says_when_to_come_back(after: float | None, told: float) -> None:
+    peer = newcomer(Rig(A))
+
+    peer.rig.engine.authenticated(peer.session, "limited", peer.rig.now, after=after)
+    peer.rig.pump()
+
+    assert (error(peer)["retry"], error(peer)["after"]) == ("later", told)
 
 
 def test_a_token_that_has_run_out_meanwhile_is_expired() -> None:
@@ -327,7 +364,7 @@ def test_what_new_roles_do_not_allow_is_ended_and_named() -> None:
     assert peer.data() == [2]
 
 
-@pytest.mark.parametrize("refusal", ["invalid", "forbidden", "unavailable"])
+@pytest.mark.parametrize("refusal", ["invalid", "forbidden", "limited", "overloaded", "unavailable"])
 def test_a_refused_refresh_leaves_the_session_alone(refusal: Refusal) -> None:
     rig = Rig(A)
     peer = rig.connect()
@@ -342,6 +379,96 @@ def test_a_refused_refresh_leaves_the_session_alone(refusal: Refusal) -> None:
     assert peer.close is None
 
 
+# --- what others decide about it
+
+
+def test_what_changes_while_the_application_is_asked_is_not_allowed_by_that() -> None:
+    """Roles that come meanwhile open nothing that was not asked about, and what was taken back is not held any more."""
+    rig = Rig(A, B, SECRET, asks_to_authorize=True)
+    peer = rig.connect()
+    peer.ask("a")
+    rig.engine.authorized(peer.session, ["a"], rig.now)
+    peer.ask("a", "b", "secret")
+    rig.engine.identify(peer.session, Identity(id="alice", roles=frozenset({"admin"})), rig.now)
+    rig.engine.forbid(peer.session, ["a"], rig.now)
+
+    rig.engine.authorized(peer.session, ["b"], rig.now)
+    rig.pump()
+
+    answers = peer.said("$subscribed")[-1]["channels"]
+    assert [(one["channel"], one.get("code")) for one in answers] == [
+        ("a", "forbidden"),
+        ("b", None),
+        ("secret", "forbidden"),
+    ]
+    assert [ask.channels for ask in rig.asked(AskAuthorize)] == [("a",), ("b",)]
+
+
+def test_another_identity_keeps_what_it_may_have() -> None:
+    rig = Rig(A, SECRET)
+    peer = rig.connect(Identity(id="root", roles=frozenset({"admin"})))
+    peer.subscribe("a", "secret")
+    rig.tell("secret", 1)
+
+    rig.engine.identify(peer.session, Identity(id="root"), rig.now)
+    rig.tell("secret", 2)
+    rig.tell("a", 3)
+    rig.advance(1.0)
+
+    (ended,) = peer.said("$unsubscribed")
+    assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "secret", "seq": 1, "abandoned": 0}])
+    assert "id" not in ended
+    assert peer.data() == [1, 3]
+    assert peer.ledger("secret").delivered == 1
+    assert peer.subscribe("secret")["channels"][0]["code"] == "forbidden"
+
+
+def test_an_identity_that_may_have_the_same_is_told_nothing() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    peer.subscribe("a")
+    peer.forget()
+
+    rig.engine.identify(peer.session, Identity(id="alice", roles=frozenset({"guest"})), rig.now)
+    rig.pump()
+
+    assert peer.items == []
+    assert peer.session.identity is not None
+    assert peer.session.identity.roles == {"guest"}
+
+
+def test_who_waits_for_a_token_or_has_gone_is_nobody_else() -> None:
+    rig = Rig(A)
+    waiting, gone = newcomer(rig), rig.connect()
+    rig.engine.disconnect(gone.session, rig.now)
+
+    for peer in (waiting, gone):
+        rig.engine.identify(peer.session, Identity(id="root"), rig.now)
+        rig.engine.forbid(peer.session, ["a"], rig.now)
+    rig.pump()
+
+    assert waiting.session.identity is None
+    assert gone.session.identity == ALICE
+    assert waiting.items == []
+
+
+def test_channels_that_are_taken_back_end_and_no_others() -> None:
+    rig = Rig(A, B)
+    peer = rig.connect()
+    peer.subscribe("a", "b")
+    peer.stall()
+    rig.tell("b", 1, 2)
+
+    rig.engine.forbid(peer.session, ["b", "unknown"], rig.now)
+    rig.tell("b", 3)
+    rig.tell("a", 4)
+    peer.resume()
+
+    (ended,) = peer.said("$unsubscribed")
+    assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "b", "seq": 0, "abandoned": 2}])
+    assert peer.data() == [4]
+
+
 # --- what the application says
 
 
@@ -352,7 +479,7 @@ def test_the_application_has_a_say_about_each_channel() -> None:
     peer.send({"action": "subscribe", "id": 1, "channels": ["a", "b", "a", "secret", "unknown"]})
     (ask,) = rig.asked(AskAuthorize)
     before = peer.types[1:]
-    rig.engine.authorized(peer.session, ["a"], ask.channels, rig.now)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
     rig.pump()
 
     assert (ask.identity, ask.channels, before) == (ALICE, ("a", "b"), [])
@@ -372,7 +499,7 @@ def test_nobody_is_asked_twice_about_one_subscription() -> None:
     rig = Rig(A, asks_to_authorize=True)
     peer = rig.connect()
     peer.send({"action": "subscribe", "channels": ["a"]})
-    rig.engine.authorized(peer.session, ["a"], ["a"], rig.now)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
 
     peer.subscribe({"channel": "a", "max_hz": 1})
 
@@ -385,10 +512,10 @@ def test_commands_behind_one_that_waits_keep_their_order() -> None:
     peer = rig.connect()
 
     peer.send({"action": "subscribe", "channels": ["a"]}, PING, {"action": "subscribe", "channels": ["b"]}, PING)
-    rig.engine.authorized(peer.session, ["a"], ["a"], rig.now)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
     rig.pump()
     in_between = peer.types[1:]
-    rig.engine.authorized(peer.session, ["b"], ["b"], rig.now)
+    rig.engine.authorized(peer.session, ["b"], rig.now)
     rig.pump()
 
     assert in_between == ["$subscribed", "$pong"]
@@ -403,7 +530,7 @@ def test_a_verdict_that_nobody_waits_for_is_ignored() -> None:
     rig.engine.disconnect(gone.session, rig.now)
 
     for one in (peer, gone):
-        rig.engine.authorized(one.session, ["a"], ["a"], rig.now)
+        rig.engine.authorized(one.session, ["a"], rig.now)
         rig.pump()
 
     assert peer.types == gone.types == ["$hello"]

@@ -293,13 +293,15 @@ def test_answers_bypass_data() -> None:
 
 
 def test_long_answers_go_in_frames_and_writes_that_are_not_too_long() -> None:
-    rig = Rig(A, tuning=Tuning(max_batch=3))
+    rig = Rig(A, tuning=Tuning(max_batch=3, command_rate=None, control_bytes=1_000_000))
     peer = rig.connect()
     peer.forget()
     name = "x" * 300
     command = '{"action":"subscribe","channels":[' + ",".join([f'"{name}"'] * 128) + "]}"
 
+    rig.engine.stalled(peer.session, rig.now)
     peer.send_raw("[" + ",".join([command] * 12) + "]")
+    peer.resume()
 
     assert len(peer.said("$subscribed")) == 12
     assert len(peer.writes) > 1
@@ -308,13 +310,16 @@ def test_long_answers_go_in_frames_and_writes_that_are_not_too_long() -> None:
 
 
 def test_the_last_words_are_written_however_long_they_are() -> None:
-    rig = Rig(A)
+    rig = Rig(A, tuning=Tuning(command_rate=None, control_bytes=1_000_000))
     peer = rig.connect()
     peer.forget()
     name = "x" * 300
     command = '{"action":"subscribe","channels":[' + ",".join([f'"{name}"'] * 128) + "]}"
 
-    peer.send_raw("[" + ",".join([command] * 12 + ["5"] * 10) + "]")
+    rig.engine.stalled(peer.session, rig.now)
+    peer.send_raw("[" + ",".join([command] * 12) + "]")
+    rig.engine.resumed(peer.session, rig.now)
+    peer.send_raw("[" + ",".join(["5"] * 10) + "]")
 
     assert len(peer.said("$subscribed")) == 12
     assert len(peer.said("$error")) == 10

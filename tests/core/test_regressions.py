@@ -225,7 +225,11 @@ def test_a_connection_is_closed_only_after_its_last_words_were_written() -> None
 def test_last_words_may_take_several_writes() -> None:
     world = begin(replace(TUNING, command_rate=None, control_bytes=1_000_000))
     client = world.clients[0]
+    world.send(client, {"action": "ping"})
+    world.turn({0})
     world.send(client, *[{"action": "ping", "id": "x" * 100}] * 3000)
+    world.turn()
+    world.resume(client)
     world.end(client)
 
     world.turn()

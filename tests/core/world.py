@@ -7,6 +7,7 @@ are handed over one by one; the test decides when, and whose write is the one th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -35,7 +36,7 @@ class World(Publishing):
     def __init__(self, setup: Setup) -> None:
         # Constants of the engine that only small numbers put to the test; a world is alone in its process.
         setattr(cohort_module, "SLICE", setup.slice_size)  # noqa: B010 - a constant to type checkers
-        setattr(dialogue_module, "REFUSED_IN_A_ROW", setup.refusals)  # noqa: B010
+        setattr(dialogue_module, "MAX_REFUSED", setup.refusals)  # noqa: B010
         super().__init__(setup)
         self.shifted_at = float("-inf")
         self.token_checks: list[CheckToken] = []
@@ -105,6 +106,26 @@ class World(Publishing):
         if client.is_live:
             client.ending = code
         self.engine.end(client.session, code, "the test ends it", self.tick())
+        self.check()
+
+    def identify(self, client: Client, other: Identity) -> None:
+        """Somebody gives a client the roles and the reach of another; its token runs out when it would have."""
+        identity = replace(other, expires=None if client.identity is None else client.identity.expires)
+        was_open = client.session.is_open
+        self.engine.identify(client.session, identity, self.tick())
+        if was_open and not self._is_cut_off(client):
+            client.warned = identity if client.warned is client.identity else client.warned
+            client.identified(identity)
+            self._follow(client)
+        self.check()
+
+    def forbid(self, client: Client, names: Collection[str]) -> None:
+        """The application takes channels back from a client."""
+        was_closed = client.session.is_closed
+        self.engine.forbid(client.session, names, self.tick())
+        if not was_closed and not self._is_cut_off(client):
+            client.forbidden(names)
+            self._follow(client)
         self.check()
 
     def drain_all(self, grace: float) -> None:
@@ -204,7 +225,7 @@ class World(Publishing):
                 self.token_checks.append(event)
             case AskAuthorize(session, identity, channels):
                 client = self.client_of(session)
-                assert session.is_closed or (identity, channels) == (client.identity, client.unasked)
+                assert session.is_closed or (identity, channels) == (client.asked_as, client.unasked)
                 self.questions.append(event)
             case Append() | Read():
                 self.jobs.append(event)
@@ -279,7 +300,7 @@ class World(Publishing):
         question = self.questions.pop(index)
         client = self.client_of(question.session)
         was_closed = client.session.is_closed
-        self.engine.authorized(question.session, allowed, question.channels, self.tick())
+        self.engine.authorized(question.session, allowed, self.tick())
         self.see_logs()
         if not was_closed and not self._is_cut_off(client):
             client.authorized(allowed)
