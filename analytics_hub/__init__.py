@@ -7,7 +7,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from .channels import Channel
-from .contracts import Handshake, anonymous
+from .contracts import Action, Handshake, anonymous
 from .exceptions import (
     AuthenticationError,
     ChannelLimitReached,
@@ -18,13 +18,16 @@ from .exceptions import (
     InvalidItem,
     ItemTooLarge,
     JournalError,
+    Overloaded,
     PermissionDenied,
     TableFull,
+    TooManyRequests,
     UnknownChannel,
 )
 from .hub import Hub, HubStatistics
 from .identity import Identity
 from .journaling import Receipt
+from .revocation import Revocation
 from .tuning import Tuning
 
 try:
@@ -33,6 +36,7 @@ except PackageNotFoundError:  # pragma: no cover - a checkout that was never ins
     __version__ = "0"
 
 __all__ = [
+    "Action",
     "AuthenticationError",
     "Channel",
     "ChannelLimitReached",
@@ -47,9 +51,12 @@ __all__ = [
     "InvalidItem",
     "ItemTooLarge",
     "JournalError",
+    "Overloaded",
     "PermissionDenied",
     "Receipt",
+    "Revocation",
     "TableFull",
+    "TooManyRequests",
     "Tuning",
     "UnknownChannel",
     "anonymous",

@@ -31,6 +31,11 @@ def shorten(value: object, limit: int = 64) -> str:
     return text if len(text) <= limit + 2 else f"{text[:limit]}...'"
 
 
+def clip(sentence: str, limit: int = 256) -> str:
+    """A sentence that repeats some of what a peer has said, cut for the same reason."""
+    return sentence if len(sentence) <= limit else f"{sentence[:limit]}..."
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether `name` is `pattern`, or a member of it where it ends in `*`."""
     if pattern.endswith("*"):

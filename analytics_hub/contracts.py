@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Literal, Protocol
 
 from .exceptions import AuthenticationError
 from .identity import Identity
@@ -53,18 +53,27 @@ class Handshake:
     origin: str | None = None
     client: str | None = None
     """The peer's address as text, or None where there is none."""
+    scope: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The ASGI scope, where there is one: what the host's middleware has put there (`session`, `user`)."""
+    asked_at: float | None = field(default=None, init=False, repr=False, compare=False)
+    """When the hub asked who this is, by its clock; its own note, for revocations that come after."""
 
 
 Authenticate = Callable[[Handshake], "Identity | Awaitable[Identity]"]
 """Returns who the peer is; raises `AuthenticationError` (401, 4401) or `PermissionDenied` (403, 4403)."""
 
-Authorize = Callable[[Identity, str], "bool | Awaitable[bool]"]
-"""Whether an identity may subscribe to a channel, asked after the roles of the channel have admitted it."""
+Action = Literal["subscribe", "publish"]
+Authorize = Callable[[Identity, Action, str], "bool | Awaitable[bool]"]
+"""Whether an identity may do that with a channel, asked after the roles of the channel have admitted it."""
+
+
+ANONYMOUS: Final = Identity(id="anonymous")
+"""Everybody: the one identity that many share, so that its connections are not counted."""
 
 
 def anonymous(handshake: Handshake) -> Identity:
     """`authenticate` for hubs that everyone may read: it must be written out, never is a default."""
-    return Identity(id="anonymous")
+    return ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,8 @@ class Journal(Protocol):
 
 
 __all__ = [
+    "ANONYMOUS",
+    "Action",
     "Authenticate",
     "AuthenticationError",
     "Authorize",

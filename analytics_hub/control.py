@@ -31,13 +31,18 @@ _ANSWERS: Final[dict[str, Any]] = {
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub allows each client: items and commands a second, null where there is no limit."""
+    """What the hub allows each client: items and commands a second, bytes of a message, connections of one identity.
+
+    Null where there is no limit.
+    """
 
     subscriptions: Count
     batch: Count
     buffer: Count
     rate: float | None
     commands: float | None
+    connections: Count | None
+    message: Count | None
 
 
 class Reconnect(msgspec.Struct, frozen=True, kw_only=True):

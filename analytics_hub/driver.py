@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -13,22 +12,25 @@ import anyio.abc
 from anyio.lowlevel import checkpoint
 
 from .admission import Admission
-from .contracts import Handshake
+from .authorization import Authorization
 from .core.engine import Engine
 from .core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
 from .core.session import Session
+from .doorkeeper import Doorkeeper
 from .exceptions import HubError
-from .identity import Identity
-from .inbox import Inbox, threadsafe
+from .inbox import Inbox, task_finder, threadsafe
 from .journaling import JournalClerk
-from .observability import Muffler
+from .observability import Muffler, level_of
 from .protocol import CloseCode
+from .reception import Reception
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SLICE: Final = 0.005
 """Seconds of writes after which a flush lets the event loop have its turn."""
+_ORDINARY: Final = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART})
+"""Ends that nobody need be told of."""
 IDLE: Final = 1.0
 """Seconds the driver sleeps at most: the time of day is looked at as often."""
 
@@ -40,6 +42,8 @@ class Driver:
         self,
         engine: Engine,
         admission: Admission,
+        authorization: Authorization,
+        doorkeeper: Doorkeeper,
         clerk: JournalClerk,
         muffler: Muffler,
         clock: Callable[[], float],
@@ -54,11 +58,14 @@ class Driver:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._nudged = anyio.Event()
         self.is_nudged = False
+        self._is_waking = False
         self.is_draining = False
         self.quiet = anyio.Event()
         """Set once everything was written, after `is_draining` was; or when nothing will be written any more."""
-        self.inbox = Inbox(threadsafe(self.nudge))
-        self.handshakes: dict[Session, Handshake] = {}
+        self._is_in_task = task_finder()
+        self._wake = threadsafe(self._nudge)
+        self.inbox = Inbox(self._wake)
+        self.reception = Reception(engine, admission, authorization, doorkeeper, tick, self._start)
 
     # --- life
 
@@ -69,30 +76,42 @@ class Driver:
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
         life = anyio.CancelScope(shield=True)
+        has_begun = anyio.Event()
         async with anyio.create_task_group() as outer:
-            with anyio.CancelScope(shield=True):
-                await outer.start(self._live, life)
+            outer.start_soon(self._live, life, has_begun)  # `start` would wait for ever if asyncio cancelled it
             try:
+                with anyio.CancelScope(shield=True):
+                    await has_begun.wait()
                 yield
             finally:
                 life.cancel()
 
-    async def _live(self, life: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def _live(self, life: anyio.CancelScope, has_begun: anyio.Event) -> None:
         with life:
             try:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._pump)
-                    task_status.started()
+                    tasks.start_soon(self._admission.run)
+                    has_begun.set()
             finally:
                 self._tasks = None
                 self.quiet.set()  # nothing will be written any more, so nobody need wait for it
 
     def nudge(self) -> None:
         """Have the next turn of the event loop look at the engine. Cheap if that was asked for already."""
-        if not self.is_nudged:
-            self.is_nudged = True
-            self._nudged.set()
+        if self.is_nudged or self._is_waking:
+            return
+        if self._is_in_task():
+            self._nudge()
+        else:  # a callback, where one more turn does no harm, or a signal handler
+            self._is_waking = True
+            self._wake()
+
+    def _nudge(self) -> None:
+        self._is_waking = False
+        self.is_nudged = True
+        self._nudged.set()
 
     async def _pump(self) -> None:
         while True:
@@ -129,6 +148,8 @@ class Driver:
     def transmit(self) -> bool:
         """Write what is due and do what the engine asks; True if time ran out before everything was written."""
         engine = self._engine
+        if engine.is_broken:  # better no hub than one that tells its clients anything
+            raise MemoryError("memory ran out in the middle of a step of the hub")
         now = self._tick()
         self.take_parcels(now)
         engine.handle_timer(now)
@@ -167,14 +188,16 @@ class Driver:
     def _handle(self, event: Event) -> None:
         match event:
             case Close(session, code, reason):
-                self.handshakes.pop(session, None)
+                self.reception.forget(session)
+                if code not in _ORDINARY:
+                    self._muffler.log(level_of(f"closed-{code}"), f"closed-{code}", "a client was closed: %s", reason)
                 self._hang_up(session, code, reason)
             case Pause() | Confirmed():
                 self._tell(event)
-            case CheckToken(session, token):
-                self._start(self._check_token, session, token)
+            case CheckToken():
+                self._start(self.reception.check_token, event)
             case AskAuthorize():
-                self._start(self._ask_authorize, event)
+                self._start(self.reception.ask_authorize, event)
             case Append():
                 self._start(self._clerk.append, event)
             case Read():
@@ -202,7 +225,7 @@ class Driver:
             return  # something was still on its way to it
         self._report(error)
         self._engine.disconnect(session, self._clock())
-        self.handshakes.pop(session, None)
+        self.reception.forget(session)
         self._hang_up(session)
 
     def _hang_up(self, session: Session, code: int = CloseCode.INTERNAL_ERROR, reason: str = "internal error") -> None:
@@ -224,21 +247,3 @@ class Driver:
     async def _call(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         await function(*args)
         self.nudge()
-
-    async def _check_token(self, session: Session, token: str) -> None:
-        handshake = self.handshakes.get(session)
-        if handshake is None:
-            return
-        result = await self._admission.judge(replace(handshake, token=token))
-        self._engine.authenticated(session, result, self._tick())
-        if isinstance(result, Identity) and session in self.handshakes:
-            self.handshakes[session] = slim(handshake)
-
-    async def _ask_authorize(self, event: AskAuthorize) -> None:
-        allowed = await self._admission.authorize(event.identity, event.channels)
-        self._engine.authorized(event.session, allowed, event.channels, self._tick())
-
-
-def slim(handshake: Handshake) -> Handshake:
-    """What is kept of a handshake for a refresh of the token: headers are not, for the memory of idle clients."""
-    return replace(handshake, token=None, headers={})

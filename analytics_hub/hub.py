@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from threading import get_ident
 from types import TracebackType
@@ -16,7 +16,6 @@ from typing import Final, Self
 
 import anyio
 import anyio.abc
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from .admission import Admission
 from .channels import Channel
@@ -26,26 +25,30 @@ from .core.ledger import Ledger
 from .core.session import Session
 from .core.statistics import EngineStatistics
 from .core.wire import Wire
-from .driver import Driver, slim
-from .exceptions import HubClosed, HubError
+from .doorkeeper import PROXIES, Doorkeeper
+from .driver import Driver
+from .exceptions import AuthenticationError, HubClosed
 from .identity import Identity
-from .inbox import Parcel
-from .journaling import JournalClerk, Receipt, Waiter
+from .journaling import JournalClerk
 from .journals.memory import MemoryJournal
-from .observability import Muffler, logger
-from .protocol import CloseCode, Timestamps
-from .publication import check_key, check_mode, encode_data, find_key, find_type
+from .observability import Muffler, level_of, logger
+from .policy import REVOKED, OnRevoke, Policy
+from .protocol import CloseCode
 from .tuning import Tuning
 
 HubStatistics = EngineStatistics
 
 
-class Hub:
+class Hub(Policy):
     """Channels, their subscribers, and the task that serves them; an async context manager.
 
     `authenticate` says who a peer is (`JWTAuthenticator`, `anonymous`, or any callable, sync or async, from
-    `Handshake` to `Identity`); `authorize`, if given, is asked after the roles of a channel have admitted an identity.
-    `grace` bounds the shutdown in seconds. A hub belongs to the event loop it is entered in, and serves it once.
+    `Handshake` to `Identity`); `authorize`, if given, is asked after the roles of a channel have admitted an identity,
+    and `on_revoke` is called with each `Revocation` made here. An `authenticate` may have a method `run`, which runs as
+    long as the hub is open.
+    `grace` bounds the shutdown in seconds. `proxies` are the addresses and networks of peers that are proxies: from
+    them, and only from them, `X-Forwarded-For` says who the client is. A hub belongs to the event loop it is entered
+    in, and serves it once.
     """
 
     def __init__(
@@ -54,36 +57,42 @@ class Hub:
         *,
         authenticate: Authenticate,
         authorize: Authorize | None = None,
+        on_revoke: OnRevoke | None = None,
         tuning: Tuning | None = None,
         journal: Journal | None = None,
         grace: float = 5.0,
         node: str | None = None,
+        proxies: Collection[str] = PROXIES,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.node: Final = node if node is not None else secrets.token_hex(4)
         self.channels: Final = tuple(channels)
-        self._clock = clock
-        self._wall_clock = wall_clock
         self._grace = grace
-        self._engine = Engine(
+        self._muffler = Muffler(clock)
+        engine = Engine(
             self.channels,
             tuning,
             nonce=secrets.token_urlsafe(9),
             node=self.node,
             asks_to_authorize=authorize is not None,
         )
-        self._muffler = Muffler(clock)
+        clerk = JournalClerk(engine, journal if journal is not None else MemoryJournal(), self._tick, self._muffler)
+        super().__init__(engine, clerk, clock, wall_clock, self._muffler, authorize, on_revoke)
+        self.doorkeeper: Final = Doorkeeper(engine.tuning, clock=clock, note=self.note, proxies=proxies)
+        self.doorkeeper.gauges.append(lambda: engine.buffered)
         self._admission = Admission(
-            authenticate, authorize, self._engine.tuning.auth_timeout, wall_clock, self.count, self._muffler
+            authenticate,
+            engine.tuning.auth_timeout,
+            clock,
+            wall_clock,
+            self.count,
+            self._muffler,
+            self.doorkeeper,
+            self._revocations,
+            self._tickets,
         )
-        self._clerk = JournalClerk(
-            self._engine, journal if journal is not None else MemoryJournal(), self._tick, self._muffler
-        )
-        self._stamps = Timestamps()  # for other threads
         self._stack = AsyncExitStack()
-        self._thread: int | None = None
-        self._state = "new"
 
     # --- life
 
@@ -93,10 +102,23 @@ class Hub:
         self.draining = anyio.Event()
         """Set when the hub drains: transports stop accepting."""
         self._ended = anyio.Event()
-        self._driver = Driver(self._engine, self._admission, self._clerk, self._muffler, self._clock, self._tick)
+        self._driver = Driver(
+            self._engine,
+            self._admission,
+            self._authorization,
+            self.doorkeeper,
+            self._clerk,
+            self._muffler,
+            self._clock,
+            self._tick,
+        )
         self._tick()
         await self._clerk.open()
-        await self._stack.enter_async_context(self._driver.run())
+        async with AsyncExitStack() as stack:  # `asyncio` may cancel each of these steps, shielded or not
+            stack.callback(self._clerk.close)
+            await stack.enter_async_context(self._driver.run())
+            stack.push_async_callback(self._shut_down)
+            self._stack = stack.pop_all()
         self._thread = get_ident()
         self._state = "open"
         logger.debug("hub %s is open", self.node)
@@ -105,16 +127,15 @@ class Hub:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):
+            # The application's own: in the group of a task group that it never saw, nobody would expect it.
+            await self._stack.aclose()
+            return None
+        return await self._stack.__aexit__(exc_type, exc, traceback)
+
+    async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):
             await self.shutdown()
-        try:
-            if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):
-                # The application's own: in the group of a task group that it never saw, nobody would expect it.
-                await self._stack.aclose()
-                return None
-            return await self._stack.__aexit__(exc_type, exc, traceback)
-        finally:
-            self._clerk.close()
 
     @property
     def is_open(self) -> bool:
@@ -153,133 +174,51 @@ class Hub:
             self._ended.set()
             self._driver.end_all(CloseCode.SERVICE_RESTART, "the server restarts")
 
-    # --- publishing
-
-    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
-        """Push `data` to everyone who subscribed to `channel`. Any thread may call it; it never waits.
-
-        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...) or a `msgspec.Raw`. `type` defaults to
-        the channel's, then to the struct's tag, then to the channel's name; `key`, on a table, to the field that the
-        channel names. Raises `HubClosed`, `UnknownChannel`, `InvalidItem`, `TableFull`, `ChannelLimitReached`, and
-        from other threads `HubOverloaded`; never because of a subscriber. O(1) whatever their number.
-        """
-        engine = self._engine
-        body = encode_data(data)
-        declared = engine.registry.declaration(channel)
-        item_type = find_type(declared, data, type)
-        if key is not None or declared.key is not None:
-            key = find_key(declared, data, key)
-        if get_ident() == self._thread and self._state == "open":
-            engine.publish(channel, body, self._clock(), type=item_type, key=key)
-            if not self._driver.is_nudged and engine.wants_turn:
-                self._driver.nudge()
-        else:
-            self._post(channel, body, item_type, key, deleted=False)
-
-    async def publish_confirmed(
-        self, channel: str, data: object, *, type: str | None = None, key: str | None = None
-    ) -> Receipt:
-        """Publish, and wait until the item is accepted: on a durable channel, until its journal has it.
-
-        Raises what `publish` does, and `JournalError` if the journal refused the item.
-        """
-        await checkpoint_if_cancelled()
-        outcome = self.submit(channel, data, type=type, key=key)
-        if isinstance(outcome, Receipt):
-            await cancel_shielded_checkpoint()
-            return outcome
-        return await outcome.wait()
-
-    def delete(self, channel: str, key: str) -> None:
-        """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
-        self._engine.registry.declaration(channel)
-        key = check_key(key)
-        if get_ident() == self._thread and self._state == "open":
-            self._engine.delete(channel, key, self._clock())
-            self._driver.nudge()
-        else:
-            self._post(channel, b"null", None, key, deleted=True)
-
-    def submit(
-        self, channel: str, data: object, *, type: str | None = None, key: str | None = None
-    ) -> Receipt | Waiter:
-        """As `publish_confirmed`, but what waits for the journal is handed out: so several items reach it together."""
-        engine = self._engine
-        self._check_open()
-        self._check_thread("publish_confirmed")
-        declared = engine.registry.declaration(channel)
-        body = encode_data(data)
-        waiter = Waiter()
-        place = engine.publish(
-            channel,
-            body,
-            self._clock(),
-            type=find_type(declared, data, type),
-            key=find_key(declared, data, key),
-            waiter=waiter,
-        )
-        self._driver.nudge()
-        if place is not None:
-            return Receipt(*place)
-        self._clerk.waiters.add(waiter)
-        return waiter
-
-    def remove(self, channel: str, key: str) -> Receipt | None:
-        """As `delete`, on the hub's own thread alone; None if there was nothing to remove."""
-        self._check_open()
-        self._check_thread("remove")
-        self._engine.registry.declaration(channel)
-        if not self._engine.delete(channel, check_key(key), self._clock()):
-            return None
-        self._driver.nudge()
-        log = self._engine.registry.logs[channel]
-        return Receipt(log.epoch, log.head)
-
-    def declaration(self, channel: str) -> Channel:
-        """The declared channel or pattern that `channel` falls under; raises `UnknownChannel` or `InvalidChannel`."""
-        return self._engine.registry.declaration(channel)
-
-    def _check_open(self) -> None:
-        if self._state == "new":
-            raise HubClosed("the hub is not running; add `async with hub:` around the application's lifespan")
-        if self._state != "open":
-            raise HubClosed("the hub has been shut down; nothing more can be published")
-
-    def _check_thread(self, what: str) -> None:
-        if get_ident() != self._thread:
-            raise HubError(f"{what} belongs to the hub's event loop; other threads may call publish and delete alone")
-
-    def _post(self, channel: str, body: bytes, type: str | None, key: str | None, *, deleted: bool) -> None:
-        """Publish from another thread: check what can be checked here, and leave the rest to the event loop."""
-        self._check_open()
-        log = self._engine.registry.logs.get(channel)
-        if log is not None:
-            log.check(key, deleted)
-        else:
-            check_mode(self._engine.registry.declaration(channel), channel, key)
-        self._engine.check_size(channel, body)
-        stamp = self._stamps.format(self._wall_clock())
-        self._driver.inbox.put(Parcel(channel, body, type, key, stamp, deleted))
-
     # --- for transports, on the event loop's thread
 
     async def check(self, handshake: Handshake) -> Identity:
-        """Who the peer is; raises `AuthenticationError`, `PermissionDenied`, or `HubError` if nobody can tell."""
+        """Who the peer is.
+
+        Raises `AuthenticationError`, `PermissionDenied`, `TooManyRequests`, or `HubError` if nobody can tell.
+        """
         return await self._admission.check(handshake)
 
     async def admit(self, handshake: Handshake) -> Identity | None:
-        """As `check`, but None if there is no token yet and the peer may send one as its first message."""
+        """As `check`, for somebody who wants to connect; None if a token may come as its first message.
+
+        Raises `Overloaded` too.
+        """
         return await self._admission.admit(handshake)
 
-    def connect(self, transport: Transport, wire: Wire, identity: Identity | None, handshake: Handshake) -> Session:
-        """A new client. Without an identity its first command must be `auth`."""
+    def connect(
+        self,
+        transport: Transport,
+        wire: Wire,
+        identity: Identity | None,
+        handshake: Handshake,
+        *,
+        max_message: int | None = None,
+    ) -> Session:
+        """A new client. Without an identity its first command must be `auth`. It may send `max_message` bytes at once.
+
+        One that is too many for its identity or its address, or was revoked since it was checked, is closed after this
+        has returned.
+        """
         if self._state != "open":
             raise HubClosed("the hub is not running")
         self._check_thread("connect")
         now = self._tick()
-        session = self._engine.connect(wire, identity, now, id=secrets.token_urlsafe(16))
+        is_revoked = False
+        try:
+            identity = identity and self.settle(identity, handshake)
+        except AuthenticationError:
+            is_revoked = True
+        session = self._engine.connect(wire, identity, now, id=secrets.token_urlsafe(16), max_message=max_message)
         session.peer = transport
-        self._driver.handshakes[session] = handshake if identity is None else slim(handshake)
+        handshake = self.doorkeeper.resolve(handshake)
+        self._driver.reception.enter(session, handshake)
+        if is_revoked:
+            self._engine.end(session, CloseCode.UNAUTHENTICATED, REVOKED, now)
         logger.debug("%s client connected, %d in all", handshake.transport, len(self._engine.sessions))
         self._driver.nudge()
         return session
@@ -298,12 +237,13 @@ class Hub:
     def disconnect(self, session: Session) -> None:
         """The peer has gone. Harmless if the session has ended already."""
         self._engine.disconnect(session, self._clock())
-        self._driver.handshakes.pop(session, None)
+        self._driver.reception.forget(session)
         self._driver.nudge()  # a shutdown may be waiting for nobody else
 
-    def count(self, name: str, number: int = 1) -> None:
-        """Count something that happened; `statistics().counters` shows it. `name` is one of few."""
-        self._engine.counters[name] += number
+    def note(self, kind: str, message: str, *args: object) -> None:
+        """Count it, and log it at most once a second. `kind` is one of `COUNTERS`; a peer's own words are escaped."""
+        self._engine.counters[kind] += 1
+        self._muffler.log(level_of(kind), kind, message, *args)
 
     def session(self, id: str) -> Session | None:
         """The session that was told this `id` in its `$hello`, while it lasts."""
@@ -327,11 +267,6 @@ class Hub:
     def sessions(self) -> list[Session]:
         """The sessions there are now."""
         return list(self._engine.sessions.values())
-
-    def _tick(self) -> float:
-        now = self._clock()
-        self._engine.tell_time(now, self._wall_clock())
-        return now
 
     def nudge(self) -> None:
         """Look at the clock now. For tests that move a clock of their own; the hub itself knows when to look."""

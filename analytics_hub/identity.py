@@ -10,7 +10,8 @@ class Identity:
     """What `authenticate` found out about a peer.
 
     `expires` is Unix time in seconds, None for never. `channels`, when given, narrows what the roles allow to these
-    names and patterns (`user:*`). `token_id` is the `jti` claim, for revocation.
+    names and patterns (`user:*`). `token_id` is the `jti` claim and `issued` the `iat` claim, Unix time in seconds, for
+    revocation; who comes without a token that lives by itself, but by a session of the host, has no `issued`.
     """
 
     id: str
@@ -19,3 +20,4 @@ class Identity:
     account: str | None = None
     channels: tuple[str, ...] | None = None
     token_id: str | None = None
+    issued: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from threading import RLock
 from typing import Any, Final, NamedTuple
@@ -65,7 +66,7 @@ def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
 
     anyio's own `from_thread.run_sync` waits for the result, and a publisher must never wait.
     """
-    loop: Any = anyio.lowlevel.current_token().native_token  # asyncio's loop or Trio's token
+    loop = _native_loop()
     schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
     def wake() -> None:
@@ -75,3 +76,27 @@ def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
             return
 
     return wake
+
+
+def task_finder() -> Callable[[], bool]:
+    """A function that says whether a task of this event loop runs at the moment.
+
+    If none does, a signal handler may have cut into the event loop itself: into its sleep, or its lists of who is next.
+    """
+    if hasattr(_native_loop(), "call_soon_threadsafe"):
+        current_task: Callable[[], object] = asyncio.current_task
+    else:
+        from trio.lowlevel import current_task  # Trio need not be installed where it does not run
+
+    def is_in_task() -> bool:
+        try:
+            return current_task() is not None
+        except RuntimeError:
+            return False
+
+    return is_in_task
+
+
+def _native_loop() -> Any:
+    """asyncio's loop or Trio's token."""
+    return anyio.lowlevel.current_token().native_token

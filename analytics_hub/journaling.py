@@ -12,6 +12,7 @@ from .contracts import Journal
 from .core.engine import Engine
 from .core.events import Append, Read
 from .exceptions import JournalError
+from .hooks import ask
 from .observability import Muffler
 
 
@@ -64,7 +65,7 @@ class JournalClerk:
         waiters = [draft.waiter for draft in event.drafts]
         outcomes: list[Receipt | JournalError]
         try:
-            oldest = await self._journal.append(event.channel, event.first, event.items)
+            oldest = await ask(self._journal.append, event.channel, event.first, event.items)
         except Exception as error:  # noqa: BLE001 - the journal is the application's: whatever it raises, nothing was kept
             self._engine.rejected(event.channel)
             self._complain("refused %d items of", len(event.items), event.channel, error)
@@ -81,7 +82,7 @@ class JournalClerk:
 
     async def read(self, event: Read) -> None:
         try:
-            items = await self._journal.read(event.channel, event.after, event.limit)
+            items = await ask(self._journal.read, event.channel, event.after, event.limit)
         except Exception as error:  # noqa: BLE001 - as above; the engine asks again
             self._engine.counters["journal-read-failed"] += 1
             self._complain("could not read %d items of", event.limit, event.channel, error)

@@ -11,6 +11,10 @@ from .channels import MAX_NAME_LENGTH, Channel, check_type, shorten
 from .exceptions import InvalidChannel, InvalidItem
 from .protocol import encode
 
+MAX_NESTING: Final = 60
+"""Arrays and objects within each other that strangers may publish: with its item and frame all can be read by .NET,
+which stops at 64. Python's limit depends on who calls, so a reader might give up where the hub has not."""
+
 _NO_TAG: Final = ""
 _tags: dict[type, str] = {}
 _attributes: dict[tuple[type, str], str] = {}
@@ -30,6 +34,24 @@ def encode_data(data: object) -> bytes:
         raise InvalidItem(f"data of type {type(data).__name__} is nested too deeply or contains itself") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidItem(f"data of type {type(data).__name__} cannot be encoded as JSON: {error}") from error
+
+
+_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def check_nesting(data: bytes) -> None:
+    """Raise `InvalidItem` if JSON is nested deeper than `MAX_NESTING`; 0.6 µs for small items, 15 µs/KB for large."""
+    if data.count(b"[") + data.count(b"{") <= MAX_NESTING:
+        return
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(data.split(b'"')[::2]).translate(_ALIKE, _NO_BRACKETS)
+    for _ in range(MAX_NESTING):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+        if not brackets:
+            return
+    raise InvalidItem(f"the data is nested too deeply; {MAX_NESTING} levels are right")
 
 
 def _check_raw(data: bytes) -> bytes:

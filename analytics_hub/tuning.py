@@ -28,6 +28,9 @@ RANGES: Final[dict[str, tuple[float, float, str]]] = {
     "pending_bytes": (1 * KIB, 64 * MIB, "bytes"),
     "heartbeat": (0.1, 3600.0, "seconds"),
     "auth_timeout": (0.1, 3600.0, "seconds"),
+    "authorize_ttl": (0.0, 3600.0, "seconds"),
+    "revocation_memory": (1.0, 31_622_400.0, "seconds"),
+    "ticket_ttl": (1.0, 3600.0, "seconds"),
     "write_timeout": (0.1, 3600.0, "seconds"),
     "durable_write_timeout": (0.1, 3600.0, "seconds"),
     "silence_timeout": (1.0, 86_400.0, "seconds"),
@@ -35,15 +38,21 @@ RANGES: Final[dict[str, tuple[float, float, str]]] = {
     "reconnect_min": (0.0, 3600.0, "seconds"),
     "reconnect_max": (0.1, 86_400.0, "seconds"),
     "journal_chunk": (1, 10_000, "items"),
+    "max_per_identity": (1, 10_000_000, "connections"),
+    "max_per_address": (1, 10_000_000, "connections"),
+    "token_failures": (1, 1_000_000, "refused tokens a minute"),
+    "max_buffered": (1 * MIB, 1024 * 1024 * MIB, "bytes"),
 }
-_OPTIONAL: Final = frozenset({"rate", "command_rate", "max_frames"})
+_OPTIONAL: Final = frozenset(
+    {"rate", "command_rate", "max_frames", "max_per_identity", "max_per_address", "token_failures", "max_buffered"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """Every number a hub works with (`docs/protocol.md` §7). A value outside its range raises `ValueError`.
 
-    Seconds, bytes and items throughout. `rate`, `command_rate` and `max_frames` may be None: no limit.
+    Seconds, bytes and items throughout. Rates, `max_frames`, and what the doorkeeper counts may be None: no limit.
     """
 
     interval: float = 0.016
@@ -68,6 +77,11 @@ class Tuning:
     """Commands that may wait behind one that needs an answer from outside before reading stops."""
     heartbeat: float = 20.0
     auth_timeout: float = 10.0
+    authorize_ttl: float = 30.0
+    """How long an answer of `authorize` holds; 0: each time it is asked."""
+    revocation_memory: float = 86_400.0
+    """How long a revocation is remembered: as long as your tokens live, or longer."""
+    ticket_ttl: float = 30.0
     write_timeout: float = 60.0
     durable_write_timeout: float = 10.0
     silence_timeout: float = 60.0
@@ -77,6 +91,14 @@ class Tuning:
     reconnect_max: float = 30.0
     journal_chunk: int = 256
     """Items read from the journal at a time for a client that is behind the memory of a durable channel."""
+    max_per_identity: int | None = 100
+    """Connections of one identity; `anonymous` is everybody's, and not counted."""
+    max_per_address: int | None = 1000
+    """Connections from one address (of IPv6, one /64), where it is known: `Hub(proxies=...)`."""
+    token_failures: int | None = 30
+    """Tokens of one address that may be refused in a minute, and at once; further ones are not even looked at."""
+    max_buffered: int | None = 256 * MIB
+    """What may wait in memory because of all clients together before new ones are sent away for a while."""
 
     def __post_init__(self) -> None:
         for field, (least, most, unit) in RANGES.items():

@@ -98,6 +98,18 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open-login", action="store_true", help="let everyone who reaches --host log in as admin/admin"
     )
+    parser.add_argument(
+        "--origin",
+        action="append",
+        type=_origin,
+        default=[],
+        metavar="URL",
+        help="pages of this site may connect too, such as https://dashboard.example.com; may be repeated",
+    )
+    parser.add_argument(
+        "--certfile", metavar="FILE", help="serve https and wss with this certificate; SIGHUP has it read again"
+    )
+    parser.add_argument("--keyfile", metavar="FILE", help="its key, if it is not in the same file")
     _add_secret_file(parser)
     parser.set_defaults(command=_demo)
 
@@ -107,8 +119,12 @@ def _demo(options: argparse.Namespace) -> int:
 
     from ..demo.app import DemoOptions, run_demo
     from ..http import is_loopback
+    from ..transports.tls import Certificate
     from .secret import make_demo_secret
 
+    if options.keyfile is not None and options.certfile is None:
+        raise CommandError("--keyfile goes with a --certfile")
+    certificate = None if options.certfile is None else Certificate(options.certfile, options.keyfile)
     if (secret := given_secret(options.secret_file)) is None:
         if not is_loopback(options.host):
             raise CommandError(
@@ -125,6 +141,8 @@ def _demo(options: argparse.Namespace) -> int:
         feed=options.feed,
         profile=options.profile,
         has_login=is_loopback(options.host) or options.open_login,
+        certificate=certificate,
+        origins=tuple(options.origin),
     )
     has_uvloop = importlib.util.find_spec("uvloop") is not None
     anyio.run(run_demo, demo, _say, backend_options={"use_uvloop": has_uvloop})
@@ -178,6 +196,16 @@ def _whole(text: str, most: int, what: str) -> int:
     if re.fullmatch(r"[0-9]{1,16}", text) and (value := int(text)) <= most:
         return value
     raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+
+def _origin(text: str) -> str:
+    from ..transports._origins import Origins
+
+    try:
+        Origins([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _port(text: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TextIO, cast
 
 import msgspec
 
+from ..channels import clip
 from ..client import HubPublisher
 from ..client.backoff import printable
 from ..client.publisher import Outcome
@@ -117,7 +118,7 @@ class Press:
         except UnicodeDecodeError:
             self._complain(self._number, "this is not valid UTF-8")
         except (ValueError, RecursionError) as error:
-            self._complain(self._number, f"this is no item: {error}")
+            self._complain(self._number, f"this is no item: {clip(str(error))}")
         else:
             return Line(self._number, item.channel, item.given(), len(text))
         return None

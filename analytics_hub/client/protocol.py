@@ -29,6 +29,9 @@ from .values import Complaint, Connected, Draining, Event, Resumed
 AT_ONCE: Final = 64
 """Channels in one command; a server allows as many as it allows subscriptions, by default 128."""
 
+MOST_LEAVING: Final = 256
+"""Channels that the server is asked at a time to stop; one that sends what nobody has asked for names ever others."""
+
 _REFUSALS: Final[dict[str, type[HubError]]] = {
     "unknown-channel": UnknownChannel,
     "forbidden": PermissionDenied,
@@ -186,7 +189,7 @@ class ClientProtocol:
                 return feed
             feed.pause()
         is_awaited = feed is not None and feed.asked is not None  # what still comes is of the time before
-        if not is_awaited and channel not in link.leaving.values():
+        if not is_awaited and len(link.leaving) < MOST_LEAVING and channel not in link.leaving.values():
             self._leave(link, channel, now)
         return None
 

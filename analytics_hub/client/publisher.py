@@ -173,35 +173,29 @@ class HubPublisher:
 
     def _try(self, body: bytes) -> bytes:
         headers = self._headers()  # what a token function raises is no failure of the connection
-        connection = self._connect()
+        connection = self._connection()
+        sentence, is_uncertain = f"cannot connect to {self._target.url}", False
         try:
-            try:
-                connection.request("POST", self._path, body, headers)
-                response = connection.getresponse()
-                answer = response.read(MAX_ANSWER)
-            except (OSError, HTTPException) as error:
-                raise PublishFailed(f"no answer from {self._target.url}: {explain(error)}", is_uncertain=True) from None
+            connection.connect()
+            sentence, is_uncertain = f"no answer from {self._target.url}", True
+            connection.request("POST", self._path, body, headers)
+            response = connection.getresponse()
+            answer = response.read(MAX_ANSWER)
+        except (OSError, HTTPException) as error:
+            raise PublishFailed(f"{sentence}: {printable(explain(error))}", is_uncertain=is_uncertain) from None
         finally:
             connection.close()
         if response.status != 200:
             raise self._refusal(response, answer)
         return answer
 
-    def _connect(self) -> HTTPConnection:
+    def _connection(self) -> HTTPConnection:
+        """One that is not connected yet."""
         target = self._target
-        connection: HTTPConnection
-        if target.is_secure:
-            context = self._ssl_context if self._ssl_context is not None else ssl.create_default_context()
-            connection = HTTPSConnection(target.host, target.port, timeout=self._timeout, context=context)
-        else:
-            connection = HTTPConnection(target.host, target.port, timeout=self._timeout)
-        try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            sentence = f"cannot connect to {target.url}: {explain(error)}"
-            raise PublishFailed(sentence, is_uncertain=False) from None
-        return connection
+        if not target.is_secure:
+            return HTTPConnection(target.host, target.port, timeout=self._timeout)
+        context = self._ssl_context if self._ssl_context is not None else ssl.create_default_context()
+        return HTTPSConnection(target.host, target.port, timeout=self._timeout, context=context)
 
     @property
     def _path(self) -> str:
@@ -218,7 +212,7 @@ class HubPublisher:
     def _refusal(self, response: HTTPResponse, answer: bytes) -> HubError:
         try:
             problem = _outcome.decode(answer).error
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = None
         is_text = problem is None and "html" not in response.headers.get("Content-Type", "")
         message = answer[:1024].decode("utf-8", "replace").strip() if is_text else ""
@@ -244,7 +238,7 @@ def _outcome_of(answer: bytes) -> Receipt | None:
 def _read(decoder: msgspec.json.Decoder[Any], answer: bytes) -> Any:
     try:
         return decoder.decode(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PublishFailed("this is not the answer of a hub", is_uncertain=True, is_passing=False) from None
 
 

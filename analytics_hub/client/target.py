@@ -34,7 +34,7 @@ class Target:
             port, host = parts.port, (parts.hostname or "").encode("idna").decode()
         except ValueError:
             parts, port, host = urlsplit(""), None, ""
-        if parts.scheme not in schemes or not host:
+        if parts.scheme not in schemes or not re.fullmatch(r"[!-~]+", host):
             raise ValueError(
                 f"the URL must begin with {plain}:// or {secure}:// and name a host, as {plain}://localhost:7999 does"
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from inspect import isawaitable
 from typing import TypeAlias
 
+from ..hooks import ask
 from .target import check_token
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str | None] | None] | None
@@ -28,7 +28,5 @@ class TokenSource:
 
     async def ask(self) -> str | None:
         """A token, fresh if there is a function for it; raises what that raises."""
-        token = self._token() if callable(self._token) else self._token
-        if isawaitable(token):
-            token = await token
+        token = await ask(self._token) if callable(self._token) else self._token
         return None if token is None else check_token(token)

@@ -34,6 +34,8 @@ from .target import Target
 MAX_MESSAGE: Final = 4 * MAX_FRAME_BYTES
 MAX_UNSENT: Final = 1024 * 1024
 """Bytes that may wait for a server that does not read; it gets commands and pongs only."""
+LONGEST_WAIT: Final = 86_400.0
+"""What a server may ask for with `Retry-After`, in seconds."""
 CLOSING: Final = 0.5
 """How long saying goodbye may take, in seconds; nobody waits for an answer."""
 
@@ -178,7 +180,7 @@ def _refused(refusal: RejectConnection, body: bytes) -> Refused:
     headers = {bytes(name).lower(): bytes(value) for name, value in refusal.headers}
     after = headers.get(b"retry-after", b"")
     sentence = body.decode("utf-8", "replace").strip() if b"html" not in headers.get(b"content-type", b"") else ""
-    return Refused(refusal.status_code, sentence, float(after) if after.isdigit() else None)
+    return Refused(refusal.status_code, sentence, min(float(after), LONGEST_WAIT) if after.isdigit() else None)
 
 
 @asynccontextmanager

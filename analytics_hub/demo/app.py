@@ -22,7 +22,8 @@ from ..http import Respond, compose, is_loopback, respond_page
 from ..hub import Hub
 from ..trading import CHANNELS
 from ..trading.process import with_publishers
-from ..transports.websocket import serve
+from ..transports._origins import Origins
+from ..transports.websocket import Certificate, serve
 from ..tuning import Profile, Tuning
 from .driver import MOST_RATE, run
 from .feed import CHANNELS_OF_A_FEED, publish_feed
@@ -55,6 +56,8 @@ class DemoOptions:
     feed: str | None = None
     profile: Profile = "default"
     has_login: bool = True
+    certificate: Certificate | None = None
+    origins: tuple[str, ...] = ()
 
 
 def _print(text: str) -> None:
@@ -99,11 +102,16 @@ async def _never() -> AsyncIterator[object]:
 
 
 async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> int:
-    respond = respond_demo(options)
+    start = functools.partial(
+        serve, hub, options.host, options.port,
+        respond=respond_demo(options), ssl_context=options.certificate, origins=options.origins,
+    )  # fmt: skip
     try:
-        port: int = await tasks.start(functools.partial(serve, hub, options.host, options.port, respond=respond))
+        port: int = await tasks.start(start)
     except OSError as error:
         raise DemoError(_explain(error, options)) from None
+    if options.certificate is not None and hasattr(signal, "SIGHUP"):
+        await tasks.start(options.certificate.reload_on_hangup)
     return port
 
 
@@ -111,7 +119,8 @@ def respond_demo(options: DemoOptions) -> Respond:
     """The demo's HTTP next to the hub's own: the page at `/` and `/login`."""
     page = files("analytics_hub.demo").joinpath("page.html").read_text(encoding="utf-8")
     if options.has_login:
-        login = respond_login(options.secret, local_only=is_loopback(options.host))
+        pages = Origins(options.origins)
+        login = respond_login(options.secret, local_only=is_loopback(options.host), origins=pages)
     else:
         login = refuse_login("no logins here, because others can reach this demo; use a token of `analytics-hub token`")
     return compose(respond_page("/", page), login)
@@ -156,6 +165,7 @@ def introduction(options: DemoOptions, port: int) -> str:
     """What the demo says once it runs: where it is and what to try, ready to be copied."""
     host = "localhost" if options.host in ("0.0.0.0", "::", "") else options.host
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    http, ws = ("http", "ws") if options.certificate is None else ("https", "wss")
     if options.feed is None:
         source = f"publishes {options.rate or DEFAULT_RATE:g} events a second of a simulated back office"
     else:
@@ -163,20 +173,20 @@ def introduction(options: DemoOptions, port: int) -> str:
     login, users = "TOKEN=$(analytics-hub token)", "with a token"
     if options.has_login:
         login = (
-            f"""TOKEN=$(curl -s http://{place}/login -d '{{"username":"admin","password":"admin"}}' | jq -r .token)"""
+            f"""TOKEN=$(curl -s {http}://{place}/login -d '{{"username":"admin","password":"admin"}}' | jq -r .token)"""
         )
         users = "admin/admin, trader/trader or monitor/monitor"
     return f"""The hub listens on {place} and {source}. Ctrl-C ends it.
 
-  page     http://{place}/   {users}
-  health   curl http://{place}/healthz
+  page     {http}://{place}/   {users}
+  health   curl {http}://{place}/healthz
   login    {login}
-  connect  wscat -c "ws://{place}/ws/analytics?token=$TOKEN"
+  connect  wscat -c "{ws}://{place}/ws/analytics?token=$TOKEN"
            > {{"action":"subscribe","channels":["routing-metrics","alerts"]}}
-  follow   analytics-hub tail ws://{place}
-  publish  analytics-hub publish http://{place} --channel alerts
+  follow   analytics-hub tail {ws}://{place}
+  publish  analytics-hub publish {http}://{place} --channel alerts
            {{"severity":"info","category":"system","title":"Hello","message":"by hand","source":"me"}}
-  events   curl -N "http://{place}/events?channel=alerts;last=5&token=$TOKEN"
+  events   curl -N "{http}://{place}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import msgspec
 
 from ..auth import mint
 from ..http import Request, Respond, Response, is_loopback, json_response, route
+from ..transports._origins import Origins, preflight
 
 ACCOUNTS: Final = {"admin": "admin", "trader": "trader", "monitor": "monitor"}
 """Name -> password; each account has the one role of its name."""
@@ -37,13 +39,28 @@ _decoder: Final = msgspec.json.Decoder(_Credentials)
 
 
 def respond_login(
-    secret: str, *, local_only: bool = True, ttl: int = TTL, clock: Callable[[], float] = time.time
+    secret: str,
+    *,
+    local_only: bool = True,
+    origins: Origins | None = None,
+    ttl: int = TTL,
+    clock: Callable[[], float] = time.time,
 ) -> Respond:
     """POST of a JSON object, whatever its Content-Type says (`curl -d` calls it a form), for a token.
 
-    A page of another site may send such a request but cannot read the answer, unless its name was made to point to
-    this machine (DNS rebinding); `local_only` therefore refuses requests to any name but this machine's own.
+    Pages of other sites are refused, but for those of `origins`. A page whose name was made to point to this machine
+    (DNS rebinding) is none of another site; `local_only` therefore refuses requests to any name but this machine's own.
     """
+    pages = origins if origins is not None else Origins()
+
+    def answer(request: Request) -> Response:
+        if not pages.admits(request.headers, is_secure=False):
+            response = _refuse(HTTPStatus.FORBIDDEN, "this origin is not allowed")
+        elif request.method == "OPTIONS":
+            response = Response(HTTPStatus.NO_CONTENT, headers=preflight(request.headers, ["POST"]))
+        else:
+            response = login(request)
+        return replace(response, headers=[*response.headers, *pages.share(request.headers)])
 
     def login(request: Request) -> Response:
         if local_only and not _names_this_machine(request.headers.get("host", "")):
@@ -61,7 +78,7 @@ def respond_login(
         )
         return json_response(HTTPStatus.OK, {"token": token, "expiresIn": ttl})
 
-    return route("/login", {"POST": login})
+    return route("/login", {"POST": answer, "OPTIONS": answer})
 
 
 def refuse_login(reason: str) -> Respond:

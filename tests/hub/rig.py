@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from analytics_hub import Channel, Handshake, Hub, Identity, Tuning, anonymous
-from analytics_hub.contracts import JournalState
+from analytics_hub.contracts import ANONYMOUS, JournalState
 from analytics_hub.core.session import Session
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports.memory import WIRE, Item, MemoryClient
@@ -115,7 +116,7 @@ class FakeTransport:
 
 def plug_in(hub: Hub, transport: FakeTransport, *channels: Any, identity: Identity | None = None) -> Session:
     """Connect a fake, and subscribe."""
-    identity = identity or Identity(id="fake")
+    identity = identity or ANONYMOUS
     session = hub.connect(transport, WIRE, identity, Handshake(transport="fake"))
     if channels:
         hub.receive_data(session, json.dumps({"action": "subscribe", "channels": list(channels)}))
@@ -152,3 +153,14 @@ class MoodyJournal(MemoryJournal):
     async def read(self, channel: str, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
         await self._pass()
         return await super().read(channel, after, limit)
+
+
+async def cancellation() -> BaseException:
+    """A cancellation as a task sees it, caught; on Trio nobody can make one otherwise."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await checkpoint()
+        except anyio.get_cancelled_exc_class() as caught:
+            return caught
+    raise AssertionError("it was not cancelled")

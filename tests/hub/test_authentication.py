@@ -1,4 +1,4 @@
-"""`authenticate` and `authorize` are the application's; what they do stays with the client they were asked about."""
+"""`authenticate` is the application's; what it does stays with the client that it was asked about."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from analytics_hub import (
     Tuning,
     UnknownChannel,
 )
+from analytics_hub.auth import JWTAuthenticator, mint
+from analytics_hub.observability import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe
 
-from .rig import FAST, FakeTransport, is_empty, plug_in, read, read_data, running
+from .rig import FakeTransport, cancellation, is_empty, plug_in, read, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -137,8 +139,15 @@ async def hanging(handshake: Handshake) -> Identity:
     raise AssertionError
 
 
+async def cancelled(handshake: Handshake) -> Identity:
+    """As when a task of the application's that it waits for is cancelled."""
+    raise await cancellation()
+
+
 FAILING: dict[str, Any] = {
     "raises": raising(RuntimeError(f"cannot look up {SECRET}")),
+    "a fault of its own": lambda handshake: AuthenticationError(SECRET),  # type: ignore[arg-type]
+    "is cancelled from inside": cancelled,
     "raises a group": raising(ExceptionGroup("several", [KeyError(SECRET)])),
     "hangs": hanging,
     "returns None": lambda handshake: None,
@@ -152,6 +161,8 @@ FAILING: dict[str, Any] = {
     "roles that are a list": lambda handshake: Identity(id="a", roles=["admin"]),  # type: ignore[arg-type]
     "expires that is a text": lambda handshake: Identity(id="a", expires="tomorrow"),  # type: ignore[arg-type]
     "expires that is not a number": lambda handshake: Identity(id="a", expires=float("nan")),
+    "issued that is a text": lambda handshake: Identity(id="a", issued="today"),  # type: ignore[arg-type]
+    "a token id that is none": lambda handshake: Identity(id="a", token_id=["x"]),  # type: ignore[arg-type]
     "channels that are a text": lambda handshake: Identity(id="a", channels="user:*"),  # type: ignore[arg-type]
 }
 
@@ -214,123 +225,97 @@ async def test_a_peer_without_a_token_may_bring_one_later() -> None:
         assert hub.statistics().counters["token-missing"] == 1
 
 
+async def test_every_invalid_token_gets_one_answer_and_the_operator_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each reason has a counter, whatever else an application says is one more, and no log is flooded."""
+    key = "k" * 32
+    jwt = JWTAuthenticator(key, algorithms=["HS256"])
+    other = mint("o" * 32, subject="alice")
+
+    def authenticate(handshake: Handshake) -> Any:
+        if handshake.token == "odd":
+            raise AuthenticationError("invalid", f"cannot find\n{other}")
+        return jwt(handshake)
+
+    async with running(authenticate=authenticate, clock=ManualClock()) as hub:
+        told = set()
+        hub.revoke("ann")
+        for token in ("odd", "x", other, "x" * 9000, "ticket.unknown", mint(key, subject="ann")):
+            with pytest.raises(AuthenticationError) as refused:
+                await hub.check(Handshake(token=token))
+            told.add(str(refused.value))
+
+        counters = hub.statistics().counters
+        assert told == {"invalid token"}
+        assert counters["token-invalid"] == 6
+        assert {name: number for name, number in counters.items() if name.startswith("invalid-")} == {
+            "invalid-other": 1,
+            "invalid-malformed": 1,
+            "invalid-signature": 1,
+            "invalid-too-long": 1,
+            "invalid-ticket": 1,
+            "invalid-revoked": 1,
+        }
+        assert set(counters) <= set(COUNTERS)
+        (line,) = caplog.messages
+        assert line == "a token was refused: invalid ('cannot find\\n[redacted]')"
+
+
+# --- what it does in the background
+
+
+class Background:
+    """An `authenticate` that also runs."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.log: list[str] = []
+        self.began = anyio.Event()
+
+    def __call__(self, handshake: Handshake) -> Identity:
+        return ALICE
+
+    async def run(self) -> None:
+        self.log.append("begun")
+        self.began.set()
+        try:
+            if self.error is not None:
+                raise self.error
+            await anyio.sleep_forever()
+        finally:
+            self.log.append("ended")
+
+
+async def test_the_hub_runs_it_for_as_long_as_it_is_open() -> None:
+    authenticate = Background()
+    async with running(authenticate=authenticate):
+        await authenticate.began.wait()
+        assert authenticate.log == ["begun"]
+
+    assert authenticate.log == ["begun", "ended"]
+
+
+async def test_what_it_raises_in_the_background_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    for error in (
+        RuntimeError("no route to ?token=abc"),
+        ExceptionGroup("several", [KeyError()]),
+        await cancellation(),
+    ):
+        authenticate = Background(error)
+        async with running(authenticate=authenticate) as hub, subscribe(hub, "events") as client:
+            await authenticate.began.wait()
+            hub.publish("events", 1)
+
+            assert await read_data(client, "events", 1) == [1]
+            assert hub.statistics().counters["authenticate-run-failed"] == 1
+    assert "RuntimeError('no route to ?token=[redacted]" in caplog.messages[0]
+
+
 async def test_an_identity_that_has_expired_already_is_expired() -> None:
     async with running(authenticate=lambda handshake: Identity(id="a", expires=100.0), wall_clock=lambda: 100.0) as hub:
         with pytest.raises(AuthenticationError, match="expired token"):
             await hub.check(Handshake(token="t"))
-
-
-# --- authorize
-
-
-async def test_authorize_may_be_sync_or_async_and_has_the_last_word() -> None:
-    for authorize in (lambda identity, channel: channel == "events", _only_events):
-        async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-            client.send({"action": "subscribe", "id": 1, "channels": ["events", "latest", "nosuch"]})
-            items = await read(client, lambda item: item["type"] == "$subscribed")
-
-            answers = items[-1]["channels"]
-            assert [answer.get("code") for answer in answers] == [None, "forbidden", "unknown-channel"]
-
-
-async def _only_events(identity: Identity, channel: str) -> bool:
-    await anyio.lowlevel.checkpoint()
-    return channel == "events"
-
-
-@pytest.mark.parametrize("verdict", [None, 1, "yes", RuntimeError("down"), "hang"], ids=str)
-async def test_only_true_is_yes(verdict: object) -> None:
-    async def authorize(identity: Identity, channel: str) -> Any:
-        if isinstance(verdict, Exception):
-            raise verdict
-        if verdict == "hang":
-            await anyio.sleep_forever()
-        return verdict
-
-    async with running(authorize=authorize, tuning=HASTY if verdict == "hang" else FAST) as hub:
-        with pytest.raises(PermissionDenied):
-            async with subscribe(hub, "events", identity=ALICE):
-                pass
-
-        assert hub.statistics().counters.get("authorize-failed", 0) == (
-            verdict == "hang" or isinstance(verdict, Exception)
-        )
-        assert is_empty(hub)
-
-
-async def test_a_hook_that_hangs_is_waited_for_once_and_not_for_each_channel() -> None:
-    """128 channels in one command must not mean 128 times the limit."""
-    asked: list[str] = []
-
-    async def authorize(identity: Identity, channel: str) -> bool:
-        asked.append(channel)
-        if channel != "user:0":
-            await anyio.sleep_forever()
-        return True
-
-    async with running(authorize=authorize, tuning=HASTY) as hub, connect(hub, identity=ALICE) as client:
-        client.send({"action": "subscribe", "channels": [f"user:{number}" for number in range(128)]})
-        items = await read(client, lambda item: item["type"] == "$subscribed")
-
-        assert [answer["ok"] for answer in items[-1]["channels"]] == [True] + [False] * 127
-        assert asked == ["user:0", "user:1"]
-
-
-async def test_commands_wait_for_the_hook_in_their_order() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-        client.send({"action": "subscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 1})
-        client.send({"action": "unsubscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 2})
-        gate.set()
-        items = await read(client, lambda item: item.get("id") == 2)
-
-        assert [item["type"] for item in items] == ["$hello", "$subscribed", "$pong", "$unsubscribed", "$pong"]
-
-
-async def test_too_many_waiting_commands_stop_the_reading() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub:
-        transport = FakeTransport()
-        session = plug_in(hub, transport, "events", identity=ALICE)
-        for number in range(10):
-            hub.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
-        await transport.until(lambda: transport.is_paused)
-        gate.set()
-        await transport.until(lambda: not transport.is_paused)
-        await transport.until(lambda: transport.text.count("$pong") == 10)
-
-        assert not transport.is_paused
-
-
-async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
-    gates = [anyio.Event(), anyio.Event()]
-
-    async def authorize(identity: Identity, channel: str) -> bool:
-        gates[0].set()
-        await gates[1].wait()
-        return True
-
-    async with running(authorize=authorize) as hub:
-        session = plug_in(hub, FakeTransport(), "events", identity=ALICE)
-        await gates[0].wait()
-        hub.disconnect(session)
-        gates[1].set()
-        await hub.publish_confirmed("durable", 1)
-
-        assert is_empty(hub)
-        assert session.subscriptions == {}
 
 
 # --- roles and refresh

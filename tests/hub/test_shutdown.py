@@ -6,11 +6,11 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from analytics_hub import Handshake, HubClosed, HubError, Identity, JournalError, Tuning
+from analytics_hub import Action, Handshake, HubClosed, HubError, Identity, JournalError, Tuning
 from analytics_hub import driver as driver_module
 from analytics_hub.transports.memory import connect, subscribe
 
-from .cancelling import cancelled_at
+from ..cancellation.sweep import cancelled_at
 from .rig import HANG, FakeTransport, MoodyJournal, is_empty, new_hub, plug_in, read, read_data, running
 
 pytestmark = pytest.mark.anyio
@@ -330,7 +330,7 @@ class Broken(FakeTransport):
 async def test_a_transport_that_raises_harms_nobody_else(faults: tuple[str, ...]) -> None:
     """A contract says it must not; a hub is no place to trust in it."""
 
-    async def authorize(identity: Identity, channel: str) -> bool:
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         if identity.id == "broken":
             await anyio.sleep_forever()
         return True

@@ -144,8 +144,8 @@ async def test_counters_name_what_happened() -> None:
         hub.disconnect(sessions[0])
         for _ in range(10):
             hub.receive_data(sessions[1], "nonsense")
-        hub.count("handshake-refused")
-        hub.count("handshake-refused", 2)
+        hub.count("refused-full")
+        hub.count("refused-full", 2)
         await hub.shutdown(grace=0.05)
 
         assert hub.statistics().counters == {
@@ -154,5 +154,6 @@ async def test_counters_name_what_happened() -> None:
             "stalled": 1,
             "closed-4400": 1,
             "closed-1012": 3,
-            "handshake-refused": 3,
+            "refused-full": 3,
+            "error-bad-request": 10,
         }
