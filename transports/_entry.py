@@ -1,22 +1,23 @@
-"""Who is let in, whatever the transport: the origin of a page, the check of a token, and the words of a refusal."""
+"""Who is let in, whatever the transport: the check of a token, and the words of a refusal."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, TypeVar
 
 from ..contracts import Handshake
-from ..exceptions import AuthenticationError, HubError, PermissionDenied
+from ..exceptions import AuthenticationError, HubError, Overloaded, PermissionDenied, TooManyRequests
+from ..http import RETRY_SOON
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import CloseCode, Timestamps, control
 
 _STAMPS: Final = Timestamps()
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +28,79 @@ class Refusal:
     code: int
     sentence: str
     headers: Sequence[tuple[str, str]] = ()
+    counter: str | None = None
+    """None if the hub has counted it."""
 
 
-FOREIGN_ORIGIN: Final = Refusal(HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "this origin is not allowed")
-DRAINING: Final = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.SERVICE_RESTART, "the hub is shutting down")
-FULL: Final = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.TRY_AGAIN_LATER, "too many connections")
-UNCHECKED: Final = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.INTERNAL_ERROR, "the token could not be checked")
+FOREIGN_ORIGIN: Final = Refusal(
+    HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "this origin is not allowed", counter="refused-origin"
+)
+DRAINING: Final = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    CloseCode.SERVICE_RESTART,
+    "the hub is shutting down",
+    (RETRY_SOON,),
+    "refused-draining",
+)
+UNCHECKED: Final = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.INTERNAL_ERROR, "the token could not be checked", (RETRY_SOON,)
+)
 _FORBIDDEN: Final = Refusal(HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "not allowed")
+_CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
+
+
+def full(max_clients: int) -> Refusal:
+    """There are as many clients as there may be."""
+    sentence = f"more than {max_clients} connections"
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.TRY_AGAIN_LATER, sentence, (RETRY_SOON,), "refused-full")
+
+
+def too_many(error: TooManyRequests) -> Refusal:
+    """A limit for one address or identity is reached."""
+    after = max(1, math.ceil(error.after))
+    sentence = f"{error}; try again in {after} s"
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_COMMANDS, sentence, (("Retry-After", str(after)),))
 
 
 async def admit(hub: Hub, handshake: Handshake) -> Identity | Refusal | None:
-    """Who the peer is, or why it is not let in; None if it may send a token as its first message.
+    """Who wants to connect, or why it is not let in; None if it may send a token as its first message.
 
     Raises only what is a bug.
     """
+    return await _outcome(hub.admit(handshake))
+
+
+async def identify(hub: Hub, handshake: Handshake) -> Identity | Refusal:
+    """Who asks, without a connection that stays, or why it gets no answer. Raises only what is a bug."""
+    return await _outcome(hub.check(handshake))
+
+
+async def _outcome(check: Awaitable[T]) -> T | Refusal:
     try:
-        return await hub.admit(handshake)
+        return await check
     except AuthenticationError as error:
-        challenge = [("WWW-Authenticate", "Bearer")]
-        return Refusal(HTTPStatus.UNAUTHORIZED, CloseCode.UNAUTHENTICATED, f"{error.fault} token", challenge)
+        return Refusal(HTTPStatus.UNAUTHORIZED, CloseCode.UNAUTHENTICATED, f"{error.fault} token", _CHALLENGE)
     except PermissionDenied:
         return _FORBIDDEN
+    except TooManyRequests as error:
+        return too_many(error)
+    except Overloaded as error:
+        return overloaded(error)
     except HubError:
-        return UNCHECKED  # the hub has counted why
+        return UNCHECKED
+
+
+def overloaded(error: Overloaded) -> Refusal:
+    """More waits in memory than may."""
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.TRY_AGAIN_LATER, str(error), (RETRY_SOON,))
+
+
+def note(hub: Hub, refusal: Refusal) -> None:
+    """Count and log it, unless that has been done."""
+    if refusal.counter is not None:
+        hub.note(refusal.counter, "somebody was sent away: %s", refusal.sentence)
 
 
 def close_item(code: int, reason: str) -> bytes:
     """The last item of a connection, where the transport has no close codes."""
     return control("$close", _STAMPS.format(time.time()), code=code, reason=reason)
-
-
-def is_origin_allowed(headers: Mapping[str, str], allowed: Collection[str], *, is_secure: bool) -> bool:
-    """Whether the page that connects may: it is one of ours, one of `allowed`, or no page at all.
-
-    Browsers send `Origin` and scripts cannot change it, so it tells apart what a token does not: a page of another
-    site, in the browser of somebody who is logged in. Ours is a page at the host and port of the `Host` header.
-    """
-    origin = headers.get("origin")
-    if origin is None or origin in allowed:
-        return True
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return False
-    # Where TLS ends in front of us, both schemes are plausible; where it ends here, only one is.
-    if parts.scheme not in (("https",) if is_secure else ("http", "https")) or parts.hostname is None:
-        return False
-    if parts.path or parts.query or parts.fragment or parts.username is not None or parts.password is not None:
-        return False
-    default = _DEFAULT_PORTS[parts.scheme]
-    try:
-        host = urlsplit(f"//{headers.get('host', '')}")
-        return (host.hostname, host.port or default) == (parts.hostname, port or default)
-    except ValueError:
-        return False

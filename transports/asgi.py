@@ -19,6 +19,7 @@ from ._asgi.http import serve_http
 from ._asgi.lifespan import serve_lifespan
 from ._asgi.scope import find_path
 from ._http.endpoints import Endpoints
+from ._origins import Origins
 
 ABILITIES: Final = Abilities(
     transport="asgi",
@@ -40,8 +41,8 @@ class HubApp:
 
     WebSockets connect at `path` below the mount, or anywhere below it. HTTP: what `_http` answers, and `respond`
     for other paths. `origins` are those of pages that may connect besides pages at the host and port that the request
-    names. Few hosts pass their lifespan on to what they mount, so `async with hub:` belongs into theirs; where this is
-    the root, it enters the hub itself.
+    names; with `requires_origin` nobody else may. Few hosts pass their lifespan on to what they mount, so
+    `async with hub:` belongs into theirs; where this is the root, it enters the hub itself.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class HubApp:
         path: str | None = None,
         respond: Respond | None = None,
         origins: Collection[str] | None = None,
+        requires_origin: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        if isinstance(origins, str):
-            raise TypeError(f"origins must be a list of origins, not the text {origins!r}")
-        self._desk = Desk(hub, origins or (), limits or Limits())
-        self._endpoints = Endpoints(hub, respond=respond, origins=origins or ())
+        pages = Origins(origins or (), required=requires_origin)
+        self._desk = Desk(hub, pages, limits or Limits())
+        self._endpoints = Endpoints(hub, respond=respond, origins=pages, turn=lambda: self._desk.checks)
         self._path = None if path is None else "/" + path.strip("/")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # every framework types these its own way

@@ -7,7 +7,6 @@ is `auth`, unless the hub lets everyone in. The last item is `$close`.
 from __future__ import annotations
 
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ import anyio.abc
 from ..contracts import Handshake
 from ..hub import Hub
 from ..identity import Identity
+from ..protocol import CloseCode
 from ._abilities import Abilities
-from ._entry import UNCHECKED, Refusal
+from ._entry import UNCHECKED, Refusal, close_item, note
 from ._sockets.limits import StreamLimits
 from ._sockets.newcomer import Newcomer
 from ._sockets.registry import Registry
@@ -29,6 +29,7 @@ from ._sockets.selector import SelectorLoop
 from ._sockets.serving import BACKLOG, run
 from ._tcp.client import LineClient
 from ._tcp.lines import LineWire
+from .tls import Certificate, CertificateError, Security, using
 
 ABILITIES: Final = Abilities(
     transport="tcp",
@@ -59,7 +60,7 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 7998,
     *,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: Security | None = None,
     limits: Limits | None = None,
     backlog: int = BACKLOG,
     clock: Callable[[], float] = time.monotonic,
@@ -67,14 +68,15 @@ async def serve(
 ) -> None:
     """Serve TCP clients of `hub` until cancelled, or until the hub has shut down and all have left.
 
-    Reports the port through `task_status`, which with `port=0` is a free one. Tokens travel as text: use `ssl_context`
-    beyond this machine. Raises `OSError` if it cannot listen.
+    Reports the port through `task_status`, which with `port=0` is a free one. Tokens travel as text: beyond this
+    machine give it an `ssl_context`, a `Certificate` or a context of your own. Raises `OSError` if it cannot listen.
     """
 
     def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
         return Server(hub, loop, group, ssl_context=ssl_context, limits=limits or Limits())
 
-    await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+    with using(ssl_context, hub.count):
+        await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
 class Server(Registry):
@@ -82,6 +84,9 @@ class Server(Registry):
 
     limits: Limits
     wire: Final = LineWire()
+
+    def rebuff(self, refusal: Refusal) -> bytes:
+        return self.wire.frame([close_item(refusal.code, refusal.sentence)])
 
     def welcome(self, sock: socket.socket, address: object) -> None:
         configure_liveness(sock, self.limits.silence_timeout)
@@ -103,6 +108,9 @@ class Caller(Newcomer[Server]):
         self.pause_reading()  # what it says is for the hub
         self.knock()
 
+    def unencrypted(self) -> None:
+        self._become_client().end(CloseCode.PROTOCOL_ERROR, "this port speaks TLS")
+
     def late(self) -> None:
         if self._is_shaking:
             self.hang_up(reset=True)
@@ -110,7 +118,7 @@ class Caller(Newcomer[Server]):
             self.refuse(UNCHECKED)
 
     def refuse(self, refusal: Refusal) -> None:
-        self._server.hub.count("handshake-refused")
+        note(self._server.hub, refusal)
         self._become_client().end(refusal.code, refusal.sentence)
 
     def admit(self, identity: Identity | None) -> None:
@@ -134,4 +142,4 @@ def configure_liveness(sock: socket.socket, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(timeout * 1000)))
 
 
-__all__ = ["ABILITIES", "Limits", "serve"]
+__all__ = ["ABILITIES", "Certificate", "CertificateError", "Limits", "serve"]

@@ -7,7 +7,6 @@ what it adds, `_http` the hub's own HTTP.
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Collection
 from typing import Final
@@ -19,11 +18,13 @@ from ..http import Respond
 from ..hub import Hub
 from ._abilities import Abilities
 from ._http.endpoints import Endpoints
+from ._origins import Origins
 from ._sockets.limits import Limits
 from ._sockets.selector import SelectorLoop
 from ._sockets.serving import BACKLOG, run
 from ._websocket.deflate import Compression
 from ._websocket.server import Server
+from .tls import Certificate, CertificateError, Security, using
 
 ABILITIES: Final = Abilities(
     transport="websocket",
@@ -47,8 +48,9 @@ async def serve(
     *,
     path: str = "/ws/analytics",
     respond: Respond | None = None,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: Security | None = None,
     origins: Collection[str] | None = None,
+    requires_origin: bool = False,
     has_endpoints: bool = True,
     compression: bool | Compression = False,
     limits: Limits | None = None,
@@ -61,12 +63,12 @@ async def serve(
     Reports the port through `task_status`, which with `port=0` is a free one. On the same port the hub answers HTTP
     itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/asyncapi.json` and `/healthz`; `respond` answers for
     other paths. `origins` are those of pages that may connect besides pages at the host and port of the server itself,
-    such as `https://dashboard.example.com`; clients that are no browsers send none and are let in. With `compression`,
-    clients that offer permessage-deflate get compressed frames, each compressed once for all of them. Raises `OSError`
-    if it cannot listen.
+    such as `https://dashboard.example.com`; clients that are no browsers send none and are let in, unless
+    `requires_origin`. `ssl_context` is a `Certificate`, or a context of your own. With `compression`, clients that
+    offer permessage-deflate get compressed frames, each compressed once for all of them. Raises `OSError` if it cannot
+    listen.
     """
-    if isinstance(origins, str):
-        raise TypeError(f"origins must be a list of origins, not the text {origins!r}")
+    pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):
         raise TypeError(f"compression must be True, False or Compression(...), not {compression!r}")
     options = Compression() if compression is True else compression or None
@@ -74,12 +76,13 @@ async def serve(
     def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
         return Server(
             hub, loop, group,
-            path=path, respond=respond, ssl_context=ssl_context, origins=origins or (),
-            endpoints=Endpoints(hub, origins=origins or ()) if has_endpoints else None,
+            path=path, respond=respond, ssl_context=ssl_context, origins=pages,
+            endpoints=Endpoints(hub, origins=pages) if has_endpoints else None,
             limits=limits or Limits(), compression=options,
         )  # fmt: skip
 
-    await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+    with using(ssl_context, hub.count):
+        await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["ABILITIES", "Compression", "Limits", "serve"]
+__all__ = ["ABILITIES", "Certificate", "CertificateError", "Compression", "Limits", "serve"]

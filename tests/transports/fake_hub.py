@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ import anyio
 from analytics_hub.channels import Channel
 from analytics_hub.contracts import Handshake, Transport
 from analytics_hub.core.wire import Wire
-from analytics_hub.exceptions import HubClosed
+from analytics_hub.doorkeeper import Doorkeeper
+from analytics_hub.exceptions import AuthenticationError, HubClosed
 from analytics_hub.identity import Identity
+from analytics_hub.observability import COUNTERS
+from analytics_hub.tuning import Tuning
 
 SOMEBODY = Identity(id="somebody")
 
@@ -43,6 +47,7 @@ class FakeHub:
         self.handshakes: list[Handshake] = []
         self.sessions: list[FakeSession] = []
         self.counters: Counter[str] = Counter()
+        self.doorkeeper = Doorkeeper(Tuning(), clock=time.monotonic, note=self.note)
         self._news = anyio.Event()
         self.on_admit: Callable[[Handshake], Awaitable[Identity | None]] | None = None
         self.on_data: Callable[[FakeSession, str | bytes], None] | None = None
@@ -72,7 +77,21 @@ class FakeHub:
         self._tell()
         return SOMEBODY if self.on_admit is None else await self.on_admit(handshake)
 
-    def connect(self, transport: Transport, wire: Wire, identity: Identity | None, handshake: Handshake) -> FakeSession:
+    async def check(self, handshake: Handshake) -> Identity:
+        identity = await self.admit(handshake)
+        if identity is None:
+            raise AuthenticationError("missing")
+        return identity
+
+    def connect(
+        self,
+        transport: Transport,
+        wire: Wire,
+        identity: Identity | None,
+        handshake: Handshake,
+        *,
+        max_message: int | None = None,
+    ) -> FakeSession:
         if self.is_closed:
             raise HubClosed("the hub is not running")
         session = FakeSession(transport, wire, identity, handshake)
@@ -100,3 +119,8 @@ class FakeHub:
     def count(self, name: str, number: int = 1) -> None:
         self.counters[name] += number
         self._tell()
+
+    def note(self, kind: str, message: str, *args: object) -> None:
+        assert kind in COUNTERS
+        assert message % args
+        self.count(kind)

@@ -140,7 +140,11 @@ class Peer:
         if tls is not None:
             sock = tls.wrap_socket(sock, do_handshake_on_connect=False, server_hostname="localhost")
             peer = cls(sock)
-            await peer.retry(sock.do_handshake)
+            try:
+                await peer.retry(sock.do_handshake)
+            except OSError:
+                peer.close()
+                raise
             return peer
         return cls(sock)
 

@@ -17,8 +17,10 @@ from analytics_hub.formats import JSON
 from analytics_hub.hub import Hub
 from analytics_hub.protocol import encode
 from analytics_hub.transports._asgi.client import WebSocketClient
+from analytics_hub.transports._asgi.courier import Courier
 from analytics_hub.transports._asgi.desk import Desk, Limits
 from analytics_hub.transports._asgi.messages import WIRES
+from analytics_hub.transports._origins import Origins
 
 from .asgi_peer import Message, Server, running
 from .fake_hub import SOMEBODY, FakeHub, FakeSession
@@ -35,13 +37,14 @@ class Stage:
 
     def __init__(self, limits: Limits | None = None, wrap: Wrap | None = None) -> None:
         self.hub = FakeHub()
-        self.desk = Desk(cast("Hub", self.hub), (), limits or Limits())
+        self.desk = Desk(cast("Hub", self.hub), Origins(), limits or Limits())
         self.wrap = wrap
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         client = WebSocketClient(self.desk, self.desk.envelopes(JSON), receive, self.wrap(send) if self.wrap else send)
         hub = cast("Hub", self.hub)
-        await client.serve(lambda transport: hub.connect(transport, WIRE, SOMEBODY, Handshake()))
+        client.open(lambda transport: hub.connect(transport, WIRE, SOMEBODY, Handshake()))
+        await client.serve()
 
     @asynccontextmanager
     async def peer(self, room: int | None = None) -> AsyncIterator[tuple[Server, FakeSession]]:
@@ -343,6 +346,24 @@ async def test_a_send_that_has_to_wait_is_cancelled_when_its_peer_leaves_in_the_
         await server.done()
         if is_asyncio():  # on Trio it has not begun yet, and never will
             await ended.wait()
+
+
+async def test_couriers_leave_with_those_who_have_needed_them() -> None:
+    """Who stays must not keep one for each of a thousand that took nothing for a while and have gone."""
+    if not is_asyncio():
+        return
+    desk = Stage().desk
+    for _ in range(3):
+        desk.joined()
+    spare = desk.couriers.spare
+    spare += [Courier(spare) for _ in range(3)]
+    tasks = [courier.task for courier in spare]
+
+    for left in (2, 1, 0):
+        desk.left()
+        await anyio.wait_all_tasks_blocked()
+
+        assert len(spare) == sum(not task.done() for task in tasks) == left
 
 
 async def test_a_send_that_ends_in_the_moment_of_its_timeout_leaves_a_courier_that_can_be_cancelled() -> None:

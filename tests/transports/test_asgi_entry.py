@@ -99,7 +99,7 @@ async def test_a_refusal_is_an_answer_where_the_server_can_send_one() -> None:
         assert (start["type"], start["status"]) == ("websocket.http.response.start", 401)
         assert (b"www-authenticate", b"Bearer") in start["headers"]
         assert body["body"] == b"invalid token\n"
-        assert hub.statistics().counters["handshake-refused"] == 1
+        assert hub.statistics().counters["token-invalid"] == 1
 
 
 @pytest.mark.parametrize("extensions", [None, {}, {"tls": {}}])
@@ -124,7 +124,8 @@ async def test_a_page_is_let_in_to_be_told_the_code() -> None:
         for origin in (PAGE, (b"origin", b"https://friend.example")):
             async with running(app, scope(AUTH, origin)):
                 pass
-        assert hub.statistics().counters["handshake-refused"] == 2
+        assert hub.statistics().counters["token-invalid"] == 1
+        assert hub.statistics().counters["refused-origin"] == 1
 
 
 async def test_origins_are_a_list() -> None:

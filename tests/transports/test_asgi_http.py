@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from analytics_hub import Action
 from analytics_hub.auth import JWTAuthenticator, mint
 from analytics_hub.channels import Channel
 from analytics_hub.http import Request, Response
@@ -328,7 +329,7 @@ async def test_a_stream_too_many_is_told_to_come_again() -> None:
 async def test_commands_of_a_stream_wait_while_the_session_does() -> None:
     gate = anyio.Event()
 
-    async def authorize(identity: object, channel: str) -> bool:
+    async def authorize(identity: object, action: Action, channel: str) -> bool:
         await gate.wait()
         return True
 
@@ -362,7 +363,7 @@ async def test_commands_of_a_stream_wait_while_the_session_does() -> None:
 
 
 async def test_commands_that_wait_for_a_stream_that_ends_are_answered_before_its_peer_has_left() -> None:
-    async def authorize(identity: object, channel: str) -> bool:
+    async def authorize(identity: object, action: Action, channel: str) -> bool:
         await anyio.sleep_forever()
         return True
 

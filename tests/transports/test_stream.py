@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analytics_hub.transports._sockets.outlet import ROOM, Link
 from analytics_hub.transports._sockets.poller import READ, WRITE, Poller, Readiness
 from analytics_hub.transports._sockets.selector import SelectorLoop
-from analytics_hub.transports._sockets.stream import LINGER_BYTES, ROOM, Stream
+from analytics_hub.transports._sockets.stream import LINGER_BYTES, Stream
+from analytics_hub.transports._sockets.tls import TLS
 
 from .peer import Clock
 
@@ -77,11 +79,12 @@ class FakePoller:
 
 
 class Recording(Stream):
-    def __init__(self, script: list[int | OSError] | None = None) -> None:
+    def __init__(self, script: list[int | OSError] | None = None, tls: TLS | None = None) -> None:
         self.fake = FakeSocket(script)
         self.poller = FakePoller()
         self.told: list[object] = []
-        super().__init__(SelectorLoop(cast("Poller", self.poller), Clock()), cast("socket.socket", self.fake))
+        loop = SelectorLoop(cast("Poller", self.poller), Clock())
+        super().__init__(loop, Link(cast("socket.socket", self.fake), tls))
 
     def received(self, data: bytes) -> None:
         self.told.append(data)

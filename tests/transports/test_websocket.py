@@ -241,17 +241,71 @@ async def test_pings_are_answered_and_pongs_taken() -> None:
         assert await peer.read_frame() == Received(PONG, b"x" * 125)
 
 
-async def test_a_flood_of_pings_is_answered_with_few_pongs() -> None:
-    """The last one counts (RFC 6455 §5.5.3); one for each would fill memory behind a peer that does not read."""
+async def test_each_of_several_pings_is_answered_in_order() -> None:
+    """One pong for the last would do (RFC 6455 §5.5.3), but a client may time each of its pings."""
+    async with serving(FakeHub()) as port, await Peer.open(port) as peer:
+        await peer.send(b"".join(frame(PING, b"%d" % number) for number in range(100)))
+
+        for number in range(100):
+            assert await peer.read_frame() == Received(PONG, b"%d" % number)
+
+
+async def test_a_ping_within_a_message_is_answered_before_the_message() -> None:
+    def echo(session: FakeSession, data: str | bytes) -> None:
+        session.write(str(data).encode())
+
     hub = FakeHub()
+    hub.on_data = echo
     async with serving(hub) as port, await Peer.open(port) as peer:
-        await peer.send(b"".join(frame(PING, b"%d" % number) for number in range(20_000)))
+        await peer.send(frame(TEXT, b"1", fin=False) + frame(PING, b"?") + frame(CONTINUATION, b"2"))
+
+        assert await peer.read_frame() == Received(PONG, b"?")
+        assert await peer.read_frame() == Received(TEXT, b"[12]")
+
+
+async def test_a_ping_before_a_close_is_answered_before_it() -> None:
+    async with serving(FakeHub()) as port, await Peer.open(port) as peer:
+        await peer.send(frame(PING, b"?") + frame(CLOSE, struct.pack("!H", 1000)))
+
+        assert await peer.read_frame() == Received(PONG, b"?")
+        assert (await peer.read_frame()).code == 1000
+
+
+async def test_a_flood_of_pings_by_a_peer_that_does_not_read_is_answered_with_few_pongs() -> None:
+    """The last one counts (RFC 6455 §5.5.3); one for each would fill memory."""
+    hub = FakeHub()
+    limits = Limits(max_control_frames=100_000)
+    async with serving(hub, limits=limits) as port, await Peer.open(port, room=SMALL_ROOM) as peer:
+        await peer.send(b"".join(frame(PING, b"%125d" % number) for number in range(20_000)) + frame(TEXT, b"done"))
+        await hub.until(lambda: hub.session.received)
 
         pongs = 0
-        while (received := await peer.read_frame()).payload != b"19999":
+        while int((received := await peer.read_frame()).payload) != 19_999:
             assert received.opcode == PONG
             pongs += 1
-        assert pongs < 1000
+        assert pongs < 10_000
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+async def test_too_many_control_frames_end_the_connection(opcode: int) -> None:
+    hub = FakeHub()
+    clock = Clock()
+    limits = Limits(max_control_frames=10, ping_interval=20.0)
+    async with serving(hub, clock=clock, limits=limits) as port, await Peer.open(port) as peer:
+        for _ in range(3):  # as many as may be, in each interval
+            await peer.send(frame(opcode, b"?") * 10 + frame(TEXT, b"so far"))
+            await hub.until(lambda: hub.session.received)
+            hub.session.received.clear()
+            clock.now += 20.1
+            while (await peer.read_frame()).opcode != PING:
+                pass
+
+        await peer.send(frame(opcode, b"?") * 11)
+
+        while (received := await peer.read_frame()).opcode != CLOSE:
+            pass
+        assert received.code == 4429
+        assert hub.counters["protocol-fault"] == 1
 
 
 async def test_a_pong_waits_behind_the_tail() -> None:
@@ -304,6 +358,43 @@ async def test_a_message_that_is_never_finished_is_ended() -> None:
             assert (await peer.read_frame()).opcode in (PING, CLOSE)
             await peer.send_frame(PONG)
 
+        assert hub.counters["closed-unfinished"] == 1
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+async def test_an_unbroken_flood_of_control_frames_is_no_message_that_was_begun(opcode: int) -> None:
+    """There is a half of the next one in every packet; but who sends the other half in time has finished it."""
+    hub = FakeHub()
+    clock = Clock()
+    whole = frame(opcode, b"x")
+    half, other = whole[:4], whole[4:]
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        await peer.send(half)
+        for _ in range(4):
+            assert await is_served(port)
+            clock.now += 20.1
+            while (received := await peer.read_frame()).opcode == PONG:
+                pass
+            assert received.opcode == PING
+            await peer.send(other + whole + half)
+
+        assert not hub.sessions[0].disconnected
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+async def test_control_frames_do_not_keep_a_message_alive_that_is_never_finished(opcode: int) -> None:
+    hub = FakeHub()
+    clock = Clock()
+    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+        await peer.send(frame(TEXT, b"whole") + frame(TEXT, b"x", fin=False))
+        assert await is_served(port)
+        clock.now += 20.1
+        assert (await peer.read_frame()).opcode == PING
+        await peer.send(frame(opcode, b"x") * 3)
+        assert await is_served(port)
+        clock.now += 20.1
+
+        assert (await peer.read_close()).code == 4408
         assert hub.counters["closed-unfinished"] == 1
 
 

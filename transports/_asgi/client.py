@@ -20,6 +20,8 @@ from .window import Window
 
 GOODBYE: Final = 1.0
 """Seconds for the last message where the task of the connection is cancelled, as at the end of some servers."""
+LULL: Final = 0.05
+"""Seconds without a message after which a peer that was told to leave, and talked on, is left."""
 _SUBSTITUTES: Final[dict[int, int]] = {
     CloseCode.GOING_AWAY: CloseCode.UNWRITABLE,
     CloseCode.TOO_BIG: CloseCode.MALFORMED,
@@ -115,6 +117,11 @@ class Client(ABC):
         self._window.confirm(frames)
         self._go_on()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the server to take them."""
+        return self._sender.unsent
+
     # --- for the sender ---
 
     def drained(self) -> None:
@@ -145,17 +152,30 @@ class Client(ABC):
             self._farewell = (code, reason)
             self._finish()
 
+    def _fail(self, error: Exception) -> None:
+        self._desk.fault("connection-fault", error)
+        self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
     def _finish(self) -> None:
         self._is_over = True
         if self._dry is not None:
             self._dry.set()
         self._scope.cancel()
 
-    async def serve(self, connect: Callable[[Transport], Session]) -> None:
-        """Be this client until it has left. Raises nothing because of the peer or the server."""
-        self._desk.joined()
+    def open(self, connect: Callable[[Transport], Session]) -> None:
+        """Tell the hub of the client. Never raises; `serve` follows in any case."""
         try:
-            await self._live(connect)
+            self._session = connect(self)
+        except HubClosed:
+            self.end(CloseCode.SERVICE_RESTART, "the hub is shutting down")
+        except Exception as error:  # noqa: BLE001 - the boundary: a fault stays in its connection
+            self._fail(error)
+
+    async def serve(self) -> None:
+        """Be this client until it has left. Raises nothing because of the peer or the server."""
+        self._desk.members.add(self)
+        try:
+            await self._live()
         except anyio.get_cancelled_exc_class():
             if not self._sender.unsent and not self._is_told:
                 with anyio.move_on_after(GOODBYE, shield=True):
@@ -163,24 +183,19 @@ class Client(ABC):
             raise
         finally:
             self._sender.stop()
-            self._desk.left()
+            self._desk.members.discard(self)
 
-    async def _live(self, connect: Callable[[Transport], Session]) -> None:
-        hub = self._desk.hub
+    async def _live(self) -> None:
         try:
-            self._session = connect(self)
             with self._scope:
-                while await self._next():
+                while not self._is_over and await self._next():
                     pass
-        except HubClosed:
-            self.end(CloseCode.SERVICE_RESTART, "the hub is shutting down")
         except Exception as error:  # noqa: BLE001 - the boundary: a fault stays in its connection
-            self._desk.fault("connection-fault", error)
-            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+            self._fail(error)
         finally:
             self._is_over = True
             if self._session is not None:
-                hub.disconnect(self._session)
+                self._desk.hub.disconnect(self._session)
         if self._farewell is not None:
             await self._leave(*self._farewell)
 
@@ -201,13 +216,24 @@ class Client(ABC):
 
     async def _leave(self, code: int, reason: str) -> None:
         """Send what waits, then the last message, then wait until the peer has left too."""
-        with anyio.move_on_after(self._desk.limits.close_timeout):
+        with anyio.move_on_after(self._desk.limits.close_timeout) as time:
             if self._sender.unsent:
                 self._dry = anyio.Event()
                 await self._dry.wait()
             await self._say(code, reason)
             while not self._is_gone and await self._next():
                 pass
+        if time.cancelled_caught:
+            self._desk.hub.count("close-timeout")
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Take what a peer that goes on and on has sent: hypercorn never lets go of a socket whose queue is full."""
+        is_silent = False
+        while not (self._is_gone or is_silent):
+            with anyio.move_on_after(LULL) as time:
+                await self._next()
+            is_silent = time.cancelled_caught
 
     async def _say(self, code: int, reason: str) -> None:
         """The last message, unless there is nobody to hear it."""
@@ -244,8 +270,9 @@ class WebSocketClient(Client):
         if not isinstance(data, (str, bytes)):
             desk.hub.count("odd-message")
         elif _size(data) > desk.limits.max_message:
-            desk.hub.count("protocol-fault")
-            self.end(CloseCode.TOO_BIG, f"a message may have {desk.limits.max_message} bytes")
+            reason = f"a message may have {desk.limits.max_message} bytes"
+            desk.hub.note("protocol-fault", "a client broke the protocol: %s (%d)", reason, CloseCode.TOO_BIG)
+            self.end(CloseCode.TOO_BIG, reason)
         else:
             assert self._session is not None
             desk.hub.receive_data(self._session, data)

@@ -116,14 +116,14 @@ class Courier:
 
 
 class Couriers:
-    """Those that wait to be needed: one, and as many more as were needed at the same time."""
+    """Those that wait to be needed: as many as were needed at the same time, and no more than there are clients."""
 
     __slots__ = ("spare",)
 
     def __init__(self) -> None:
         self.spare: list[Courier] = []
 
-    def dismiss(self) -> None:
-        """Nobody is connected any more."""
-        while self.spare:
+    def dismiss(self, most: int) -> None:
+        """Keep at most so many."""
+        while len(self.spare) > most:
             self.spare.pop().task.cancel()

@@ -72,6 +72,8 @@ class EventClient(Client):
 async def serve_http(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request. Raises nothing because of the peer or the server."""
     outcome = await _take(desk, endpoints, scope, receive)
+    if isinstance(outcome, EventStream):
+        desk.joined()  # before anybody else can take the place
     try:
         if isinstance(outcome, EventStream):
             await _serve_events(desk, outcome, receive, send)
@@ -81,6 +83,9 @@ async def serve_http(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Re
         pass  # it left first
     except Exception as error:  # noqa: BLE001 - the server's, and whatever is around it
         desk.fault("send-fault", error)
+    finally:
+        if isinstance(outcome, EventStream):
+            desk.left()
 
 
 async def _take(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive) -> Response | EventStream | None:
@@ -94,11 +99,15 @@ async def _take(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive
             if not await _read_body(desk, receive, body, endpoints.max_body):
                 return None
             if _is_crowded(desk, body):
+                desk.hub.note("refused-crowded", "a request was refused: more than %d bytes are under way", MAX_HELD)
                 return _CROWDED
             request = Request(str(scope["method"]), find_path(scope), query, read_headers(scope), bytes(body))
             outcome = await _answer(desk, endpoints, request, scope) or _NOTHING
     finally:
         desk.held -= len(body)
+    if time.cancelled_caught:
+        timeout = desk.limits.request_timeout
+        desk.hub.note("request-timeout", "a request was not answered within %g s", timeout)
     if request is not None:
         if time.cancelled_caught and endpoints.handles(request.path):
             return endpoints.give_up(request)
@@ -131,9 +140,12 @@ def _is_crowded(desk: Desk, body: bytearray) -> bool:
 async def _answer(desk: Desk, endpoints: Endpoints, request: Request, scope: Scope) -> Response | EventStream | None:
     if not desk.hub.is_open and not desk.hub.is_draining:
         desk.complain()
+        desk.hub.count("refused-closed")
         return _CLOSED
     try:
-        return await endpoints.answer(request, client=find_client(scope), transport="asgi", is_secure=is_secure(scope))
+        return await endpoints.answer(
+            request, client=find_client(scope), transport="asgi", is_secure=is_secure(scope), scope=scope
+        )
     except Exception as error:  # noqa: BLE001 - the boundary: the application's `respond`, or a bug
         desk.fault("respond-fault", error)
         return _CRASHED
@@ -162,8 +174,9 @@ async def _serve_events(desk: Desk, stream: EventStream, receive: Receive, send:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": greet(desk.hub), "more_body": True})
     client = EventClient(desk, receive, send)
+    client.open(lambda transport: stream.connect(desk.hub, transport))
     try:
-        await client.serve(lambda transport: stream.connect(desk.hub, transport))
+        await client.serve()
     except asyncio.CancelledError:
         # uvicorn, when its patience with open responses ends. This one has been ended in order, and to raise would only
         # have it log a traceback for each stream. (Trio's own `Cancelled` goes on, as it must.)

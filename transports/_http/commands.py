@@ -70,6 +70,7 @@ async def take_commands(hub: Hub, request: Request, identity: Identity) -> Respo
         return error_response(HTTPStatus.FORBIDDEN, "forbidden", "this session is somebody else's")
     if len(request.body) > MAX_COMMANDS:
         sentence = f"the body has {len(request.body)} bytes; at most {MAX_COMMANDS} are right"
+        hub.note("refused-size", "commands were refused: %s", sentence)
         return error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", sentence)
     try:
         text = request.body.decode()
@@ -79,6 +80,7 @@ async def take_commands(hub: Hub, request: Request, identity: Identity) -> Respo
     gate = peer.gate
     if gate.is_busy:
         sentence = "the commands before are not carried out yet"
+        hub.note("refused-busy", "commands were refused: %s", sentence)
         return error_response(HTTPStatus.TOO_MANY_REQUESTS, "rate-limited", sentence, [RETRY_SOON])
     await gate.passed(session)
     if session.is_closed:

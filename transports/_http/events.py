@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ...channels import shorten
+from ...channels import clip, shorten
 from ...contracts import Handshake, Transport
 from ...core.session import Session
 from ...http import NO_SNIFF, NO_STORE, Headers, Request, Response, error_response
@@ -22,11 +22,13 @@ from ...hub import Hub
 from ...identity import Identity
 from ...protocol import Position, Selection, encode
 from .._entry import Refusal
+from .commands import MAX_COMMANDS
 from .cursor import decode_cursor
 from .sse import CONTENT_TYPE, WIRE, greet, say_goodbye
 
 UNREADABLE: Final = Position("unknown", 0)
 """For a cursor that nobody can read: no channel has this epoch, so each says that it cannot tell what is missing."""
+_PASSING: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _HEADERS: Final = (NO_STORE, NO_SNIFF, ("X-Accel-Buffering", "no"))  # or nginx would keep batches back
 
 
@@ -47,7 +49,7 @@ class EventStream:
 
     def connect(self, hub: Hub, transport: Transport) -> Session:
         """Tell the hub of the client and of what it wants. Raises `HubClosed`."""
-        session = hub.connect(transport, WIRE, self.identity, self.handshake)
+        session = hub.connect(transport, WIRE, self.identity, self.handshake, max_message=MAX_COMMANDS)
         try:
             if self.command:
                 hub.receive_data(session, self.command)
@@ -108,7 +110,7 @@ def _parse_channel(text: str) -> Selection:
     try:
         return msgspec.convert(fields, Selection, strict=False)
     except msgspec.ValidationError as error:
-        raise BadQuery(f"channel {shorten(text)}: {error}") from None
+        raise BadQuery(f"channel {shorten(text)}: {clip(str(error))}") from None
 
 
 def resume(selections: Sequence[Selection], cursor: str) -> list[Selection]:
@@ -152,7 +154,7 @@ def turn_away(hub: Hub, request: Request, refusal: Refusal) -> Response | None:
 
     After any status but 200 an `EventSource` never tries again; after a stream that ends it does. None for others.
     """
-    if refusal.status != HTTPStatus.SERVICE_UNAVAILABLE or not wants_events(request):
+    if refusal.status not in _PASSING or not wants_events(request):
         return None
     words = greet(hub) + say_goodbye(hub, refusal.code, refusal.sentence)
     return Response(HTTPStatus.OK, words, CONTENT_TYPE, _HEADERS)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from typing import Final, Generic
+from typing import Generic
 
 from ...contracts import Handshake
 from ...core.session import Session
@@ -13,10 +12,8 @@ from ...identity import Identity
 from ...protocol import CloseCode
 from .decoding import Decodes, Message, ProtocolFault
 from .newcomer import ServerT
-from .stream import LOST, OPEN, SEALED, Stream
-
-LINGER: Final = 1.0
-"""Seconds that a peer has to read why it was cut off, or to hang up after both have said goodbye."""
+from .outlet import LOST, OPEN, SEALED, Link
+from .stream import LINGER, Stream
 
 
 class Client(Stream, Generic[ServerT]):
@@ -28,8 +25,8 @@ class Client(Stream, Generic[ServerT]):
 
     __slots__ = ("_decoder", "_heard", "_server", "_session", "_wire")
 
-    def __init__(self, server: ServerT, sock: socket.socket, wire: Wire) -> None:
-        super().__init__(server.loop, sock)
+    def __init__(self, server: ServerT, link: Link, wire: Wire) -> None:
+        super().__init__(server.loop, link)
         self._server = server
         self._wire = wire
         self._session: Session | None = None
@@ -41,7 +38,8 @@ class Client(Stream, Generic[ServerT]):
     def open(self, identity: Identity | None, handshake: Handshake, trailing: bytes = b"") -> None:
         """Tell the hub, then hand it what came in the same packet as the handshake. Never raises."""
         try:
-            self._session = self._server.hub.connect(self, self._wire, identity, handshake)
+            limit = self._server.limits.max_message
+            self._session = self._server.hub.connect(self, self._wire, identity, handshake, max_message=limit)
             # A client that subscribes together with its handshake sends nothing more, and would wait for ever.
             if trailing and self._phase == OPEN:
                 self.received(trailing)
@@ -89,9 +87,23 @@ class Client(Stream, Generic[ServerT]):
         self.seal(self.last_words(code, reason))
         self.finish(LINGER)
 
+    def violate(self, fault: ProtocolFault) -> None:
+        """Called by the transport: the client broke the protocol."""
+        self._server.hub.note("protocol-fault", "a client broke the protocol: %s (%d)", fault, fault.code)
+        self.end(fault.code, str(fault))
+
+    def give_up(self, kind: str, reason: str) -> None:
+        """Called by the transport: the client has taken too long over something."""
+        self._server.hub.note(kind, "a client was closed: %s", reason)
+        self.end(CloseCode.TIMEOUT, reason)
+
     def fail(self, error: Exception) -> None:
         self._server.fault("connection-fault", error)
         self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def expired(self) -> None:
+        self._server.hub.count("close-timeout")
+        self.hang_up(reset=True)
 
     def leave(self) -> None:
         if self._tail is None:
@@ -117,6 +129,11 @@ class Client(Stream, Generic[ServerT]):
         if was_full and self._session is not None:
             self._server.hub.resumed(self._session)
 
+    @property
+    def buffered(self) -> int:
+        held = super().buffered
+        return held if self._decoder is None else held + self._decoder.held
+
     # --- reading ---
 
     def _read(self) -> None:
@@ -141,15 +158,16 @@ class Client(Stream, Generic[ServerT]):
         try:
             for event in decoder.events():
                 if isinstance(event, Message):
-                    decoder.started = self._heard
                     self._deliver(event)
                 else:
                     self.take(event)
                 if self._is_paused or self._phase > SEALED:
                     break
         except ProtocolFault as fault:
-            self._server.hub.count("protocol-fault")
-            self.end(fault.code, str(fault))
+            self.violate(fault)
+        if decoder.has_rested:
+            decoder.has_rested = False
+            decoder.started = self._heard
         self.decoded()
         if self._phase > SEALED:
             self._decoder = None

@@ -27,8 +27,15 @@ class Decodes(Protocol):
 
     started: float
     """When the message began that is under way: kept by the owner."""
+    has_rested: bool
+    """Set whenever a message has ended, or whatever came where none was under way; unset by the owner."""
     is_dry: bool
     """Whether `events` had nothing more to decode when it was last asked to the end."""
+
+    @property
+    def held(self) -> int:
+        """About how many bytes are kept."""
+        ...
 
     @property
     def is_idle(self) -> bool:

@@ -18,7 +18,7 @@ class StreamLimits:
     max_clients: int = 100_000
     """A further one is told to try again later (1013, or 503 where there is HTTP)."""
     max_pending: int = 4096
-    """Connections that are not let in yet; a further one ends the oldest."""
+    """Connections that are not let in yet; a further one ends the oldest from its own address, or of all."""
     max_checks: int = 64
     """Tokens checked at a time; further handshakes wait their turn, within their timeout."""
 
@@ -37,3 +37,5 @@ class Limits(StreamLimits):
     silence_timeout: float = 60.0
     """Without a byte from the peer, pongs included, the connection is closed with 4408."""
     max_fragments: int = 1024
+    max_control_frames: int = 1000
+    """Pings and pongs of a client in a `ping_interval`. Each costs 7 µs, and no token is needed for them."""

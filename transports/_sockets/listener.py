@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from typing import Final
 
 import anyio
 
-from ...observability import logger
+from ...observability import Muffler
+from .options import configure
 from .poller import READ
 from .selector import SelectorLoop
-from .stream import configure
 
 ACCEPTS: Final = 64
 """Connections accepted at a time, so that a storm of them does not keep the others waiting."""
@@ -75,6 +76,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._count = count
+        self._muffler = Muffler(loop.clock)
         self._pause = 0.0
         self._resumes = 0.0
         loop.watch(sock, READ, self)
@@ -106,7 +108,8 @@ class Listener:
         name = errno.errorcode.get(error.errno or 0, "error").lower()
         self._count(f"accept-{name}")
         if not self._pause:
-            logger.warning("cannot accept connections for now: %s", os.strerror(error.errno or 0))
+            sentence = "cannot accept connections for now: %s"
+            self._muffler.log(logging.WARNING, "accept", sentence, os.strerror(error.errno or 0))
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         self._resumes = self._loop.clock() + self._pause
         self._loop.forget(self._sock)
@@ -115,7 +118,7 @@ class Listener:
     def _recover(self) -> None:
         if self._pause:
             self._pause = 0.0
-            logger.warning("accepting connections again")
+            self._muffler.log(logging.WARNING, "accept-again", "accepting connections again")
 
     def due(self) -> None:
         if self._sock.fileno() >= 0:

@@ -14,10 +14,12 @@ import anyio
 
 from ...contracts import Handshake
 from ...identity import Identity
-from .._entry import DRAINING, FULL, UNCHECKED, Refusal, admit
-from .poller import READ, WRITE
-from .registry import Registry
-from .stream import CLOSED, OPEN, Stream
+from .._entry import DRAINING, UNCHECKED, Refusal, admit
+from ..tls import Certificate
+from .outlet import CLOSED, OPEN, WOULD_BLOCK, Link
+from .registry import Registry, find_host
+from .stream import LINGER, READ_SIZE, Stream
+from .tls import TLS, NoTLS, is_hello_whole
 
 T = TypeVar("T")
 ServerT = TypeVar("ServerT", bound=Registry)
@@ -26,27 +28,30 @@ ServerT = TypeVar("ServerT", bound=Registry)
 class Newcomer(Stream, Generic[ServerT]):
     """Base of those who are not let in yet. Once one is, its socket goes on to somebody else."""
 
-    __slots__ = ("_address", "_handshake", "_is_shaking", "_scope", "_server")
+    __slots__ = ("_address", "_handshake", "_hello", "_is_shaking", "_scope", "_server", "place")
 
     def __init__(self, server: ServerT, sock: socket.socket, address: object) -> None:
         self._is_shaking = server.ssl_context is not None
-        if server.ssl_context is not None:
-            sock = server.ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        super().__init__(server.loop, sock)
+        self._hello = b""
+        super().__init__(server.loop, Link(sock))
         self._server = server
         self._address = address
         self._handshake = Handshake()
         self._scope: anyio.CancelScope | None = None
+        self.place = server.hub.doorkeeper.arrived(self.client)
         server.streams.add(self)
-        server.pending[self] = None
+        server.pending.add(self)
         self.set_deadline(server.limits.handshake_timeout)
 
     # --- for subclasses to say what it means ---
 
     def shaken(self) -> None:
         """TLS is done."""
-        self.loop.watch(self.sock, READ, self)
-        self.loop.call_soon(self)
+        self.loop.call_soon(self)  # what came with its end is in no socket that could become readable
+
+    def unencrypted(self) -> None:
+        """The peer speaks plain text where it should speak TLS: tell it in plain text."""
+        raise NotImplementedError
 
     def late(self) -> None:
         """The deadline has passed, and no check is under way."""
@@ -65,36 +70,67 @@ class Newcomer(Stream, Generic[ServerT]):
     @property
     def client(self) -> str | None:
         """The peer's address as text."""
-        return str(self._address[0]) if isinstance(self._address, tuple) else None
+        return find_host(self._address)
 
-    def ready(self, events: int) -> None:
-        if self._is_shaking and self._phase == OPEN:
-            self._shake_hands()
-        else:
-            super().ready(events)
+    @property
+    def buffered(self) -> int:
+        return super().buffered + len(self._hello)
 
-    def _shake_hands(self) -> None:
-        assert isinstance(self.sock, ssl.SSLSocket)
+    def _read(self) -> None:
+        if not self._is_shaking or self._phase != OPEN:
+            super()._read()
+            return
         try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            self.loop.watch(self.sock, READ, self)
-        except ssl.SSLWantWriteError:
-            self.loop.watch(self.sock, WRITE, self)
-        except (OSError, ValueError):
-            self._server.hub.count("tls-refused")
+            data = self.sock.recv(READ_SIZE)
+            if not data:
+                self.hang_up()
+            elif self._tls is None:
+                self._listen(data)
+            else:
+                self._shake_hands(self._tls, data)
+        except WOULD_BLOCK:
+            pass
+        except ssl.SSLError as error:
+            self._is_shaking = False
+            self._server.hub.note("tls-refused", "a TLS handshake failed: %s", error.reason or type(error).__name__)
+            self._server.pending.discard(self)
+            self.finish(LINGER)  # behind the alert, which tells the peer why
+        except OSError:
             self.hang_up()
-        else:
+
+    def _listen(self, data: bytes) -> None:
+        """The peer begins: go on once its hello is whole."""
+        self._hello += data
+        try:
+            if not is_hello_whole(self._hello):
+                return
+        except NoTLS:
+            is_text, self._hello, self._is_shaking = _is_text(self._hello), b"", False
+            self._server.hub.note("tls-refused", "a peer speaks no TLS where it should")
+            self.unencrypted() if is_text else self.hang_up()
+            return
+        source = self._server.ssl_context
+        assert source is not None
+        self._tls = TLS(source.context if isinstance(source, Certificate) else source)
+        hello, self._hello = self._hello, b""
+        self._shake_hands(self._tls, hello)
+
+    def _shake_hands(self, tls: TLS, data: bytes) -> None:
+        is_done = tls.shake_hands(data)
+        self._push(tls)
+        if is_done and self._phase == OPEN:
             self._is_shaking = False
             self.shaken()
 
     def expired(self) -> None:
         if self._phase > OPEN:  # answered, and the peer stays
+            self._server.hub.count("close-timeout")
             self.hang_up(reset=True)
         elif self._scope is not None:  # the check of the token; what ends it answers
             self._scope.cancel()
         else:
-            self._server.hub.count("handshake-timeout")
+            timeout = self._server.limits.handshake_timeout
+            self._server.hub.note("handshake-timeout", "a connection was not let in within %g s", timeout)
             self.late()
 
     def closed(self) -> None:
@@ -103,8 +139,9 @@ class Newcomer(Stream, Generic[ServerT]):
             self._scope.cancel()
 
     def _leave_server(self) -> None:
-        self._server.pending.pop(self, None)
+        self._server.pending.discard(self)
         self._server.streams.discard(self)
+        self._server.hub.doorkeeper.departed(self.place)
 
     def fail(self, error: Exception) -> None:
         self._server.fault("handshake-fault", error)
@@ -118,9 +155,9 @@ class Newcomer(Stream, Generic[ServerT]):
         if server.hub.is_draining:
             self.refuse(DRAINING)
         elif server.is_full:
-            self.refuse(FULL)
+            self.refuse(server.full)
         else:
-            server.pending.pop(self, None)  # it waits for us
+            server.pending.discard(self)  # it waits for us
             server.check(self)
 
     async def check(self) -> None:
@@ -151,15 +188,21 @@ class Newcomer(Stream, Generic[ServerT]):
                 self._server.fault("check-fault", error)
         was_cancelled, self._scope = self._scope.cancelled_caught, None
         if was_cancelled and self._phase == OPEN:
-            self._server.hub.count("check-timeout")
+            timeout = self._server.limits.handshake_timeout
+            self._server.hub.note("check-timeout", "a token was not checked within %g s of the accept", timeout)
         return outcome
 
-    def hand_over(self) -> socket.socket:
-        """The socket, for whoever serves the client; this object is of no use afterwards."""
+    def hand_over(self) -> Link:
+        """The socket and its TLS, for whoever serves the client; this object is of no use afterwards."""
         self.detach()
         self._phase = CLOSED
         self._leave_server()
-        return self.sock
+        link, self._tls = Link(self.sock, self._tls, self._tail or None), None
+        return link
+
+
+def _is_text(data: bytes) -> bool:
+    return 0x20 <= data[0] < 0x7F
 
 
 AnyNewcomer: TypeAlias = Newcomer[Any]

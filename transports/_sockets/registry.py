@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections import deque
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 import anyio.abc
 import anyio.lowlevel
 
+from ...exceptions import TooManyRequests
 from ...hub import Hub
 from ...observability import Muffler
+from .._entry import Refusal, full, too_many
+from ..tls import Security
 from .limits import StreamLimits
 from .selector import SelectorLoop
 
 if TYPE_CHECKING:
     from .newcomer import AnyNewcomer
     from .stream import Stream
+
+
+READ_AWAY: Final = 16 * 1024
+
+
+class Pending:
+    """Who still owes us something before it can be let in."""
+
+    def __init__(self) -> None:
+        self._all: dict[AnyNewcomer, None] = {}
+        self._at: dict[str | None, dict[AnyNewcomer, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, newcomer: AnyNewcomer) -> None:
+        self._all[newcomer] = None
+        self._at.setdefault(newcomer.place, {})[newcomer] = None
+
+    def discard(self, newcomer: AnyNewcomer) -> None:
+        if newcomer in self._all:
+            del self._all[newcomer]
+            del self._at[newcomer.place][newcomer]
+            if not self._at[newcomer.place]:
+                del self._at[newcomer.place]
+
+    def choose(self, place: str | None) -> AnyNewcomer:
+        """Who makes room for one more from `place`: the oldest from there, so that nobody drives out others' clients.
+
+        If there is none, the oldest of all. Who is honest finishes within milliseconds, so it is one that dawdles.
+        """
+        return next(iter(self._at.get(place, self._all)))
 
 
 class Registry:
@@ -29,7 +64,7 @@ class Registry:
         loop: SelectorLoop,
         group: anyio.abc.TaskGroup,
         *,
-        ssl_context: ssl.SSLContext | None,
+        ssl_context: Security | None,
         limits: StreamLimits,
     ) -> None:
         self.hub = hub
@@ -38,8 +73,7 @@ class Registry:
         self.limits = limits
         self.streams: set[Stream] = set()
         self.clients = 0
-        self.pending: dict[AnyNewcomer, None] = {}
-        """Who still owes us something before it can be let in; oldest first."""
+        self.pending = Pending()
         self._group = group
         self._muffler = Muffler(loop.clock)
         self._checks = 0
@@ -49,17 +83,45 @@ class Registry:
     def is_full(self) -> bool:
         return self.clients >= self.limits.max_clients
 
+    @property
+    def full(self) -> Refusal:
+        """What is told to who finds this `is_full`."""
+        return full(self.limits.max_clients)
+
     def accepted(self, sock: socket.socket, address: object) -> None:
         """A client has connected: the listener's part ends here."""
+        client = find_host(address)
+        try:
+            self.hub.doorkeeper.check_arrival(client)
+        except TooManyRequests as error:
+            self._turn_away(sock, too_many(error))
+            return
         if len(self.pending) >= self.limits.max_pending:
-            # Who is honest finishes within milliseconds, so the oldest is the one that dawdles on purpose.
-            next(iter(self.pending)).hang_up(reset=True)
-            self.hub.count("handshake-evicted")
+            self.pending.choose(self.hub.doorkeeper.place(client)).hang_up(reset=True)
+            limit = self.limits.max_pending
+            self.hub.note("handshake-evicted", "more than %d connections are not let in yet; the oldest went", limit)
         self.welcome(sock, address)
+
+    def _turn_away(self, sock: socket.socket, refusal: Refusal) -> None:
+        """Hang up on a connection for which nothing may be kept; where that needs no TLS, it is told why."""
+        if self.ssl_context is None:
+            with suppress(OSError):
+                sock.send(self.rebuff(refusal))
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(READ_AWAY)  # what is unread when a socket is closed destroys what was sent
+        sock.close()
+
+    def rebuff(self, refusal: Refusal) -> bytes:
+        """What tells a peer that has said nothing yet why it is not let in."""
+        raise NotImplementedError
 
     def welcome(self, sock: socket.socket, address: object) -> None:
         """Make the newcomer that owns this socket."""
         raise NotImplementedError
+
+    def buffered(self) -> int:
+        """Bytes that wait in the memory of this process, on their way to or from clients."""
+        return sum(stream.buffered for stream in self.streams)
 
     def fault(self, kind: str, error: Exception) -> None:
         """Count and log an exception that ended one connection."""
@@ -91,4 +153,13 @@ class Registry:
     def close(self) -> None:
         """End every connection now; who can still be told is told."""
         for stream in [*self.streams]:
-            stream.leave()
+            try:
+                stream.leave()
+            except Exception as error:  # noqa: BLE001  # the boundary: one that cannot leave keeps nobody
+                self.fault("connection-fault", error)
+                stream.sock.close()
+
+
+def find_host(address: object) -> str | None:
+    """The peer's address as text, of what `accept` returned."""
+    return str(address[0]) if isinstance(address, tuple) else None

@@ -52,6 +52,7 @@ async def run(
                 listener.close()
             return not server.streams
 
+        hub.doorkeeper.gauges.append(server.buffered)
         try:
             task_status.started(sockets[0].getsockname()[1])
             await loop.run(is_finished)
@@ -59,5 +60,6 @@ async def run(
             for listener in listeners:
                 listener.close()
             server.close()
+            hub.doorkeeper.gauges.remove(server.buffered)
             poller.close()
         group.cancel_scope.cancel()

@@ -1,78 +1,44 @@
-"""One non-blocking socket of the loop: writes that may be taken in part, and the ways to end.
-
-Subclasses say what received bytes mean. A stream holds nothing for a client that keeps up, because there are many of
-them: an unsent tail exists only while there is one.
-"""
+"""One non-blocking socket of the loop: reading, TLS, and the ways to end. Subclasses say what received bytes mean."""
 
 from __future__ import annotations
 
 import socket
-import ssl
 import struct
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
+from .outlet import CLOSED, FINISHING, LINGERING, LOST, OPEN, SEALED, WOULD_BLOCK, Link, Outlet
 from .poller import READ, WRITE
 from .selector import SelectorLoop
+from .tls import TLS
 
 READ_SIZE: Final = 4096
 """Bytes read at a time: clients say little, and one that floods is read in turn with all others."""
 
-SEND_BUFFER: Final = 256 * 1024
-ROOM: Final = 64 * 1024
-"""Bytes that may wait here before the writer is asked to hold back: a hiccup of the peer is no congestion yet, and to
-treat one as such costs far more than these bytes, because who is held back shares no frames."""
-UNSENT_LOW_WATER: Final = 16 * 1024
+LINGER: Final = 1.0
+"""Seconds that a peer has to read why it was cut off, or to hang up after both have said goodbye."""
 LINGER_BYTES: Final = 256 * 1024
 """What a peer may still send after our last byte; it is read only so that closing does not destroy that byte."""
 
-# What a stream may still do; it only ever goes down this list.
-OPEN: Final = 0
-SEALED: Final = 1  # writes nothing new, still reads
-FINISHING: Final = 2  # the tail leaves, then the end is announced
-LINGERING: Final = 3  # waits for the peer's end
-LOST: Final = 4  # the peer has gone, and somebody will soon be told
-CLOSED: Final = 5
-
-_WOULD_BLOCK: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
-def configure(sock: socket.socket) -> None:
-    """The options under which "drop oldest" means what it says."""
-    sock.setblocking(False)
-    # A flush is one `send`; Nagle's algorithm would hold its last segment back until the peer has acknowledged.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Left alone, the kernel takes 3.8 MB of frames that the peer has not read, stale by seconds before anything is
-    # dropped, and ten deaf clients hold 40 MB of its memory. Bounded so, they hold 3 MB. It must have room for the
-    # largest write of the hub and its bookkeeping: with half of this, a write of 256 KiB is never taken whole, and
-    # every client of a busy hub looks congested.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    # `send` also stops when this much has not even left the machine: what waits then waits here, where it can be
-    # dropped or superseded, and not there. A peer that never reads is thus given 146 KB, whatever the buffer above.
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
-
-
-class Stream:
+class Stream(Outlet):
     """Base of everything that reads and writes a connected socket on a `SelectorLoop`."""
 
-    __slots__ = ("_deadline", "_is_full", "_is_paused", "_phase", "_spare", "_tail", "loop", "sock")
+    __slots__ = ("_deadline", "_is_paused", "_spare", "loop")
 
-    def __init__(self, loop: SelectorLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: SelectorLoop, link: Link) -> None:
+        super().__init__(link)
         self.loop = loop
-        self.sock = sock
-        self._tail: deque[memoryview] | None = None
-        """What could not be sent yet; None while everything was and more may be written."""
-        self._phase = OPEN
-        self._is_full = False
         self._is_paused = False
         self._deadline = 0.0
         self._spare = LINGER_BYTES
-        loop.watch(sock, READ, self)
-        if isinstance(sock, ssl.SSLSocket):
-            loop.call_soon(self)  # who had it before may have left decrypted bytes
+        self._watch()
+        if self._tls is not None and self._tls.is_fed:
+            loop.call_soon(self)  # what came with the end of the handshake is in no socket that could become readable
 
     # --- for subclasses to say what it means ---
 
@@ -93,57 +59,14 @@ class Stream:
     def closed(self) -> None:
         """Called once, when the socket is closed, whoever closed it."""
 
-    # --- writing ---
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait here, in both directions."""
+        return sum(map(len, self._tail)) if self._tail else 0
 
-    def write(self, frame: bytes) -> bool:
-        """Take `frame` whole; False once more than `ROOM` waits for the peer, until `drained`."""
-        # The hot path: once for each client and flush, most of it the system call. benchmarks/ measures it.
-        if self._tail is not None:
-            return self._write_behind(frame)
-        try:
-            sent = self.sock.send(frame)
-        except _WOULD_BLOCK:
-            sent = 0
-        except OSError:
-            self._lose()
-            return True
-        if sent == len(frame):
-            return True
-        self._tail = deque()
-        self._is_full = not self._append(memoryview(frame)[sent:])
-        self._watch()
-        return not self._is_full
-
-    def _write_behind(self, frame: bytes) -> bool:
-        if self._phase == OPEN and not self._append(memoryview(frame)):
-            self._is_full = True
-            return False
-        return True
-
-    def _append(self, rest: memoryview) -> bool:
-        assert self._tail is not None
-        self._tail.append(rest)
-        return sum(map(len, self._tail)) <= ROOM
-
-    def _flush(self) -> None:
-        tail = self._tail
-        try:
-            while tail:
-                # TLS wants the same bytes again after a refusal; a view that stays at the head gives them.
-                sent = self.sock.send(tail[0])
-                if sent < len(tail[0]):
-                    tail[0] = tail[0][sent:]
-                    return
-                tail.popleft()
-        except _WOULD_BLOCK:
-            return
-        except OSError:
-            self._lose()
-            return
-        self._settle()
+    # --- what becomes of what was written ---
 
     def _settle(self) -> None:
-        """Nothing waits any more."""
         if self._phase == FINISHING:
             self._linger()
             return
@@ -162,7 +85,7 @@ class Stream:
         if self._is_paused:
             self._is_paused = False
             self._watch()
-            # What was read before the pause, by us or by TLS, makes no descriptor readable.
+            # What was read before the pause makes no descriptor readable.
             self.loop.call_soon(self)
 
     def confirmed(self, frames: int) -> None:
@@ -179,22 +102,36 @@ class Stream:
             self._read()
 
     def _read(self) -> None:
+        tls = self._tls
         try:
-            data = self.sock.recv(READ_SIZE)
-        except _WOULD_BLOCK:
+            data = self.sock.recv(READ_SIZE) if tls is None else self._decrypt(tls)
+        except WOULD_BLOCK:
             return
         except OSError:
             self.hang_up()
             return
-        if self._phase == LINGERING:
+        if self._phase >= FINISHING and (data or self._phase == LINGERING):
             self._discard(data)
         elif not data:
             self.ended()
         else:
             self.received(data)
-        # A TLS record is read whole; what of it did not fit is in no socket that could become readable.
-        if self._phase != CLOSED and isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-            self.loop.call_soon(self)
+            if tls is not None and tls.has_ended:  # which makes no descriptor readable
+                self.loop.call_soon(self)
+
+    def _decrypt(self, tls: TLS) -> bytes:
+        """As `recv`: raises `BlockingIOError` while the peer has said nothing, and any `OSError` of TLS."""
+        if tls.has_ended:
+            return b""
+        if not tls.is_fed:
+            tls.feed(self.sock.recv(READ_SIZE))
+        try:
+            data = tls.decrypt()
+        finally:
+            self._push(tls)
+        if self._phase >= LOST or not (data or tls.has_ended):
+            raise BlockingIOError
+        return data
 
     # --- ending ---
 
@@ -209,6 +146,12 @@ class Stream:
         """Let the tail leave, announce the end, wait for the peer's; all of it within `seconds`."""
         if self._phase >= FINISHING:
             return
+        if self._tls is not None:
+            tls, self._tls = self._tls, None  # what still comes is counted, not read
+            tls.say_goodbye()
+            self._push(tls)
+            if self._phase >= FINISHING:  # lost in saying it
+                return
         self._phase = FINISHING
         self._is_paused = False
         self.set_deadline(seconds)
@@ -222,8 +165,6 @@ class Stream:
         self._phase = LINGERING
         self._tail = deque()
         try:
-            if isinstance(self.sock, ssl.SSLSocket):
-                _say_goodbye(self.sock)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.hang_up()
@@ -244,13 +185,11 @@ class Stream:
         return self._spare >= 0
 
     def _lose(self) -> None:
-        """A write found the peer gone. Who writes is in the middle of a flush: tell nobody before the next turn."""
         self._phase = LOST
         self._tail = deque()
         self.loop.call_soon(self)
 
     def hang_up(self, *, reset: bool = False) -> None:
-        """Close the socket at once; with `reset`, or a tail, so that the peer and the kernel drop what is under way."""
         if self._phase == CLOSED:
             return
         self._phase = CLOSED
@@ -260,6 +199,11 @@ class Stream:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:  # some kernels refuse it once the peer has gone
                 pass
+        elif self._tls is not None:
+            with suppress(OSError):
+                self._tls.say_goodbye()
+                self.sock.send(self._tls.take_answers())
+        self._tls = None
         self._tail = deque()
         self.sock.close()
         self.closed()
@@ -292,11 +236,3 @@ class Stream:
     def _watch(self) -> None:
         if self._phase < CLOSED:
             self.loop.watch(self.sock, (0 if self._is_paused else READ) | (WRITE if self._tail else 0), self)
-
-
-def _say_goodbye(sock: ssl.SSLSocket) -> None:
-    """Send TLS's own end, without waiting for the peer's."""
-    try:
-        sock.unwrap()
-    except (OSError, ValueError):
-        pass

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from typing import TYPE_CHECKING, Final
 
 from ...core.session import Session
 from ...protocol import CloseCode
 from .._entry import close_item
-from .._sockets.client import LINGER, Client
+from .._sockets.client import Client
 from .._sockets.decoding import Decodes, Message, ProtocolFault
+from .._sockets.outlet import LINGERING, OPEN, Link
 from .._sockets.poller import WRITE
-from .._sockets.stream import LINGERING, OPEN
+from .._sockets.stream import LINGER
 from .lines import LineDecoder, LineWire
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class LineClient(Client["Server"]):
 
     __slots__ = ("_has_ended", "_is_new", "_look")
 
-    def __init__(self, server: Server, sock: socket.socket, wire: LineWire) -> None:
+    def __init__(self, server: Server, link: Link, wire: LineWire) -> None:
         self._is_new = True
         self._has_ended = False
         self._look = FIRST_LOOK
-        super().__init__(server, sock, wire)
+        super().__init__(server, link, wire)
 
     # --- ending ---
 
@@ -62,7 +62,7 @@ class LineClient(Client["Server"]):
 
     def expired(self) -> None:
         if self._phase != OPEN:
-            self.hang_up(reset=True)
+            super().expired()
         elif self._has_ended:
             self._look_at_peer()
         elif self._decoder is not None:
@@ -74,13 +74,12 @@ class LineClient(Client["Server"]):
         if left > 0:
             self.set_deadline(left)
         else:
-            self._server.hub.count("closed-unfinished")
-            self.end(CloseCode.TIMEOUT, "a line was begun and not finished")
+            self.give_up("closed-unfinished", f"a line was begun and not finished within {timeout:g} s")
 
     # --- a peer that says nothing more ---
 
     def ended(self) -> None:
-        if isinstance(self.sock, ssl.SSLSocket):  # TLS 1.2 and older have no half of an end (RFC 5246 §7.2.1)
+        if self._tls is not None:  # TLS 1.2 and older have no half of an end (RFC 5246 §7.2.1)
             self.hang_up()
             return
         if self._has_ended:
@@ -93,8 +92,7 @@ class LineClient(Client["Server"]):
                     self._deliver(message)
             self._decoder = None
         except ProtocolFault as fault:
-            self._server.hub.count("protocol-fault")
-            self.end(fault.code, str(fault))
+            self.violate(fault)
         if self._phase == OPEN:
             self.write(self._wire.frame(()))
             self.set_deadline(self._look)
@@ -121,8 +119,7 @@ class LineClient(Client["Server"]):
             self._has_patience(len(data))
             return
         if self._is_new and data.startswith(_TLS):
-            self._server.hub.count("protocol-fault")
-            self.end(CloseCode.PROTOCOL_ERROR, "this port speaks no TLS")
+            self.violate(ProtocolFault(CloseCode.PROTOCOL_ERROR, "this port speaks no TLS"))
             return
         had_decoder = self._decoder is not None
         super().received(data)
@@ -133,7 +130,7 @@ class LineClient(Client["Server"]):
         is_first, self._is_new = self._is_new, False
         if is_first and isinstance(message.data, str) and _REQUEST.match(message.data):
             # Also a page in somebody's browser can send one, with commands in its body: nothing more is read.
-            self._server.hub.count("protocol-fault")
+            self._server.hub.note("protocol-fault", "a client broke the protocol: it speaks HTTP")
             self._forget_session()
             self.seal(_ANSWER)
             self.finish(LINGER)

@@ -39,6 +39,11 @@ class LineDecoder:
         """Bytes of the rest that hold no end of a line."""
         self.is_dry = True
         self.started = 0.0
+        self.has_rested = False
+
+    @property
+    def held(self) -> int:
+        return len(self._rest)
 
     @property
     def is_idle(self) -> bool:
@@ -60,6 +65,7 @@ class LineDecoder:
             line = self._rest[:end]
             del self._rest[: end + 1]
             self._searched = 0
+            self.has_rested = True
             yield self._read(line)
 
     def finish(self) -> Iterator[Message]:

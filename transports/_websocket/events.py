@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from ...exceptions import HubClosed
@@ -11,6 +10,7 @@ from .._http.commands import Gate
 from .._http.events import EventStream
 from .._http.sse import WIRE, greet, say_goodbye
 from .._sockets.client import Client
+from .._sockets.outlet import Link
 
 if TYPE_CHECKING:
     from .server import Server
@@ -26,8 +26,8 @@ class EventClient(Client["Server"]):
 
     __slots__ = ("gate",)
 
-    def __init__(self, server: Server, sock: socket.socket, head: bytes) -> None:
-        super().__init__(server, sock, WIRE)
+    def __init__(self, server: Server, link: Link, head: bytes) -> None:
+        super().__init__(server, link, WIRE)
         self.gate = Gate()
         self.write(head + greet(server.hub))
 

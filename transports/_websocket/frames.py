@@ -80,6 +80,8 @@ SLACK: Final = 64
 """Bytes, and a sixteenth, by which deflate may make longer what it cannot make shorter."""
 MAX_ENDINGS: Final = 16
 """Blocks within a message that say they are the last: each costs a new inflater, and two bytes are enough for one."""
+PARTS: Final = 64
+"""Pieces of a message that are kept apart: one that comes two bytes at a time would take thirty times its size."""
 _EMPTY_BLOCK: Final = b"\x00\x00\xff\xff"  # what the sender left out (RFC 7692 §7.2.2)
 
 
@@ -135,12 +137,19 @@ class Decoder(Extension):
         self.is_dry = True
         """Whether `events` had nothing more to decode when it was last asked to the end."""
         self.started = 0.0
-        """When the message began that is under way: kept by the owner."""
+        """When the message began that is under way: kept by the owner, like the next two."""
+        self.has_rested = False
+        self.controls = 0
+        """Pings and pongs that the owner has not counted yet."""
 
     @property
     def is_idle(self) -> bool:
         """Whether the last byte fed was the last of a message or of a control frame between messages."""
         return self._is_idle and not self._partial
+
+    @property
+    def held(self) -> int:
+        return self._partial + (0 if self._is_idle else max(self._declared, self._inflated))
 
     def feed(self, data: bytes) -> None:
         self._partial += len(data)
@@ -173,11 +182,16 @@ class Decoder(Extension):
             return Close(None if code == CloseReason.NO_STATUS_RCVD else code)
         if frame.opcode.iscontrol():
             assert isinstance(payload, bytes)
+            self.has_rested |= self._is_idle
+            self.controls += 1
             return Ping(payload) if frame.opcode is Opcode.PING else None
         self._is_idle = frame.message_finished
+        self.has_rested |= self._is_idle
         if self._is_idle and not self._parts:
             return Message(payload)
         self._parts.append(payload)
+        if len(self._parts) >= PARTS:
+            self._parts = [self._join()]
         return Message(self._join()) if self._is_idle else None
 
     def _join(self) -> str | bytes:

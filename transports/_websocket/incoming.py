@@ -10,11 +10,11 @@ from ...auth import find_token, strip_headers
 from ...contracts import Handshake
 from ...http import RETRY_SOON, Request, Response
 from ...identity import Identity
-from .._entry import DRAINING, FOREIGN_ORIGIN, FULL, UNCHECKED, Refusal, is_origin_allowed
+from .._entry import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, note
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
 from .._sockets.newcomer import Newcomer
-from .._sockets.stream import LINGERING, OPEN
+from .._sockets.outlet import LINGERING, OPEN
 from .connection import WebSocketClient
 from .events import EventClient
 from .exchange import MAX_HEAD, Exchange, Refused
@@ -27,7 +27,14 @@ LINGER: Final = 1.0
 """Seconds that the peer has to hang up once it has the answer; to take it, it has the `close_timeout`."""
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
-_METHODS: Final = ("GET", "HEAD", "POST")
+_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
+_TOO_LARGE: Final = frozenset(
+    {
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.REQUEST_URI_TOO_LONG,
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    }
+)
 
 
 class Incoming(Newcomer["Server"]):
@@ -58,18 +65,22 @@ class Incoming(Newcomer["Server"]):
             elif invitation := self._exchange.invite():
                 self.write(invitation)
         except Refused as refused:
-            self._server.hub.count("handshake-refused")
             request = self._exchange.request
             is_too_large = refused.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if is_too_large and request is not None and self._is_for_hub(request):
                 self._answer(self._endpoints.refuse_body(request))
             else:
+                self._server.hub.note(_kind(refused), "a request was refused: %s", refused)
                 self._answer(refused.response)
 
     def _leave_server(self) -> None:
         super()._leave_server()
         self._server.held -= self._held
         self._held = 0
+
+    @property
+    def buffered(self) -> int:
+        return super().buffered + self._held
 
     def late(self) -> None:
         if self._upgrade is not None:  # the turn of its check has not come
@@ -80,6 +91,9 @@ class Incoming(Newcomer["Server"]):
             self.hang_up(reset=True)
         else:
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
+
+    def unencrypted(self) -> None:
+        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port speaks TLS: the URL begins with https or wss\n"))
 
     # --- requests ---
 
@@ -110,7 +124,7 @@ class Incoming(Newcomer["Server"]):
         self._send_last(self._exchange.answer(response))
 
     def _send_last(self, answer: bytes) -> None:
-        self._server.pending.pop(self, None)
+        self._server.pending.discard(self)
         self.seal(answer)
         self.finish(self._server.limits.close_timeout)
 
@@ -136,7 +150,7 @@ class Incoming(Newcomer["Server"]):
             self._answer(response)
             return
         self._asked = request
-        self._server.pending.pop(self, None)  # it waits for us
+        self._server.pending.discard(self)  # it waits for us
         self._server.check(self)
 
     async def check(self) -> None:
@@ -162,7 +176,7 @@ class Incoming(Newcomer["Server"]):
     def _begin_events(self, request: Request, stream: EventStream) -> None:
         server = self._server
         if server.hub.is_draining or server.is_full:  # since the check began
-            self._answer(self._endpoints.refuse(request, DRAINING if server.hub.is_draining else FULL))
+            self._answer(self._endpoints.refuse(request, DRAINING if server.hub.is_draining else server.full))
         else:
             head = self._exchange.begin(stream.content_type, stream.headers)
             EventClient(server, self.hand_over(), head).begin(stream)
@@ -182,13 +196,13 @@ class Incoming(Newcomer["Server"]):
             origin=headers.get("origin"),
             client=self.client,
         )
-        if is_origin_allowed(headers, server.origins, is_secure=server.ssl_context is not None):
+        if server.origins.admits(headers, is_secure=server.ssl_context is not None):
             self.knock()
         else:
             self.refuse(FOREIGN_ORIGIN)
 
     def refuse(self, refusal: Refusal) -> None:
-        self._server.hub.count("handshake-refused")
+        note(self._server.hub, refusal)
         if self._handshake.origin is not None:
             # A browser hides the status of a failed handshake from the page, but not a close code.
             self._become_client().end(refusal.code, refusal.sentence)
@@ -204,3 +218,10 @@ class Incoming(Newcomer["Server"]):
         answer = accept(self._exchange, self._upgrade)
         wire = self._server.find_wire(self._upgrade)
         return WebSocketClient(self._server, self.hand_over(), wire, answer)
+
+
+def _kind(refused: Refused) -> str:
+    """What a request that will not be served is counted as."""
+    if refused.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return "refused-crowded"
+    return "refused-size" if refused.response.status in _TOO_LARGE else "refused-request"

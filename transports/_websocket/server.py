@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import socket
-import ssl
-from collections.abc import Collection
 from typing import Final
 
 import anyio.abc
 
 from ...http import Request, Respond, Response
 from ...hub import Hub
+from .._entry import Refusal
 from .._http.endpoints import Endpoints
+from .._origins import Origins
 from .._sockets.limits import Limits
 from .._sockets.registry import Registry
 from .._sockets.selector import SelectorLoop
+from ..tls import Security
 from .deflate import Compression, Deflater
+from .exchange import Exchange
 from .frames import Decoder, FrameWire
 from .handshake import Upgrade
 from .incoming import Incoming
@@ -37,15 +39,15 @@ class Server(Registry):
         *,
         path: str,
         respond: Respond | None,
-        ssl_context: ssl.SSLContext | None,
-        origins: Collection[str],
+        ssl_context: Security | None,
+        origins: Origins,
         endpoints: Endpoints | None,
         limits: Limits,
         compression: Compression | None,
     ) -> None:
         super().__init__(hub, loop, group, ssl_context=ssl_context, limits=limits)
         self.path = path
-        self.origins = frozenset(origins)
+        self.origins = origins
         self.endpoints = endpoints
         self.held = 0
         """Bytes of the requests that are not answered yet."""
@@ -56,6 +58,10 @@ class Server(Registry):
 
     def welcome(self, sock: socket.socket, address: object) -> None:
         Incoming(self, sock, address)
+
+    def rebuff(self, refusal: Refusal) -> bytes:
+        response = Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers)
+        return Exchange().answer(response)
 
     def respond(self, request: Request) -> Response | None:
         return None if self._respond is None else self._respond(request)

@@ -1,0 +1,173 @@
+"""Certificates from files: what is wrong with them in a sentence, and reading them again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import sys
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import pytest
+
+from analytics_hub.exceptions import HubError
+from analytics_hub.transports import tcp, websocket
+from analytics_hub.transports.tls import Certificate, CertificateError, using
+
+from .certificates import encode_key, make_key, sign, write_certificate
+from .fake_hub import FakeHub
+from .peer import PING, PONG, Peer, Received, serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    key = make_key()
+    (tmp_path / "cert.pem").write_bytes(sign(key))
+    (tmp_path / "key.pem").write_bytes(encode_key(key))
+    (tmp_path / "locked.pem").write_bytes(encode_key(key, "open sesame"))
+    (tmp_path / "other.pem").write_bytes(encode_key(make_key()))
+    (tmp_path / "cut.pem").write_bytes(sign(key)[:200])
+    (tmp_path / "cut-key.pem").write_bytes(encode_key(key)[:100])
+    (tmp_path / "empty.pem").write_bytes(b"")
+    return tmp_path
+
+
+def test_what_it_makes(folder: Path) -> None:
+    certificate = Certificate(folder / "cert.pem", folder / "locked.pem", password="open sesame")
+
+    assert tcp.Certificate is websocket.Certificate is Certificate
+    assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert certificate.context.options & ssl.OP_NO_RENEGOTIATION
+    assert "sesame" not in repr(certificate)
+    assert str(folder / "cert.pem") in repr(certificate)
+
+
+@pytest.mark.parametrize(
+    ("certfile", "keyfile", "password", "sentence"),
+    [
+        ("none.pem", None, None, "cannot read the certificate in F/none.pem: No such file or directory"),
+        ("cert.pem", "none.pem", None, "cannot read the key in F/none.pem: No such file or directory"),
+        ("", None, None, "cannot read the certificate in F/: Is a directory"),
+        ("cut.pem", "key.pem", None, "F/cut.pem is no certificate in PEM, or not whole"),
+        ("empty.pem", "key.pem", None, "F/empty.pem is no certificate in PEM, or not whole"),
+        ("key.pem", "key.pem", None, "F/key.pem is no certificate in PEM, or not whole"),
+        ("cert.pem", None, None, "F/cert.pem is no private key in PEM, or not whole"),
+        ("cert.pem", "cut-key.pem", None, "F/cut-key.pem is no private key in PEM, or not whole"),
+        ("cert.pem", "other.pem", None, "the key in F/other.pem is not that of the certificate in F/cert.pem"),
+        ("cert.pem", "locked.pem", None, "the key in F/locked.pem is encrypted; give its password, or one without"),
+        ("cert.pem", "locked.pem", "swordfish", "the password does not open the key in F/locked.pem"),
+        ("cert.pem", "locked.pem", "x" * 2000, "the password does not open the key in F/locked.pem"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    folder: Path, certfile: str, keyfile: str | None, password: str | None, sentence: str
+) -> None:
+    with pytest.raises(CertificateError) as caught:
+        Certificate(f"{folder}/{certfile}", keyfile and f"{folder}/{keyfile}", password=password)
+
+    assert str(caught.value) == sentence.replace("F/", f"{folder}/")
+    assert isinstance(caught.value, HubError)
+
+
+def test_a_reload_that_fails_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate = Certificate(folder / "cert.pem", folder / "key.pem")
+    before, counted = certificate.context, Counter[str]()
+
+    def count(name: str) -> None:
+        counted[name] += 1
+
+    with using(certificate, count), using(certificate, count):  # two transports of one hub
+        for broken in ("cut.pem", "empty.pem", "other.pem"):
+            (folder / broken).replace(folder / ("key.pem" if broken == "other.pem" else "cert.pem"))
+            assert not certificate.reload()
+        (folder / "cert.pem").unlink()
+        assert not certificate.reload()
+
+        assert certificate.context is before
+        assert counted == {"certificate-failed": 4}
+        assert len(caplog.records) == 4
+        assert "the one before stays: cannot read the certificate in " in caplog.text
+        assert "Traceback" not in caplog.text
+
+        key = make_key()
+        (folder / "cert.pem").write_bytes(sign(key))
+        (folder / "key.pem").write_bytes(encode_key(key))
+        assert certificate.reload()
+        assert certificate.context is not before
+        assert counted["certificate-reloaded"] == 1
+    certificate.reload()
+    assert counted["certificate-reloaded"] == 1
+
+
+async def test_what_is_no_certificate_is_refused_at_once(client_side: ssl.SSLContext) -> None:
+    with pytest.raises(TypeError, match=r"must be an SSLContext or a Certificate, not 'cert\.pem'"):
+        await websocket.serve(FakeHub(), ssl_context="cert.pem")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is one for clients"):
+        await tcp.serve(FakeHub(), ssl_context=client_side)  # type: ignore[arg-type]
+
+
+async def test_renegotiation_is_switched_off_in_a_context_of_the_users_own(server_side: ssl.SSLContext) -> None:
+    async with serving(FakeHub(), ssl_context=server_side):
+        assert server_side.options & ssl.OP_NO_RENEGOTIATION
+
+
+# --- while serving --------------------------------------------------------------------------------------------------
+
+
+def trusting(path: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(path))
+
+
+async def is_alive(peer: Peer) -> bool:
+    await peer.send_frame(PING, b"?")
+    return await peer.read_frame() == Received(PONG, b"?")
+
+
+async def test_new_handshakes_use_the_new_certificate_and_who_is_connected_stays(tmp_path: Path) -> None:
+    path = write_certificate(tmp_path / "localhost.pem")
+    hub, certificate, old = FakeHub(), Certificate(path), trusting(path)
+    async with (
+        serving(hub, ssl_context=certificate) as port,
+        await Peer.open(port, tls=old) as early,
+    ):
+        write_certificate(path)
+        certificate.reload()
+
+        assert await is_alive(early)
+        async with await Peer.open(port, tls=trusting(path)) as late:
+            assert await is_alive(late)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await Peer.open(port, tls=old)
+        await hub.until(lambda: hub.counters["tls-refused"] == 1)  # the client has said so by an alert
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
+async def test_sighup_has_it_read_again(tmp_path: Path) -> None:
+    path = write_certificate(tmp_path / "localhost.pem")
+    hub, certificate = FakeHub(), Certificate(path)
+    async with serving(hub, ssl_context=certificate) as port, anyio.create_task_group() as tasks:
+        await tasks.start(certificate.reload_on_hangup)
+        async with await Peer.open(port, tls=trusting(path)) as early:
+            write_certificate(path)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await hub.until(lambda: hub.counters["certificate-reloaded"] == 1)
+            async with await Peer.open(port, tls=trusting(path)) as late:
+                assert await is_alive(late)
+                assert await is_alive(early)
+
+            path.unlink()
+            os.kill(os.getpid(), signal.SIGHUP)
+            await hub.until(lambda: hub.counters["certificate-failed"] == 1)
+            assert await is_alive(early)
+        tasks.cancel_scope.cancel()
+
+
+async def test_without_the_signal_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+
+    with pytest.raises(CertificateError, match="this system has no SIGHUP"):
+        await Certificate(folder / "cert.pem", folder / "key.pem").reload_on_hangup()

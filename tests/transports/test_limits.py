@@ -1,0 +1,221 @@
+"""Limits of the native transports, and what of them the doorkeeper counts: who is held up, who is told what."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from analytics_hub.channels import Channel
+from analytics_hub.contracts import anonymous
+from analytics_hub.doorkeeper import Doorkeeper
+from analytics_hub.hub import Hub
+from analytics_hub.observability import COUNTERS
+from analytics_hub.testing import ManualClock
+from analytics_hub.transports import tcp
+from analytics_hub.transports.websocket import Limits, serve
+from analytics_hub.tuning import MIB, Tuning
+
+from .fake_hub import FakeHub
+from .line_peer import read_close
+from .peer import CLOSE, TEXT, Peer, frame, is_served, serving, upgrade
+
+pytestmark = pytest.mark.anyio
+
+OTHER = "127.0.0.2"
+"""Another address of this machine."""
+
+
+def strict_hub(**tuning: Any) -> FakeHub:
+    """A fake that counts this machine's addresses like any others."""
+    hub = FakeHub()
+    hub.doorkeeper = Doorkeeper(Tuning(**tuning), clock=ManualClock(), note=hub.note, proxies=[])
+    return hub
+
+
+@asynccontextmanager
+async def arriving_from(address: str, port: int) -> AsyncIterator[Peer]:
+    sock = socket.socket()
+    sock.bind((address, 0))
+    sock.connect(("127.0.0.1", port))
+    sock.setblocking(False)
+    async with Peer(sock) as peer:
+        yield peer
+
+
+# --- connections that are not let in yet ----------------------------------------------------------------------------
+
+
+async def test_connections_that_say_nothing_count_for_their_address_and_the_next_is_told() -> None:
+    hub = strict_hub(max_per_address=3)
+    async with serving(hub) as port, AsyncExitStack() as stack:
+        dawdlers = [await stack.enter_async_context(arriving_from(OTHER, port)) for _ in range(3)]
+        for peer in dawdlers:
+            await peer.send(b"GET ")
+        async with arriving_from(OTHER, port) as late:
+            answer = await late.read_answer()
+
+        assert (answer.status, answer.headers["retry-after"]) == (429, "5")
+        assert answer.body == b"more than 3 connections from this address; try again in 5 s\n"
+        assert hub.counters["limited-address"] == 1
+        assert await is_served(port)  # from another address
+        dawdlers[0].reset()
+        while hub.doorkeeper._strangers[OTHER] == 3:
+            await anyio.lowlevel.checkpoint()
+        async with arriving_from(OTHER, port) as next_one:
+            await next_one.send(upgrade())
+            assert (await next_one.read_head()).status == 101
+
+
+async def test_over_tcp_they_are_told_in_a_last_item() -> None:
+    hub = strict_hub(max_per_address=1)
+    async with serving(hub, serve=tcp.serve) as port, await Peer.connect(port):
+        await hub.until(lambda: hub.connected)
+        hub.doorkeeper.entered(hub.handshakes[0])  # what a real one does when it connects a client
+        async with await Peer.connect(port) as late:
+            assert await read_close(late) == (4429, "more than 1 connections from this address; try again in 5 s")
+
+
+async def test_over_tls_they_are_cut_off(server_side: Any) -> None:
+    hub = strict_hub(max_per_address=1)
+    async with serving(hub, ssl_context=server_side) as port, await Peer.connect(port):
+        async with await Peer.connect(port) as late:
+            assert await late.read_end() == b""
+        assert hub.counters["limited-address"] == 1
+
+
+async def test_nobody_drives_out_the_pending_connections_of_others() -> None:
+    hub = strict_hub(max_per_address=None)
+    async with serving(hub, limits=Limits(max_pending=4, handshake_timeout=60)) as port, AsyncExitStack() as stack:
+        honest = await stack.enter_async_context(await Peer.connect(port))
+        await honest.send(b"GET ")
+        flood = [await stack.enter_async_context(arriving_from(OTHER, port)) for _ in range(20)]
+        await hub.until(lambda: hub.counters["handshake-evicted"] == 17)
+
+        assert [await peer.read_end() for peer in flood[:17]] == [b""] * 17
+        await honest.send(upgrade().removeprefix(b"GET "))
+        assert (await honest.read_head()).status == 101
+        # Somebody who comes anew takes the place of who dawdles the longest.
+        assert await is_served(port)
+
+
+async def test_places_are_given_back_however_a_connection_ends() -> None:
+    hub = strict_hub()
+    async with serving(hub) as port:
+        for data in (b"", b"GET ", b"nonsense\r\n\r\n", upgrade(), upgrade("Origin: https://evil.example")):
+            async with await Peer.connect(port) as peer:
+                await peer.send(data)
+                if data == upgrade():
+                    await peer.read_head()
+        await hub.until(lambda: not hub.connected and not hub.doorkeeper._strangers)
+
+
+# --- what waits in memory -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tail", "message", "body"])
+async def test_a_hub_whose_clients_hold_too_much_takes_nobody_new(kind: str) -> None:
+    """Of real clients, in each of the places where something may wait."""
+    clock = ManualClock()
+    tuning = Tuning(max_buffered=MIB, buffer_bytes=64 * MIB, rate=None, max_item_bytes=128 * 1024)
+    limits = Limits(max_message=4 * MIB, handshake_timeout=60)
+    hub = clock.attach(
+        Hub([Channel("a")], authenticate=anonymous, tuning=tuning, clock=clock, wall_clock=clock.wall, grace=0.1)
+    )
+    async with hub, serving(hub, limits=limits) as port, AsyncExitStack() as stack:
+        peers = []
+        for _ in range(16):
+            peer = await stack.enter_async_context(await Peer.connect(port, room=4096))
+            peers.append(peer)
+            if kind == "body":
+                head = b"POST /publish HTTP/1.1\r\nHost: h\r\nContent-Length: 140000\r\n\r\n"
+                await peer.send(head + b"x" * 120_000)
+                continue
+            await peer.send(upgrade() + frame(TEXT, b'{"action":"subscribe","channels":["a"]}'))
+            await peer.read_head()
+            if kind == "message":
+                await peer.send(frame(TEXT, b"x" * 120_000, length=MIB))
+        answer = 0
+        while hub.doorkeeper._buffered < MIB:
+            if kind == "tail":
+                hub.publish("a", "x" * 100_000)
+            clock.advance(1)
+            answer = await ask(port)
+            await anyio.wait_all_tasks_blocked()
+
+        assert (answer, hub.statistics().counters["overloaded"] > 0) == (503, True)
+        for peer in peers:
+            peer.reset()
+        while await ask(port) == 503:
+            clock.advance(1)
+
+
+async def ask(port: int) -> int:
+    async with await Peer.connect(port) as peer:
+        await peer.send(upgrade())
+        return (await peer.read_head()).status
+
+
+# --- what is told of it ---------------------------------------------------------------------------------------------
+
+
+async def test_a_flood_is_counted_one_by_one_and_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "analytics_hub")
+    clock = ManualClock()
+    hub = clock.attach(Hub([Channel("a")], authenticate=anonymous, clock=clock, wall_clock=clock.wall, grace=0.1))
+    faults = {
+        "refused-request": b"nonsense\r\n\r\n",
+        "refused-size": b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        "refused-origin": upgrade("Origin: https://evil.example"),
+        "protocol-fault": upgrade() + frame(TEXT, b"\xff"),
+    }
+    async with hub, serving(hub) as port:
+        for _ in range(5):
+            for data in faults.values():
+                async with await Peer.connect(port) as peer:
+                    await peer.send(data)
+                    await peer.read_end()
+        clock.advance(1)
+        async with await Peer.connect(port) as peer:
+            await peer.send(faults["protocol-fault"])
+            await peer.read_end()
+        counters = hub.statistics().counters
+
+    assert {kind: counters[kind] for kind in faults} == {kind: 5 + (kind == "protocol-fault") for kind in faults}
+    assert set(counters) <= set(COUNTERS)
+    lines = [line for line in caplog.messages if "somebody" in line or "refused" in line or "broke" in line]
+    assert len(lines) == 5
+    assert lines[-1].startswith("a client broke the protocol: ")
+    assert lines[-1].endswith(" (1007) (and 4 more like it)")
+    assert "evil" not in caplog.text
+
+
+async def test_where_pages_alone_may_connect_others_are_refused_before_their_token_is_looked_at() -> None:
+    hub = FakeHub()
+    async with serving(hub, requires_origin=True, origins=["https://friend.example"]) as port:
+        async with await Peer.connect(port) as peer:
+            await peer.send(upgrade("Authorization: Bearer x"))
+            answer = await peer.read_answer()
+        assert (answer.status, answer.body) == (403, b"this origin is not allowed\n")
+        for target in (b"GET /events", b"POST /publish", b"POST /commands", b"GET /asyncapi.json"):
+            async with await Peer.connect(port) as peer:
+                await peer.send(target + b" HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\n\r\n")
+                assert (await peer.read_answer()).status == 403
+        assert hub.handshakes == []
+        assert hub.counters["refused-origin"] == 5
+
+        async with await Peer.open(port, "Origin: https://friend.example") as page:
+            await page.send_frame(CLOSE)
+        async with await Peer.connect(port) as probe:
+            await probe.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await probe.read_answer()).status == 200
+
+
+async def test_origins_are_checked_where_they_are_written() -> None:
+    with pytest.raises(ValueError, match=r"origin '\*': every page of every site"):
+        await serve(Hub([Channel("a")], authenticate=anonymous), origins=["*"])

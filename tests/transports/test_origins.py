@@ -1,0 +1,193 @@
+"""Which pages may ask, and which may read the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from analytics_hub.transports._origins import Origin, Origins, parse_origin, preflight
+
+FRIEND = "https://friend.example"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_allowed"),
+    [
+        (None, "hub.example", True),
+        ("http://hub.example", "hub.example", True),
+        ("https://hub.example", "hub.example", True),  # TLS may end in a proxy
+        ("http://hub.example:80", "hub.example", True),
+        ("https://hub.example", "hub.example:443", True),
+        ("http://HUB.example", "hub.EXAMPLE", True),
+        ("http://127.0.0.1:7999", "127.0.0.1:7999", True),
+        ("http://[::1]:7999", "[::1]:7999", True),
+        ("http://[0:0::1]", "[::1]", True),
+        ("https://friend.example", "hub.example", True),
+        ("HTTPS://Friend.Example:443", "hub.example", True),
+        ("https://friend.example:8443", "hub.example", False),
+        ("http://friend.example", "hub.example", False),
+        ("http://hub.example:7999", "hub.example", False),
+        ("http://hub.example", "hub.example:7999", False),
+        ("https://hub.example", "hub.example:80", False),
+        ("https://evil.example", "hub.example", False),
+        ("https://friend.example.evil.example", "hub.example", False),
+        ("https://evil-friend.example", "hub.example", False),
+        ("https://sub.friend.example", "hub.example", False),
+        ("https://friend.example.", "hub.example", False),
+        ("https://hub.example/path", "hub.example", False),
+        ("https://friend.example/", "hub.example", False),
+        ("https://x@friend.example", "hub.example", False),
+        ("https://friend.example, https://friend.example", "hub.example", False),
+        ("https://friend.example\n", "hub.example", False),
+        ("https://fr\u0131end.example", "hub.example", False),
+        ("null", "hub.example", False),
+        ("", "", False),
+        ("http://", "", False),
+        ("file://", "hub.example", False),
+        ("http://hub.example:port", "hub.example", False),
+        ("http://hub.example:99999", "hub.example:99999", False),
+        ("http://[hub", "hub.example", False),
+        ("http://[::g]", "[::g]", False),
+        ("http://hub.example", "hub.example:port", False),
+        ("chrome-extension://hub.example", "hub.example", False),
+    ],
+)
+def test_who_may_ask(origin: str | None, host: str, is_allowed: bool) -> None:
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+
+    assert Origins([FRIEND]).admits(headers, is_secure=False) is is_allowed
+
+
+def test_where_tls_ends_here_a_page_without_it_is_foreign() -> None:
+    assert Origins().admits({"host": "hub", "origin": "https://hub"}, is_secure=True)
+    assert not Origins().admits({"host": "hub", "origin": "http://hub"}, is_secure=True)
+
+
+@pytest.mark.parametrize(
+    ("site", "is_allowed"), [("cross-site", False), ("same-site", False), ("same-origin", True), ("none", True)]
+)
+def test_an_image_in_a_page_of_another_site_opens_no_stream(site: str, is_allowed: bool) -> None:
+    """Browsers send no origin with it, but the cookies of who is logged in here."""
+    assert Origins([FRIEND]).admits({"host": "hub", "sec-fetch-site": site}, is_secure=False) is is_allowed
+
+
+def test_where_an_origin_is_required_nobody_comes_without() -> None:
+    pages = Origins([FRIEND], required=True)
+
+    assert not pages.admits({"host": "hub"}, is_secure=False)
+    assert not pages.admits({"host": "hub", "sec-fetch-site": "cross-site"}, is_secure=False)
+    assert pages.admits({"host": "hub", "origin": FRIEND}, is_secure=False)
+    # What browsers send with a GET of a page of the server itself, an `EventSource` for instance.
+    assert pages.admits({"host": "hub", "sec-fetch-site": "same-origin"}, is_secure=False)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("*", "every page of every site would be let in"),
+        ("null", "every sandboxed page of every site has this origin"),
+        ("friend.example", "it must be a scheme, a host and"),
+        ("https://", "it must be a scheme, a host and"),
+        ("https://friend.example/", "it must be a scheme, a host and"),
+        ("https://friend.example/dashboard", "it must be a scheme, a host and"),
+        ("https://friend.example?x", "it must be a scheme, a host and"),
+        ("https://*.friend.example", "it must be a scheme, a host and"),
+        ("https://me@friend.example", "it must be a scheme, a host and"),
+        ("https://friend.example:0x1", "it must be a scheme, a host and"),
+        ("https://friend.example:65536", "it must be a scheme, a host and"),
+        ("https://m\u00fcnchen.example", "it must be a scheme, a host and"),
+        (" https://friend.example", "it must be a scheme, a host and"),
+        ("", "it must be a scheme, a host and"),
+    ],
+)
+def test_what_is_no_origin_is_refused_where_it_is_written(entry: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^origin .*: {reason}"):
+        Origins([FRIEND, entry])
+
+
+def test_origins_are_a_list() -> None:
+    with pytest.raises(TypeError, match="origins must be a list of origins, not the text"):
+        Origins(FRIEND)
+
+
+def test_origins_of_applications_that_are_no_web_pages_can_be_named() -> None:
+    pages = Origins(["capacitor://localhost", "chrome-extension://abcdefghijklmnop"])
+
+    assert pages.admits({"host": "hub", "origin": "capacitor://localhost"}, is_secure=True)
+    assert not pages.admits({"host": "hub", "origin": "capacitor://localhost:1"}, is_secure=True)
+
+
+# --- reading the answer ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_shared_with_the_named_origins_alone() -> None:
+    pages = Origins([FRIEND])
+
+    assert dict(pages.share({"host": "hub", "origin": FRIEND})) == {
+        "Vary": "Origin",
+        "Access-Control-Allow-Origin": FRIEND,
+        "Access-Control-Allow-Credentials": "true",
+    }
+    for origin in ("https://evil.example", "null", "https://hub", "*", f"{FRIEND}\r\nX: y"):
+        assert dict(pages.share({"host": "hub", "origin": origin})) == {"Vary": "Origin"}
+    assert dict(pages.share({"host": "hub"})) == {"Vary": "Origin"}
+
+
+def test_a_preflight_is_told_what_may_be_sent() -> None:
+    told = dict(preflight({"origin": FRIEND}, ("POST",)))
+
+    assert told["Access-Control-Allow-Methods"] == told["Allow"] == "POST, OPTIONS"
+    assert "authorization" in told["Access-Control-Allow-Headers"]
+    assert "Access-Control-Allow-Methods" not in dict(preflight({}, ("POST",)))
+
+
+# --- any origin -----------------------------------------------------------------------------------------------------
+
+PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class Written:
+    """An origin, and one of the ways to write it."""
+
+    meant: tuple[str, str, int | None]
+    text: str
+
+
+@st.composite
+def origins(draw: st.DrawFn) -> Written:
+    scheme = draw(st.sampled_from(["http", "https", "app"]))
+    host = draw(st.sampled_from(["a.example", "b.example", "a.example.b.example", "127.0.0.1", "[::1]", "a"]))
+    port = draw(st.sampled_from([None, 80, 443, 8443]))
+    text = f"{scheme}://{host}" + ("" if port is None else f":{port}")
+    if draw(st.booleans()):
+        text = text.upper()
+    return Written((scheme, host, PORTS.get(scheme) if port is None else port), text)
+
+
+@given(st.lists(origins(), max_size=4), origins())
+def test_an_origin_is_allowed_if_and_only_if_it_is_named(named: list[Written], asking: Written) -> None:
+    pages = Origins([one.text for one in named])
+    is_named = asking.meant in [one.meant for one in named]
+
+    assert pages.admits({"host": "hub.example", "origin": asking.text}, is_secure=False) is is_named
+    assert ("Access-Control-Allow-Origin" in dict(pages.share({"origin": asking.text}))) is is_named
+
+
+@given(
+    st.text(max_size=40) | st.text(alphabet="htps:/.[]@a0-_%\\?#\t\r\n ", max_size=20).map(lambda text: FRIEND + text)
+)
+@example(FRIEND)
+@example(f"{FRIEND}:443")
+def test_what_is_no_origin_is_foreign_and_what_is_one_is_exact(text: str) -> None:
+    origin = parse_origin(text)
+    is_friend = Origins([FRIEND]).admits({"host": "hub.example", "origin": text}, is_secure=True)
+
+    assert is_friend is (origin in (Origin("https", "friend.example", 443), Origin("https", "hub.example", 443)))
+    if origin is not None:
+        assert text.isascii()
+        assert parse_origin(text.swapcase()) == origin
+        assert not any(map(str.isspace, text))
