@@ -12,6 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import AuthenticationError, Channel, Handshake, Hub, Identity, PermissionDenied, Tuning
+from analytics_hub.observability import COUNTERS
 from analytics_hub.testing import ManualClock
 
 from .asgi import ASGIDoor
@@ -104,6 +105,7 @@ async def serving(
         with anyio.fail_after(HANG):
             async with hub, door.open(hub) as connect:
                 yield House(hub, connect if door.abilities.takes_commands else _with_token(connect), clock, tokens)
+            assert set(hub.statistics().counters) <= set(COUNTERS)
     except* _Unable as reasons:  # wrapped by the task groups that it came through
         unable = reasons
     else:

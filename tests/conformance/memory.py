@@ -9,11 +9,12 @@ from typing import Any
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import AuthenticationError, Hub, HubError, PermissionDenied
+from analytics_hub.exceptions import TooManyRequests
 from analytics_hub.transports.memory import ABILITIES, MemoryClient, connect
 
 from .client import Batch, Client, Closed, Connect, Refused
 
-_STATUS: dict[type[HubError], int] = {AuthenticationError: 401, PermissionDenied: 403}
+_STATUS: dict[type[HubError], int] = {AuthenticationError: 401, PermissionDenied: 403, TooManyRequests: 429}
 
 
 class _Client:
@@ -66,7 +67,7 @@ async def _connect(hub: Hub, token: str | None) -> AsyncIterator[MemoryClient]:
     try:
         client = await connecting.__aenter__()
     except HubError as error:
-        raise Refused(_STATUS.get(type(error), 503)) from error
+        raise Refused(next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)) from error
     try:
         yield client
     finally:

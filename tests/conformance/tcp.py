@@ -21,7 +21,7 @@ from .client import Batch, Client, Closed, Connect, Refused
 RECEIVE_BUFFER: Final = 4096
 # Nothing is to happen in a test because the machine stood still for some seconds.
 PATIENT: Final = Limits(handshake_timeout=60.0, close_timeout=60.0)
-_STATUS: Final = {4401: 401, 4403: 403, 1011: 503, 1012: 503, 1013: 503}
+_STATUS: Final = {4401: 401, 4403: 403, 4429: 429, 1011: 503, 1012: 503, 1013: 503}
 _KNOCK: Final = "knock"
 
 

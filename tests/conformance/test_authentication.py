@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import anyio
 import pytest
 
-from analytics_hub import Channel, Identity, Tuning
+from analytics_hub import Action, Channel, Identity, Tuning
 
 from .client import Door, Reader, Refused
 from .doors import serving
@@ -89,6 +90,7 @@ async def test_who_sends_no_token_is_sent_away(door: Door) -> None:
 
 
 async def test_an_expired_token_ends_the_session(door: Door) -> None:
+    """A07."""
     async with serving(door, manual=True) as house:
         house.tokens.add("brief", expires=house.clock.wall() + 100)
         async with house.reader("routing", token="brief") as reader:
@@ -182,9 +184,10 @@ async def test_a_token_may_narrow_what_its_roles_allow(door: Door) -> None:
 
 
 async def test_the_application_has_the_last_word_on_each_channel(door: Door) -> None:
+    """A09: each channel of a command is judged on its own, alone and beside others."""
     asked: list[tuple[str, str]] = []
 
-    async def authorize(identity: Identity, channel: str) -> bool:
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         asked.append((identity.id, channel))
         return channel != "user:2"
 
@@ -194,6 +197,121 @@ async def test_the_application_has_the_last_word_on_each_channel(door: Door) -> 
         assert [answer.get("code") for answer in answers] == [None, "forbidden", "forbidden", "unknown-channel"]
         # What the roles refuse, or nobody has declared, is not asked about.
         assert asked == [("alice", "routing"), ("alice", "user:2")]
+        (alone,) = await reader.subscribe("user:2", id=2)
+        house.hub.publish("user:2", "not yours")
+        house.hub.publish("secret", "nor this")
+        house.hub.publish("routing", "yours")
+        await reader.reach("routing", 1)
+
+        assert alone["code"] == "forbidden"
+        assert [item.get("channel") for item in reader.items if "seq" in item] == ["routing"]
+
+
+async def test_a_hook_that_hangs_harms_one_client(door: Door) -> None:
+    """C04: it is given up after a while, and meanwhile others come and go."""
+    asked = anyio.Event()
+
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
+        if channel == "user:1":
+            asked.set()
+            await anyio.sleep_forever()
+        return True
+
+    tuning = Tuning(interval=0.001, auth_timeout=0.5)
+    async with serving(door, authorize=authorize, tuning=tuning) as house, house.reader() as reader:
+        await reader.client.send({"action": "subscribe", "id": 1, "channels": ["user:1"]})
+        await asked.wait()
+        async with house.reader("routing") as neighbour:
+            house.hub.publish("routing", 1)
+            await neighbour.reach("routing", 1)
+        answer = await reader.next("$subscribed")
+
+        assert answer["channels"][0]["code"] == "forbidden"
+        assert house.hub.statistics().counters["authorize-failed"] == 1
+        await reader.subscribe("routing", id=2)
+
+
+async def test_who_is_revoked_is_gone_and_stays_away(door: Door) -> None:
+    """A08. What is published after the call reaches nobody who was meant by it."""
+    async with serving(door) as house:
+        issued = time.time() - 5
+        house.tokens.add("first", issued=issued, token_id="t1")
+        house.tokens.add("second", issued=issued, token_id="t2")
+        house.tokens.add("later", issued=time.time() + 60)
+        house.tokens.known["bob"] = Identity(id="bob")
+        async with (
+            house.reader("routing", token="first") as first,
+            house.reader("routing", token="second") as second,
+            house.reader("routing", token="bob") as bob,
+        ):
+            house.hub.publish("routing", "for all")
+            for reader in (first, second, bob):
+                await reader.reach("routing", 1)
+            ended = [house.hub.revoke(token_id="t1"), house.hub.revoke("alice")]
+            house.hub.publish("routing", "for bob")
+            codes = [await first.closed(), await second.closed()]
+            await bob.reach("routing", 2)
+            with pytest.raises(Refused) as refused:
+                async with house.connect("second"):
+                    pass
+            async with house.reader("routing", token="later") as later:
+                await later.ping()
+
+            assert ended == [1, 1]
+            assert codes == [4401, 4401]
+            assert refused.value.status == 401
+            assert [reader.data("routing") for reader in (first, second)] == [["for all"]] * 2
+            assert bob.data("routing") == ["for all", "for bob"]
+
+
+async def test_roles_that_are_taken_away_end_their_subscriptions_at_once(door: Door) -> None:
+    """A08, without a word of the client."""
+    channels = [Channel("open"), Channel("desk", roles=frozenset({"trader"}))]
+    async with serving(door, channels=channels) as house, house.reader("open", "desk") as reader:
+        house.hub.publish("desk", 1)
+        await reader.reach("desk", 1)
+        count = house.hub.set_roles("alice", {"guest"})
+        house.hub.publish("desk", 2)
+        house.hub.publish("open", 1)
+        await reader.reach("open", 1)
+        (answer,) = await reader.subscribe("desk", id=2)
+        (ended,) = reader.control("$unsubscribed")
+
+        assert count == 1
+        assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "desk", "seq": 1, "abandoned": 0}])
+        assert reader.data("desk") == [1]
+        assert answer["code"] == "forbidden"
+
+
+async def test_what_the_application_takes_back_ends(door: Door) -> None:
+    closed: set[str] = set()
+
+    def authorize(identity: Identity, action: Action, channel: str) -> bool:
+        return channel not in closed
+
+    async with serving(door, authorize=authorize) as house, house.reader("routing", "user:1") as reader:
+        closed.add("user:1")
+        house.hub.reauthorize("alice")
+        ended = await reader.next("$unsubscribed")
+        house.hub.publish("user:1", "too late")
+        house.hub.publish("routing", 1)
+        await reader.reach("routing", 1)
+
+        assert (ended["reason"], [account["channel"] for account in ended["channels"]]) == ("forbidden", ["user:1"])
+        assert reader.of("user:1") == []
+
+
+async def test_a_ticket_is_as_good_as_a_token_once(door: Door) -> None:
+    async with serving(door) as house:
+        ticket = house.hub.issue_ticket(Identity(id="carol"))
+        async with house.reader(token=ticket):
+            (session,) = house.hub.sessions
+            with pytest.raises(Refused) as refused:
+                async with house.connect(ticket):
+                    pass
+
+            assert session.identity == Identity(id="carol")
+            assert refused.value.status == 401
 
 
 async def test_a_clock_that_jumps_moves_expiry_and_nothing_else(door: Door) -> None:
@@ -256,7 +374,7 @@ async def test_commands_behind_a_slow_hook_wait_in_order_and_in_bounds(door: Doo
     """Up to 64 KiB of them; then the client is not read any more, and feels it, until the hook has answered."""
     asked, gate = anyio.Event(), anyio.Event()
 
-    async def authorize(identity: Identity, channel: str) -> bool:
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         asked.set()
         await gate.wait()
         return True
