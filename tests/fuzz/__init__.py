@@ -1,0 +1,1 @@
+"""Fuzzing in process: every parser that meets a stranger's bytes, fed with mutated ones."""

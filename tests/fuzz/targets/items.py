@@ -1,0 +1,214 @@
+"""What a client of ours makes of items of a server that wishes it ill."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from analytics_hub.client.backoff import Ending
+from analytics_hub.client.decoding import JSON_CODEC, MSGPACK_CODEC, Codec
+from analytics_hub.client.exceptions import Closed, Lost, NotAHub
+from analytics_hub.client.feed import Feed, Options
+from analytics_hub.client.protocol import MOST_LEAVING, ClientProtocol
+from analytics_hub.client.values import Gap, Item
+from analytics_hub.exceptions import HubError
+from analytics_hub.protocol import MAX_SEQ, Position
+
+from ..target import Target, Trees
+
+_ROOM: Final = 8
+
+
+def check_items_json(data: bytes) -> None:
+    """Messages are parted by a NUL, which stands in no JSON."""
+    _converse(JSON_CODEC, [message.decode("utf-8", "replace") for message in data.split(b"\0")])
+
+
+def check_items_msgpack(data: bytes) -> None:
+    _converse(MSGPACK_CODEC, data.split(b"\0\0\0"))
+
+
+def _converse(codec: Codec, messages: list[Any]) -> None:
+    protocol = ClientProtocol(jitter=lambda: 0.5)
+    feeds = [
+        protocol.subscribe("alerts", Options(since=Position("n.1", 3)), 0.0, room=_ROOM),
+        protocol.subscribe("table", Options(snapshot=True), 0.0, room=_ROOM, type=dict[str, int]),
+        protocol.subscribe("gone", Options(), 0.0, room=_ROOM),
+    ]
+    protocol.connected(0.0, codec=codec, token="t")
+    protocol.refresh("u", 0.0, lambda error: None)
+    protocol.unsubscribe(feeds.pop(), 0.0)
+    now = 0.0
+    try:
+        for message in messages:
+            now += 1.0
+            protocol.receive(message, now)
+            protocol.handle_timer(now)
+            for event in protocol.events():
+                assert len(repr(event)) <= len(repr(message)) + 200
+            for command in protocol.data_to_send():
+                assert isinstance(command, bytes) is codec.format.is_binary
+            timer = protocol.get_timer()
+            assert timer is not None
+            assert math.isfinite(timer)
+            for feed in feeds:
+                check_feed(feed)
+                assert len(protocol._link.leaving) <= MOST_LEAVING  # type: ignore[union-attr]
+                while feed.has_values and now % 2:
+                    _take(protocol, feed, now)
+    except NotAHub as error:
+        assert str(error).isprintable()
+        assert len(str(error)) <= 1024
+    except (Closed, Lost) as error:
+        check_ending(protocol.closed(1006, str(error), now))
+        return
+    check_ending(protocol.lost("over", now))
+
+
+def _take(protocol: ClientProtocol, feed: Feed, now: float) -> None:
+    try:
+        value = protocol.take(feed, now)
+    except HubError as error:
+        assert len(str(error)) <= 4096
+        return
+    if isinstance(value, Gap):
+        assert all(number is None or 0 <= number <= MAX_SEQ for number in (value.first, value.last))
+    else:
+        assert isinstance(value, Item)
+        assert 0 <= value.seq <= MAX_SEQ
+
+
+def check_feed(feed: Feed) -> None:
+    assert len(feed._values) <= max(_ROOM, feed.room) + 1
+    if feed.position is not None:
+        assert 0 <= feed.position.seq <= MAX_SEQ
+
+
+LONGEST_WAIT: Final = 86_400.0
+"""Seconds for which a server may keep a client away."""
+
+
+def check_ending(ending: Ending) -> None:
+    assert ending.sentence.isprintable()
+    assert ending.error is not None or ending.delay is not None
+    assert ending.delay is None or 0 <= ending.delay <= LONGEST_WAIT, ending.delay
+    assert ending.error is None or str(ending.error).isprintable()
+
+
+HELLO: Final = (
+    b'[{"type":"$hello","timestamp":"2026-01-19T10:30:45.160Z","protocol":1,"node":"n","session":"s","heartbeat":20.0,'
+    b'"limits":{},"reconnect":{"min":0.5,"max":30}}]'
+)
+
+
+_REFUSED: Final = {"channel": "alerts", "ok": False, "code": "bad-request"}
+_STORY: Final[tuple[Any, ...]] = (
+    msgspec.json.decode(HELLO),
+    [
+        {
+            "type": "$subscribed",
+            "id": 2,
+            "channels": [
+                {"channel": "alerts", "ok": True, "epoch": "n.1", "seq": 3, "recovered": True},
+                {"channel": "table", "ok": True, "epoch": "n.2", "seq": 0},
+            ],
+        }
+    ],
+    [
+        {"channel": "alerts", "seq": 4, "type": "alerts", "timestamp": "2026-01-19T10:30:45.160Z", "data": {"a": [1]}},
+        {"channel": "table", "seq": 1, "key": "k", "type": "table", "timestamp": "", "data": {"n": 1}},
+        {"channel": "table", "seq": 2, "key": "k", "type": "table", "timestamp": "", "data": None, "deleted": True},
+        {"type": "$gap", "channel": "alerts", "from": 5, "to": 9, "count": 5, "reason": "rate"},
+        {"type": "$gap", "channel": "table", "epoch": {"old": "n.2", "new": "m.2"}, "reason": "epoch"},
+        {"channel": "gone", "seq": 1, "type": "gone", "timestamp": "", "data": 1},
+    ],
+    [{"type": "$error", "id": 2, "code": "rate-limited", "message": "slower", "retry": "later", "after": 0.5}],
+    [{"type": "$subscribed", "id": 3, "channels": [{"channel": "alerts", "ok": False, "code": "bad-request"}]}],
+    [{"type": "$authenticated", "id": 2}, {"type": "$expiring", "in": 60}, {"type": "$drain", "in": 2.5}],
+    [{"type": "$unsubscribed", "id": 4, "channels": [{"channel": "gone"}]}],
+    [{"channel": "alerts", "seq": seq, "type": "a", "data": seq} for seq in range(10, 10 + 2 * _ROOM)],
+    [],
+    [{"type": "$subscribed", "id": id, "channels": [_REFUSED]} for id in range(4, 9)],
+    [{"type": "$error", "id": 3, "code": "unauthenticated", "message": "expired token", "retry": "never"}],
+    [{"type": "$unsubscribed", "reason": "forbidden", "channels": [{"channel": "table"}]}],
+    [],
+)
+
+
+def _as_json(messages: Any) -> bytes:
+    return b"\0".join(map(msgspec.json.encode, messages))
+
+
+def _as_msgpack(messages: Any) -> bytes:
+    return b"\0\0\0".join(map(msgspec.msgpack.encode, messages))
+
+
+_STORIES: Final = (
+    [*_STORY],
+    [*_STORY[:3]],
+    [*_STORY[:2], *_STORY[7:11]],
+    [_STORY[0], _STORY[3]],
+    [_STORY[0], _STORY[1], _STORY[4], _STORY[2]],
+)
+_STRAYS: Final = [{"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MOST_LEAVING + 9)]
+_NAMES: Final = (
+    *("type", "channel", "channels", "seq", "data", "timestamp", "key", "deleted", "id", "ok", "epoch", "old", "new"),
+    *("recovered", "code", "message", "from", "to", "count", "reason", "in", "after", "heartbeat", "reconnect", "min"),
+    *("$hello", "$subscribed", "$unsubscribed", "$gap", "$error", "$authenticated", "$expiring", "$drain", "$pong"),
+    *(
+        "alerts",
+        "table",
+        "gone",
+        "n.1",
+        "unauthenticated",
+        "rate-limited",
+        "unknown-action",
+        "bad-request",
+        "forbidden",
+    ),
+)
+_JSON_WORDS: Final = (
+    *(
+        b'"type":"$gap",',
+        b'"type":"$hello"',
+        b'"seq":',
+        b'"channel":"alerts"',
+        b'"ok":true',
+        b'"data":',
+        b'"id":1',
+        b'"id":2',
+    ),
+    *(b"\0", b"null", b"[", b"]", b"{", b"}", b",", b"\\ud800", b"[" * 1000),
+)
+
+ITEMS_JSON: Final = Target(
+    "items-json",
+    check_items_json,
+    samples=(*map(_as_json, _STORIES), _as_json([_STORY[0], _STRAYS])),
+    words=_JSON_WORDS,
+    trees=Trees(_STORIES, _NAMES, _as_json),
+    longest=16_000,
+    share=12,
+)
+ITEMS_MSGPACK: Final = Target(
+    "items-msgpack",
+    check_items_msgpack,
+    samples=tuple(map(_as_msgpack, _STORIES)),
+    words=(
+        b"\0\0\0",
+        b"\x90",
+        b"\x91",
+        b"\x81",
+        b"\xc0",
+        b"\xa4type",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 1000,
+    ),
+    trees=Trees(_STORIES, _NAMES, _as_msgpack),
+    longest=6000,
+    share=8,
+)
+TARGETS: Final = (ITEMS_JSON, ITEMS_MSGPACK)

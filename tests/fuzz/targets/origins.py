@@ -1,0 +1,198 @@
+"""Who asks, and for what: the headers `Origin`, `Host` and `X-Forwarded-For`, and what an ASGI scope says."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from analytics_hub.contracts import Handshake
+from analytics_hub.doorkeeper import PROXIES, Doorkeeper
+from analytics_hub.transports._asgi.scope import Scope, find_path, read_headers, take_query
+from analytics_hub.transports._origins import Origins, parse_origin, preflight
+from analytics_hub.tuning import Tuning
+
+from ..target import Target
+
+_ALLOWED: Final = ("https://dashboard.example.com", "http://[::1]:8080")
+_LISTED: Final = Origins(_ALLOWED)
+_STRICT: Final = Origins(_ALLOWED, required=True)
+_SERIALIZED: Final = re.compile(r"https?://[^/?#@\s\x00-\x20\x7f-\xff]+", re.IGNORECASE)
+
+
+def check_origins(data: bytes) -> None:
+    """Lines: `Origin`, `Host`, and whether TLS ends here. Who is let in comes from a page of ours or of the list."""
+    origin, host, rest, *_ = (*data.decode("latin-1").split("\n"), "", "")
+    is_secure = bool(rest)
+    headers = {"host": host} | ({"origin": origin} if origin else {})
+    is_admitted = _LISTED.admits(headers, is_secure=is_secure)
+    shared = dict(_LISTED.share(headers))
+    assert _STRICT.admits(headers, is_secure=is_secure) == (is_admitted and bool(origin))
+    assert preflight(headers, ("GET",))
+    is_listed = origin.lower() in _ALLOWED
+    if "Access-Control-Allow-Origin" in shared:
+        assert shared["Access-Control-Allow-Origin"] == origin
+        assert is_admitted
+        assert _strip_port(origin) in {*map(_strip_port, _ALLOWED)}, origin
+    assert not is_listed or is_admitted
+    if is_admitted and origin and "Access-Control-Allow-Origin" not in shared:
+        assert _SERIALIZED.fullmatch(origin), origin
+        assert not is_secure or origin.lower().startswith("https:")
+        assert _host(origin.partition("://")[2]) == _host(host), (origin, host)
+        assert parse_origin(origin) is not None
+
+
+def _strip_port(origin: str) -> tuple[str, str]:
+    scheme, _, authority = origin.lower().partition("://")
+    return scheme, _host(authority)
+
+
+def _host(authority: str) -> str:
+    """Without the port; spellings of an IPv6 address are one."""
+    name = re.sub(r":[0-9]*$", "", authority.lower())
+    return f"[{ip_address(name[1:-1])}]" if name.startswith("[") else name
+
+
+_DOORKEEPER: Final = Doorkeeper(
+    Tuning(), clock=lambda: 0.0, note=lambda kind, message, *args: None, proxies=(*PROXIES, "10.0.0.0/8")
+)
+_NETWORKS: Final = tuple(map(ip_network, (*PROXIES, "10.0.0.0/8")))
+
+
+def check_forwarded(data: bytes) -> None:
+    """Lines: the peer's address, and its `X-Forwarded-For`. Only proxies are believed, and addresses alone."""
+    client, _, forwarded = data.decode("latin-1").partition("\n")
+    handshake = Handshake(client=client, headers={"x-forwarded-for": forwarded})
+    resolved = _DOORKEEPER.resolve(handshake)
+    place = _DOORKEEPER.place(resolved.client)
+    if resolved.client != client:
+        assert _is_proxy(client), "a stranger was believed"
+        assert resolved.client is not None
+        ip_address(resolved.client)
+        assert resolved.client.isprintable()
+        assert len(resolved.client) <= 64
+        assert place is None or len(place) <= 64
+    assert place is None or place.endswith("/64") or ip_address(place).version == 4
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in _NETWORKS)
+
+
+# --- what an ASGI scope says ------------------------------------------------------------------------------------------
+
+
+def check_scope(data: bytes) -> None:
+    """Lines: path, root path, query, then headers, each as a server has read it."""
+    path, root, query, *lines = (*data.split(b"\n"), b"", b"")
+    scope: Scope = {
+        "path": path.decode("utf-8", "replace"),
+        "root_path": root.decode("utf-8", "replace"),
+        "query_string": query,
+        "headers": [tuple(line.partition(b":")[::2]) for line in lines],
+    }
+    found = find_path(scope)
+    assert found.startswith("/")
+    assert found == "/" or not found.endswith("/")
+    headers = read_headers(scope)
+    assert len(headers) <= len(lines)
+    assert all(name == name.lower() for name in headers)
+    take_query(scope)
+    stripped = scope["query_string"]
+    take_query(scope)
+    assert scope["query_string"] == stripped
+
+
+ORIGIN: Final = Target(
+    "origin",
+    check_origins,
+    samples=(
+        b"https://hub.example.com\nhub.example.com\n1",
+        b"http://hub:7999\nhub:7999",
+        b"https://dashboard.example.com\nhub.example.com\n1",
+        b"http://[::1]:8080\nhub",
+        b"http://[0:0::1]\n[::1]:80",
+        b"null\nhub",
+        b"\nhub",
+    ),
+    words=(
+        *(
+            b"http://",
+            b"https://",
+            b"null",
+            b":",
+            b":80",
+            b":443",
+            b":0",
+            b":65536",
+            b"[::1]",
+            b"[",
+            b"]",
+            b"@",
+            b"/",
+            b"\\",
+        ),
+        *(
+            b"hub",
+            b"dashboard.example.com",
+            b".",
+            b"#",
+            b"?",
+            b"\n",
+            b"\t",
+            b"xn--",
+            b"%",
+            b":0080",
+            b"::ffff:127.0.0.1",
+        ),
+    ),
+    longest=300,
+    share=40,
+)
+FORWARDED: Final = Target(
+    "forwarded",
+    check_forwarded,
+    samples=(
+        b"127.0.0.1\n203.0.113.9, 10.1.2.3",
+        b"::1\n[2001:db8::1]:1234, 127.0.0.1:80",
+        b"::ffff:127.0.0.1\nunknown, 198.51.100.1:99",
+        b"203.0.113.9\n1.2.3.4",
+        b"10.0.0.1\n" + b"10.0.0.2, " * 40 + b"10.0.0.3",
+    ),
+    words=(
+        b",",
+        b" ",
+        b":",
+        b"[",
+        b"]",
+        b"%eth0",
+        b"::",
+        b"127.0.0.1",
+        b"10.0.0.1",
+        b"1.2.3.4",
+        b"/8",
+        b"_hidden",
+        b"\n",
+        b'"',
+    ),
+    longest=600,
+    share=30,
+)
+
+SCOPE: Final = Target(
+    "scope",
+    check_scope,
+    samples=(
+        b"/hub/events\n/hub\nchannels=alerts&token=ey.J\nHost:hub\nCookie:a=b\nCookie:c=d\nX:\xe9",
+        b"//events/\n/\n%74oken=x&token=y&a\nAuthorization:Bearer x",
+    ),
+    words=(b"/", b"//", b"/hub", b"\n", b"?", b"token=", b"%74oken=", b"&", b":", b"Cookie:a"),
+    longest=600,
+    share=20,
+)
+TARGETS: Final = (ORIGIN, FORWARDED, SCOPE)

@@ -1,0 +1,248 @@
+"""What clients of event streams ask for: queries and cursors. And lines of the TCP transport."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from analytics_hub.channels import check_name
+from analytics_hub.contracts import Handshake, anonymous
+from analytics_hub.exceptions import InvalidChannel
+from analytics_hub.formats import JSON
+from analytics_hub.http import Request, Response
+from analytics_hub.hub import Hub
+from analytics_hub.identity import Identity
+from analytics_hub.protocol import MAX_SEQ, CloseCode, Position, Selection, Subscribe
+from analytics_hub.transports._http.cursor import LOST, MAX_CURSOR, decode_cursor, encode_cursor
+from analytics_hub.transports._http.events import EventStream, open_stream
+from analytics_hub.transports._sockets.decoding import ProtocolFault
+from analytics_hub.transports._tcp.lines import LINES, LineDecoder
+from analytics_hub.tuning import Tuning
+
+from ..target import Target, cut
+
+MAX_SENTENCE: Final = 1024
+_MAX_EPOCH: Final = 128
+
+
+def check_cursor(data: bytes) -> None:
+    """A cursor that can be read says the same once it is written again, and fits where it must."""
+    text = data.decode("latin-1")
+    positions = decode_cursor(text)
+    if positions is None:
+        return
+    assert positions
+    assert len(positions) <= text.count("!") + 1
+    for name, position in positions.items():
+        _check_position(position)
+        assert check_name(name) == name
+    _check_round_trip({name: (position.epoch, position.seq) for name, position in positions.items()})
+
+
+def _check_position(position: Position) -> None:
+    assert len(position.epoch) <= _MAX_EPOCH
+    assert 0 <= position.seq <= MAX_SEQ
+    position.epoch.encode()
+
+
+def _check_round_trip(positions: dict[str, tuple[str, int]]) -> None:
+    cursor = encode_cursor(positions)
+    assert cursor.isascii()
+    assert cursor.isprintable()
+    assert " " not in cursor
+    assert quote(cursor, safe="!*~./-_:") == cursor, "it must be possible to put it into a URL as it is"
+    assert len(cursor) <= MAX_CURSOR
+    if cursor != LOST:
+        assert decode_cursor(cursor) == {name: Position(epoch, seq) for name, (epoch, seq) in positions.items()}
+
+
+def check_positions(data: bytes) -> None:
+    """Lines: channel, number, epoch. Whatever epoch a journal has, a cursor says it again, or that it is lost."""
+    positions: dict[str, tuple[str, int]] = {}
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
+        name, _, rest = line.partition(" ")
+        seq, _, epoch = rest.partition(" ")
+        try:
+            check_name(name)
+            number = int(seq[:17])
+        except (InvalidChannel, ValueError):
+            continue
+        if 0 <= number <= MAX_SEQ:
+            positions[name] = (epoch[:_MAX_EPOCH].encode("utf-8", "replace").decode(), number)
+    if positions:
+        _check_round_trip(positions)
+
+
+# --- queries ----------------------------------------------------------------------------------------------------------
+
+_MOST: Final = 5
+_HUB: Final = Hub([], authenticate=anonymous, tuning=Tuning(max_subscriptions=_MOST))
+
+
+def check_query(data: bytes) -> None:
+    """The query, and after a line break the `Last-Event-ID`. What comes of it is commands that the hub understands."""
+    query, _, last_id = data.decode("latin-1").partition("\n")
+    headers = {"last-event-id": last_id} if last_id else {}
+    stream = open_stream(_HUB, Request("GET", "/events", query, headers), Identity(id="ann"), Handshake())
+    if isinstance(stream, Response):
+        assert stream.status == 400
+        assert len(msgspec.json.decode(stream.body)["error"]["message"]) <= MAX_SENTENCE
+        return
+    assert isinstance(stream, EventStream)
+    assert "ey.J" not in repr(stream)
+    if not stream.command:
+        return
+    names: list[str] = []
+    for command in JSON.parse(stream.command):
+        assert isinstance(command, Subscribe), command
+        assert 0 < len(command.channels) <= _MOST
+        for selection in command.channels:
+            assert isinstance(selection, Selection)
+            names.append(selection.channel)
+            if selection.since is not None:
+                _check_position(selection.since)
+    assert len(names) == len(set(names))
+    assert len(names) <= len(data)
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+MAX_LINE: Final = 200
+
+
+def check_lines(data: bytes) -> None:
+    """The first byte says how the rest is cut. Compared with what `split` makes of it."""
+    stream = data[1:]
+    decoder = LineDecoder(MAX_LINE)
+    lines: list[str | bytes] = []
+    code = 0
+    try:
+        for portion in cut(data[0] if data else 0, stream):
+            decoder.feed(portion)
+            while not decoder.is_dry:
+                before = len(lines)
+                for event in decoder.events():
+                    lines.append(event.data)  # noqa: PERF401 - what came before a fault counts
+                assert len(lines) - before <= LINES
+            assert len(decoder._rest) <= MAX_LINE + 1
+        for message in decoder.finish():
+            lines.append(message.data)  # noqa: PERF401 - as above
+    except ProtocolFault as fault:
+        code = fault.code
+    expected, codes = _split(stream)
+    assert lines == expected
+    assert (code == 0) == (not codes), f"{code}, expected {codes}"
+    assert not code or code in codes
+
+
+def _split(stream: bytes) -> tuple[list[str], tuple[int, ...]]:
+    lines: list[str] = []
+    *whole, rest = stream.split(b"\n")
+    for line in [*whole, *([rest] if rest else ())]:
+        if len(line) - line.endswith(b"\r") > MAX_LINE:
+            return lines, (CloseCode.TOO_BIG,)
+        try:
+            lines.append(line.removesuffix(b"\r").decode())
+        except UnicodeDecodeError:
+            return lines, (CloseCode.INVALID_DATA,)
+    return lines, ()
+
+
+CURSOR: Final = Target(
+    "cursor",
+    check_cursor,
+    samples=(
+        b"alerts~12~k3f9.1!routing-metrics~1042~.2!user:1~0~.3",
+        b"a~9007199254740991~*c3*a9!b~1~x*2Ey!c~2~!d~3~*2Ea.b",
+        b"-",
+        b"a~1~" + b"e" * 128,
+    ),
+    words=(
+        b"!",
+        b"~",
+        b".",
+        b"*",
+        b"*2E",
+        b"*7E",
+        b"*25",
+        b"*00",
+        b"9007199254740991",
+        b"9007199254740992",
+        b"a~1~.2!",
+        b"%41",
+    ),
+    longest=9000,
+    share=40,
+)
+POSITIONS: Final = Target(
+    "positions",
+    check_positions,
+    samples=(
+        b"alerts 12 k3f9.1\nrouting-metrics 1042 k3f9.2\nuser:1 0 k3f9.3",
+        "a 9007199254740991 é.1\nb 1 .x\nc 2 ..\nd 3 \ne 4 a~b!c*d%e f".encode(),
+    ),
+    words=(b" ", b"\n", b".", b"~", b"!", b"*", b"%", b"*2E", b"a 1 ", b"\n.b 2 .", b"k3f9.", b"9007199254740991"),
+    longest=9000,
+    share=20,
+)
+QUERY: Final = Target(
+    "query",
+    check_query,
+    samples=(
+        b"channels=alerts,exposure-updates&channel=routing-metrics;last=10&channel=lp-performance;max_hz=4",
+        b"channel=alerts;since=k3f9.1:12&channel=b;snapshot;max_hz=0.5&token=ey.J",
+        b"channels=a,b,c,d,e,f,g&cursor=alerts~12~k3f9.1!b~1~.2\nalerts~13~k3f9.1",
+        b"channel=user%3A1;snapshot=true\n-",
+        b"channels=alerts\n!!!",
+    ),
+    words=(
+        *(
+            b"channel=",
+            b"channels=",
+            b"cursor=",
+            b"token=",
+            b"&",
+            b";",
+            b"=",
+            b",",
+            b"last=",
+            b"max_hz=",
+            b"snapshot",
+            b":",
+        ),
+        *(
+            b"since=",
+            b"since=a:1",
+            b"%3B",
+            b"%2C",
+            b"%00",
+            b"%ff",
+            b"+",
+            b"\n",
+            b"nan",
+            b"inf",
+            b"1e-400",
+            b"true",
+            b"x" * 300,
+        ),
+    ),
+    longest=3000,
+    share=20,
+)
+LINES_TARGET: Final = Target(
+    "lines",
+    check_lines,
+    samples=(
+        b'\0{"action":"ping"}\n{"action":"subscribe","channels":["a"]}\r\n\n\r\n',
+        b'\x01{"action":"ping"}\r\n' + "añ€".encode() + b"\n",
+        b"\x0b" + b"x" * MAX_LINE + b"\r\n" + b"y" * MAX_LINE + b"\n" + b"z" * (MAX_LINE + 1),
+        b"\x0a" + b"\n" * 70 + b"rest",
+    ),
+    words=(b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\n\n\n", b"x" * MAX_LINE, b"y" * (MAX_LINE - 1)),
+    longest=1500,
+    share=40,
+)
+
+TARGETS: Final = (CURSOR, POSITIONS, QUERY, LINES_TARGET)

@@ -1,0 +1,197 @@
+"""What the commands of the terminal read: lines of standard input, and URLs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from analytics_hub.cli.errors import CommandError
+from analytics_hub.cli.publish import MAX_LINE, MOST_BYTES, MOST_ITEMS, Press
+from analytics_hub.cli.rows import as_json, gap_row, row
+from analytics_hub.client.decoding import JSON_CODEC
+from analytics_hub.client.publisher import Outcome
+from analytics_hub.client.target import Target as Address
+from analytics_hub.client.values import Gap, Item
+from analytics_hub.exceptions import InvalidItem
+from analytics_hub.journaling import Receipt
+
+from ..target import Target, Trees, cut
+
+
+class _Source(io.RawIOBase):
+    """Standard input, as it comes."""
+
+    def __init__(self, how: int, data: bytes) -> None:
+        self._portions = cut(how, data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        portion = next(self._portions, b"")
+        buffer[: len(portion)] = portion
+        return len(portion)
+
+
+_OUTCOMES: Final[tuple[Outcome, ...]] = (Receipt("e", 1), InvalidItem("no"), None)
+
+
+def check_input(data: bytes) -> None:
+    """The first byte says how the rest is cut, and whether there is a channel. No line is passed over in silence."""
+    shown: list[str] = []
+    said: list[str] = []
+    batches: list[int] = []
+
+    def publish(items: Sequence[dict[str, Any]]) -> list[Outcome]:
+        assert 0 < len(items) <= MOST_ITEMS
+        body = msgspec.json.encode(items)
+        assert len(items) == 1 or len(body) <= MOST_BYTES + 4096
+        batches.append(len(items))
+        return [_OUTCOMES[number % 3] for number in range(len(items))]
+
+    how = data[0] if data else 0
+    press = Press(publish, "c" if how & 0x80 else None, True, shown.append, said.append)
+    text = data[1:]
+    try:
+        press.run(io.BufferedReader(_Source(how & 0x7F, text)))
+    except CommandError as error:
+        assert len(text) > MAX_LINE, error
+        return
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    assert press.published + press.refused == len(lines)
+    assert len(shown) == press.published
+    assert sum(batches) <= len(lines)
+    assert all(line.isprintable() for line in said)
+    assert all(len(line) <= 1024 for line in said), max(map(len, said))
+
+
+def check_rows(data: bytes) -> None:
+    """An item that a server sends is one line of a terminal, without anything that moves the cursor."""
+    try:
+        found = JSON_CODEC.data.decode(data)
+        content = msgspec.json.decode(found.data)
+    except (ValueError, RecursionError):
+        return
+    item = Item(found.channel, found.seq, found.type, found.timestamp, content, found.key, found.deleted)
+    assert row(item).isprintable()
+    raw = Item(found.channel, found.seq, found.type, found.timestamp, found.data, found.key, found.deleted)
+    assert "\x1b" not in as_json(raw)
+    assert gap_row(Gap(found.channel, found.seq, None, found.seq, found.type, found.timestamp)).isprintable()
+
+
+def check_url(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        assert len(str(error)) <= 200
+        return
+    assert 0 < address.port < 65_536
+    assert address.host
+    assert address.host.isascii()
+    assert address.resource.startswith("/"), address.resource
+    assert address.authority.isascii()
+    assert not set(" \r\n\t\0") & set(address.authority + address.resource), address
+    if address.token and len(address.token) > 8 and text.count(address.token) == 1:
+        assert address.token not in repr(address)
+
+
+_ITEM: Final = {
+    "channel": "alerts",
+    "seq": 4,
+    "type": "tick",
+    "timestamp": "2026-01-19T10:30:45.160Z",
+    "data": {"a": 1.5, "b": "x y", "c": [1, None], "d": "\x1b[2J"},
+    "key": "k",
+    "deleted": False,
+}
+INPUT: Final = Target(
+    "input",
+    check_input,
+    samples=(
+        b'\x0b{"channel":"a","data":1}\n{"channel":"a","data":{"b":2},"key":"k","type":"t"}\n\n{"channel":"a","deleted":true}',
+        b'\x81{"a":1}\r\n[1,2]\n"text"\n' + b"7\n" * 120,
+        b'\0{"channel":"a","data":"' + b"x" * 1500 + b'"}\n' + b'{"channel":"b"}\n' * 4,
+    ),
+    words=(
+        b"\n",
+        b"\r\n",
+        b'{"channel":"a","data":1}\n',
+        b'"deleted":true',
+        b"\xff\n",
+        b"[" * 1100,
+        b"\x1b[2J",
+        b'"' + b"y" * 1100,
+    ),
+    longest=6000,
+    share=6,
+)
+ROWS: Final = Target(
+    "rows",
+    check_rows,
+    samples=(msgspec.json.encode(_ITEM),),
+    words=(
+        b"\\u001b[2J",
+        b"\\u202e",
+        b"\\ud83d",
+        b'"key":',
+        b'"data":',
+        b"\\n",
+        b"[" * 990,
+        b"1e308",
+        b'"deleted":true',
+    ),
+    trees=Trees((_ITEM,), (*_ITEM, "a", "\x1b", "\u2028"), msgspec.json.encode),
+    longest=3000,
+    share=8,
+)
+URL: Final = Target(
+    "url",
+    check_url,
+    samples=(
+        b"ws://localhost:7999",
+        b"wss://hub.example.com/ws/analytics?token=eyJhbGciOi&x=y#f",
+        b"ws://[::1]:80/a%20b?c",
+        "wss://user:pw@bücher.example:443/".encode(),
+    ),
+    words=(
+        *(
+            b"ws://",
+            b"wss://",
+            b":",
+            b"/",
+            b"//",
+            b"?",
+            b"#",
+            b"@",
+            b"[",
+            b"]",
+            b"[::1]",
+            b":0",
+            b":65535",
+            b":65536",
+            b"token=",
+        ),
+        *(
+            b"%00",
+            b"%0d%0a",
+            b"\r\n",
+            b"\\",
+            b"xn--",
+            b".",
+            b"..",
+            b"\xef\xbd\x97s",
+            "℀".encode(),
+            b"\xc2\xad",
+            b"a" * 64,
+            b"[v1.a]",
+        ),
+    ),
+    longest=600,
+    share=15,
+)
+
+TARGETS: Final = (INPUT, ROWS, URL)
