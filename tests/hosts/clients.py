@@ -84,11 +84,15 @@ def dial(
     url: str,
     *,
     token: str | None = None,
+    cookie: str | None = None,
     origin: str | None = None,
     subprotocols: Sequence[str] = (),
     compression: str | None = None,
 ) -> Iterator[Socket]:
     """Connect; with an `origin`, as a page in a browser does."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    if cookie is not None:
+        headers["Cookie"] = cookie
     with connect(
         url,
         proxy=None,
@@ -98,7 +102,7 @@ def dial(
         compression=compression,
         origin=None if origin is None else Origin(origin),
         subprotocols=[Subprotocol(name) for name in subprotocols] or None,
-        additional_headers={} if token is None else {"Authorization": f"Bearer {token}"},
+        additional_headers=headers,
     ) as connection:
         yield Socket(connection)
 

@@ -1,0 +1,29 @@
+"""C11: the same story gives the same bytes, to the same clients, in the same order, whatever the seed of the hashes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from ...layout import ROOT
+
+
+def tell(seed: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.trace"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return ran.stdout
+
+
+def test_c11_the_seed_of_the_hashes_changes_nothing() -> None:
+    stories = {tell(seed) for seed in ("0", "1", "4711")}
+
+    assert len(stories) == 1
+    assert int(stories.pop().split()[1]) > 10_000

@@ -1,0 +1,225 @@
+"""C04: a hook of the application that raises, hangs or answers nonsense harms one client and is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from analytics_hub import (
+    AuthenticationError,
+    Handshake,
+    Hub,
+    HubError,
+    Identity,
+    JournalError,
+    PermissionDenied,
+    Tuning,
+    anonymous,
+)
+from analytics_hub.client import HubClient
+from analytics_hub.journals.memory import MemoryJournal
+from analytics_hub.transports import tcp
+from analytics_hub.transports.asgi import HubApp
+from analytics_hub.transports.memory import connect, subscribe
+
+from ...cancellation.leftovers import is_served_once, lines
+from ...hub.rig import FakeTransport, plug_in, read, running
+from ...transports import asgi_peer
+from ...transports.peer import Peer, serving, upgrade
+
+pytestmark = pytest.mark.anyio
+
+READER = anonymous(Handshake())
+
+
+async def wait_for_the_cancelled() -> Any:
+    """Await what somebody else has cancelled, as who shares a lookup with a request that was given up does."""
+    await checkpoint()
+    raise asyncio.CancelledError
+
+
+async def raise_group() -> Any:
+    await checkpoint()
+    raise ExceptionGroup("several", [ValueError("one"), KeyError("two")])
+
+
+async def run_out_of_memory() -> Any:
+    await checkpoint()
+    raise MemoryError
+
+
+async def hang() -> Any:
+    await anyio.sleep_forever()
+
+
+def exhaust_the_stack() -> Any:
+    return exhaust_the_stack()
+
+
+def return_a_function() -> Any:
+    return lambda: True
+
+
+def return_an_exception() -> Any:
+    return PermissionDenied("not raised")
+
+
+FAULTS = (
+    wait_for_the_cancelled,
+    raise_group,
+    run_out_of_memory,
+    hang,
+    exhaust_the_stack,
+    return_a_function,
+    return_an_exception,
+)
+SHORT = Tuning(auth_timeout=0.1, interval=0.001)
+
+
+each_fault = pytest.mark.parametrize("fault", FAULTS)
+
+
+async def fail_if_bad(handshake: Handshake, fault: Callable[[], Any]) -> Any:
+    if handshake.token is None:
+        raise AuthenticationError("missing")
+    if handshake.token == "bad":
+        answer = fault()
+        return await answer if hasattr(answer, "__await__") else answer
+    return Identity(id="good")
+
+
+@each_fault
+async def test_c04_authenticate_fails_for_one_client(fault: Callable[[], Any]) -> None:
+    """At each door: the memory transport, a first message, WebSockets, a request, TCP, ASGI."""
+    async with running(tuning=SHORT, authenticate=lambda handshake: fail_if_bad(handshake, fault)) as hub:
+        witness = plug_in(hub, FakeTransport(), "events", identity=READER)
+        with pytest.raises(HubError, match="tokens cannot be checked now"):
+            async with connect(hub, token="bad"):
+                pass
+        async with connect(hub, token="good") as client:
+            client.send({"action": "auth", "token": "bad"})
+            await read(client, lambda item: item["type"] == "$error")
+            assert client.close_code is None
+        assert hub.statistics().counters["authenticate-failed"] == 2
+
+        assert await knock_on_websocket(hub) == [503, 503]
+        assert await knock_on_tcp(hub) == 1011
+        assert await knock_on_asgi(hub) == 503
+        assert hub.statistics().counters["authenticate-failed"] == 6
+
+        hub.disconnect(witness)
+        await is_served_once(hub)
+
+
+async def knock_on_websocket(hub: Hub) -> list[int]:
+    statuses = []
+    async with serving(hub) as port:
+        request = b"GET /asyncapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bad\r\n\r\n"
+        for head in (upgrade("Authorization: Bearer bad"), request):
+            async with await Peer.connect(port) as peer:
+                await peer.send(head)
+                statuses.append((await peer.read_answer()).status)
+        async with await Peer.open(port, "Authorization: Bearer good"):
+            pass
+    return statuses
+
+
+async def knock_on_tcp(hub: Hub) -> int:
+    async with serving(hub, serve=tcp.serve) as port, await Peer.connect(port) as peer:
+        await peer.send(lines({"action": "auth", "token": "bad"}))
+        end = await peer.read_end()
+    assert b'"$close"' in end
+    return int(end.rpartition(b'"code":')[2].partition(b",")[0])
+
+
+async def knock_on_asgi(hub: Hub) -> int:
+    scope = asgi_peer.scope_for("bad")
+    async with asgi_peer.running(HubApp(hub), scope, accepted=False) as server:
+        status: int = (await server.read())["status"]
+    return status
+
+
+@each_fault
+async def test_c04_authorize_fails_for_one_client(fault: Callable[[], Any]) -> None:
+    async def authorize(identity: Identity, *question: str) -> Any:
+        if identity.id == "good":
+            return True
+        answer = fault()
+        return await answer if hasattr(answer, "__await__") else answer
+
+    async with running(tuning=SHORT, authorize=authorize) as hub:
+        async with subscribe(hub, "events", identity=Identity(id="good")):
+            with pytest.raises(PermissionDenied):
+                async with subscribe(hub, "events", identity=Identity(id="bad")):
+                    pass
+
+        assert hub.statistics().counters["authorize-failed"] >= 1
+        async with subscribe(hub, "events", identity=Identity(id="good")):
+            pass
+
+
+class FaultyJournal(MemoryJournal):
+    """Fails whenever it is asked something, until it is mended."""
+
+    def __init__(self, fault: Callable[[], Any]) -> None:
+        super().__init__()
+        self.fault: Callable[[], Any] | None = fault
+
+    async def append(self, channel: str, first: int, items: Any) -> int:
+        if self.fault is not None:
+            answer = self.fault()
+            return int(await answer if hasattr(answer, "__await__") else answer)
+        return await super().append(channel, first, items)
+
+    async def read(self, channel: str, after: int, limit: int) -> Any:
+        if self.fault is not None:
+            answer = self.fault()
+            return await answer if hasattr(answer, "__await__") else answer
+        return await super().read(channel, after, limit)
+
+
+# How long a journal may take to answer is the application's to say.
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault is not hang])
+async def test_c04_a_journal_fails_for_one_item(fault: Callable[[], Any]) -> None:
+    journal = FaultyJournal(fault)
+    async with running(journal=journal) as hub, subscribe(hub, "events", identity=READER):
+        with pytest.raises(JournalError):
+            await hub.publish_confirmed("durable", 1)
+        journal.fault = None
+
+        assert (await hub.publish_confirmed("durable", 2)).seq == 1
+        assert not hub._clerk.waiters
+
+
+@pytest.mark.parametrize("fault", [wait_for_the_cancelled, raise_group, run_out_of_memory])
+async def test_c04_a_token_function_of_a_client_fails(fault: Callable[[], Any]) -> None:
+    """The first time it comes out of `async with`; what fails later is a failure that passes."""
+    tries = 0
+
+    async def token() -> str:
+        nonlocal tries
+        tries += 1
+        if tries in (1, 3):
+            await fault()
+        return "good"
+
+    async with running(authenticate=lambda handshake: Identity(id="alice")) as hub, serving(hub) as port:
+        url = f"ws://127.0.0.1:{port}"
+        with pytest.raises(Exception):  # noqa: B017, PT011 - its own, whatever that is
+            async with HubClient(url, token):
+                pass
+        async with HubClient(url, token, jitter=lambda: 0.0) as client, client.subscribe("events") as events:
+            hub.sessions[0].peer.hang_up(reset=True)
+            while tries < 4:
+                await checkpoint()
+            while not hub.statistics().subscriptions:
+                await checkpoint()
+            hub.publish("events", "served again")
+
+            assert getattr(await anext(events), "data", None) == "served again"
+        await hub.shutdown(0.0)

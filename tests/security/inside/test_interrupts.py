@@ -1,0 +1,33 @@
+"""C10: Ctrl-C at any moment ends a program without a warning, a traceback or anything that is left open."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ...conftest import BACKENDS
+from ...layout import ROOT
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at the descriptors as Linux tells them")  # noqa: PTH112
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_c10_ctrl_c_at_any_moment(backend: str) -> None:
+    """With everything told that Python and asyncio can tell, and each warning an error."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", f"{__package__}.interrupted", backend],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert ran.stderr == ""
+    assert ran.returncode == 0
+    waits, lines = map(int, ran.stdout.split())
+    assert waits > 20
+    assert lines > 20

@@ -1,0 +1,168 @@
+"""A soak: hours of clients of every kind that come and go, after which nothing may have grown.
+
+    python -m tests.security.soak --hours 8 --target asyncio
+
+In each round some read, some read slowly, some not at all, and some attack; then all leave, and what holds after each
+attack (`watch.py`) must hold. Every minute a line tells what the process has. Fails if memory has grown by more than
+1 MiB an hour once it is warm, or objects or descriptors at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any, Final
+
+from ..transports.certificates import write_certificate
+from ..transports.peer import PING, TEXT
+from .asking import is_alive, subscribe
+from .attack import Peer, crowd, frame
+from .target import MIB, PLANS, Report, Target
+from .watch import SPARE_OBJECTS, settled, watching
+
+MINUTE: Final = 60.0
+HOUR: Final = 3600.0
+WARM: Final = 0.3
+"""Of the time, after which it counts what there is."""
+NOISE: Final = 2 * MIB
+"""By how much resident memory differs between two moments of a process that does not grow."""
+
+QUICKLY_FULL: Final[dict[str, Any]] = {"burst_items": 512, "burst_bytes": MIB, "journal_items": 200}
+"""What channels keep is reached within minutes, and not only after hours."""
+
+
+def attack(target: Target, peer: Peer, random: Random) -> None:
+    """One of the attacks after which a client is ended; what it is told, the tests look at."""
+    ping = b'{"action":"ping"}'
+    attacks: list[Callable[[], object]] = [
+        lambda: peer.say_text(*[b"{}"] * 10),
+        lambda: peer.say_text(b"[" + b",".join([ping] * 3000) + b"]"),
+        lambda: peer.say_text(ping.ljust(70_000)),
+        lambda: peer.say_text(b"[" * 30_000, b'{"action":"auth","token":"wrong"}'),
+        lambda: subscribe(peer, *(f"made-up:{number}" for number in range(100))),
+        lambda: peer.send(peer_frame(target, b"half a message")[:-3]),
+    ]
+    if not target.is_tcp:
+        attacks += [
+            lambda: peer.send(frame(0x3)),
+            lambda: peer.send(frame(TEXT, masked=False)),
+            lambda: peer.send(frame(PING, b"x" * 125) * 500),
+            lambda: peer.send(frame(TEXT, length=2**62)),
+        ]
+    with suppress(EOFError):
+        random.choice(attacks)()
+        if random.random() < 0.5:
+            peer.reset()
+        elif random.random() < 0.5:
+            peer.has_answer(0.1)
+
+
+def peer_frame(target: Target, text: bytes) -> bytes:
+    return text if target.is_tcp else frame(TEXT, text)
+
+
+def read_feed(peer: Peer, count: int) -> None:
+    """So many items, each the next one; of what it is told to have lost, as many."""
+    feed = (item for item in peer.items() if item.get("channel") == "feed")
+    due = None
+    for item in itertools.islice(feed, count):
+        first, last = (item["from"], item["to"]) if item["type"] == "$gap" else (item["seq"], item["seq"])
+        assert due in (None, first), item
+        due = last + 1
+
+
+def churn(target: Target, random: Random) -> None:
+    """One round."""
+    with (
+        crowd(target.open() for _ in range(10)) as good,
+        crowd(target.open(room=4096) for _ in range(5)) as deaf,
+        crowd(target.open(room=4096) for _ in range(3)) as slow,
+    ):
+        for peer in (*deaf, *slow):
+            subscribe(peer, "burst", "archive", f"room:{random.randrange(20)}")
+        for peer in good:
+            peer.say({"action": "subscribe", "channels": ["feed", "board", "burst"]})
+        target.publish("burst", 300, size=2000, seconds=0.5)
+        target.publish("archive", 20, size=100, seconds=0.5)
+        for _ in range(20):
+            with target.open() as hostile:
+                attack(target, hostile, random)
+            for peer in slow:
+                with suppress(OSError):
+                    peer.sock.recv(200)
+        for peer in good:
+            read_feed(peer, 20)
+        assert is_alive(good[0])
+        for peer in random.sample(good, 5):
+            peer.reset()
+
+
+def rounds(name: str, certificate: Path, seconds: float, seed: int) -> Iterator[Report]:
+    """What the process has after each round."""
+    random = Random(seed)
+    with settled(name, certificate, **QUICKLY_FULL) as house:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            with watching(house) as target:
+                target.allowance.peak = 64 * MIB
+                churn(target, random)
+            yield house.target.report()
+
+
+def judge(first: list[Report], last: list[Report], hours: float) -> list[str]:
+    """What has grown between two stretches of time that are so far apart."""
+    grown = fmean(report.rss for report in last) - fmean(report.rss for report in first)
+    faults = []
+    if grown > NOISE + hours * MIB:
+        faults.append(f"memory has grown by {grown / MIB:.2f} MiB in {hours:.2f} h")
+    for what, spare in (("descriptors", 0), ("objects", SPARE_OBJECTS), ("tasks", 1)):
+        before, after = (max(getattr(report, what) for report in part) for part in (first, last))
+        if after > before + spare:
+            faults.append(f"{what}: {before} -> {after}")
+    return faults
+
+
+def main() -> int:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hours", type=float, default=8.0)
+    parser.add_argument("--target", choices=PLANS, default="asyncio")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    started = told = time.monotonic()
+    reports: list[tuple[float, Report]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = write_certificate(Path(folder) / "localhost.pem")
+        for report in rounds(options.target, certificate, options.hours * HOUR, options.seed):
+            now = time.monotonic()
+            reports.append((now - started, report))
+            if now - told >= MINUTE or len(reports) == 1:
+                told = now
+                print(_describe(now - started, len(reports), report), flush=True)
+    length = reports[-1][0]
+    warm = [report for at, report in reports if WARM * length <= at]
+    part = max(1, len(warm) // 4)
+    faults = judge(warm[:part], warm[-part:], (1 - WARM) * length / HOUR)
+    print(_describe(length, len(reports), reports[-1][1]))
+    print("\n".join(faults) or "nothing has grown")
+    return 1 if faults else 0
+
+
+def _describe(seconds: float, number: int, report: Report) -> str:
+    ended = sum(count for name, count in report.counters.items() if name.startswith("closed-"))
+    has = f"{report.rss / MIB:7.2f} MiB, {report.descriptors} descriptors, {report.tasks} tasks"
+    clients = f"{report.counters['connected']} clients, {ended} of them ended"
+    return f"{seconds / MINUTE:6.1f} min, {number:5} rounds: {has}, {report.objects} objects; {clients}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""H: before it is a WebSocket."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+
+from ..transports.peer import KEY
+from .attack import crowd, trickle, upgrade
+from .target import NATIVE, Target
+from .watch import targets
+
+house = targets(*NATIVE)
+
+HEADERS = [f"X-{number}: y\r\n".encode() for number in range(1000)]
+BLANKS = " ," * 4000
+"""As long as one line may be: what is quadratic in it takes seconds."""
+
+
+def test_h01_h02_the_slow_and_the_silent_are_ended(target: Target) -> None:
+    """One timer runs from accept, whatever trickles in: bytes, headers, or nothing."""
+    start = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    with crowd(target.dial() for _ in range(4)) as (bytewise, linewise, stuck, silent):
+        streams = {
+            bytewise: [bytes([byte]) for byte in start + b"X: " + b"y" * 200],
+            linewise: [start, *HEADERS[:200]],
+            stuck: itertools.chain([start], itertools.repeat(b"", 200)),
+            silent: itertools.repeat(b"", 200),
+        }
+
+        assert trickle(streams), "the server waits for ever"
+        assert silent.read_end() == b""
+        for peer in (bytewise, linewise, stuck):
+            assert peer.read_end().startswith(b"HTTP/1.1 408 ")
+    target.wait_counted("handshake-timeout", 4)
+
+
+def refuse(target: Target, subtests: pytest.Subtests, cases: Mapping[str, tuple[bytes, int]], counter: str) -> None:
+    for name, (head, status) in cases.items():
+        with subtests.test(name), target.dial() as peer:
+            peer.send(head)
+
+            answer = peer.read_answer()
+            assert answer.status == status
+            assert answer.body.strip(), "it is told why"
+            if status == 426:
+                assert answer.headers["sec-websocket-version"] == "13"
+    target.wait_counted(counter, len(cases))
+
+
+LONG = {
+    "many headers": (upgrade(*[f"X-{number}: y" for number in range(5000)]), 431),
+    "a long header": (upgrade(f"X-Long: {'y' * 8190}"), 431),
+    "long in all": (upgrade(*[f"X-{number}: {'y' * 6000}" for number in range(3)]), 431),
+    "headers without end": (b"GET / HTTP/1.1\r\n" + b"".join(HEADERS) * 2, 431),
+    "a header without end": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000, 431),
+    "a long request line": (upgrade(path="/" + "a" * 9000), 414),
+    "a request line without end": (b"GET /" + b"a" * 20_000, 414),
+}
+
+
+def test_h03_a_head_is_bounded(target: Target, subtests: pytest.Subtests) -> None:
+    refuse(target, subtests, LONG, "refused-size")
+
+
+def test_h03_blanks_in_a_list_are_read_in_linear_time(target: Target) -> None:
+    names = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Cookie")
+    for name in names * 10:
+        with target.dial() as peer:
+            peer.send(upgrade("Authorization: Bearer wrong", f"{name}: {BLANKS}"))
+
+            assert peer.read_answer().status == 401
+
+    spent = target.report().cpu - target.before.cpu
+    assert spent < 3.0, f"50 lists took {spent} s of the processor"
+
+
+def replaced(*headers: str) -> bytes:
+    """An upgrade with other headers than the usual ones of these names."""
+    return upgrade(*headers, drop=tuple(header.partition(":")[0] for header in headers))
+
+
+MALFORMED = {
+    "no host": (upgrade(drop=("Host",)), 400),
+    "two hosts": (upgrade("Host: other"), 400),
+    "HTTP 1.0": (upgrade(version="HTTP/1.0"), 400),
+    "HTTP 2.0": (upgrade(version="HTTP/2.0"), 400),
+    "POST": (upgrade().replace(b"GET", b"POST", 1), 405),
+    "small letters": (upgrade().replace(b"GET", b"get", 1), 405),
+    "no upgrade": (upgrade(drop=("Upgrade",)), 426),
+    "another upgrade": (replaced("Upgrade: h2c"), 426),
+    "no connection": (upgrade(drop=("Connection",)), 426),
+    "another connection": (replaced("Connection: close"), 426),
+    "no version": (upgrade(drop=("Sec-WebSocket-Version",)), 400),
+    "an old version": (replaced("Sec-WebSocket-Version: 8"), 426),
+    "two versions": (upgrade("Sec-WebSocket-Version: 13"), 400),
+    "no key": (upgrade(drop=("Sec-WebSocket-Key",)), 400),
+    "a short key": (replaced("Sec-WebSocket-Key: abc"), 400),
+    "a bad key": (replaced(f"Sec-WebSocket-Key: {KEY[:-2]}!="), 400),
+    "two keys": (upgrade(f"Sec-WebSocket-Key: {KEY}"), 400),
+    "a body": (upgrade("Content-Length: 3") + b"abc", 400),
+    "two lengths": (upgrade("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
+    "bare line feeds": (upgrade().replace(b"\r\n", b"\n") + b"\r\n\r\n", 400),
+    "a folded header": (upgrade("X-Folded: a\r\n b"), 400),
+    "NUL": (upgrade("X-Nul: a\0b"), 400),
+    "not ASCII": (replaced("Host: \xe9\xff"), 400),
+    "unknown subprotocols": (upgrade("Sec-WebSocket-Protocol: mqtt"), 400),
+}
+
+
+def test_h04_malformed_upgrades_are_refused(target: Target, subtests: pytest.Subtests) -> None:
+    refuse(target, subtests, MALFORMED, "refused-request")
+
+
+OFFERS = (
+    "permessage-deflate; server_max_window_bits=abc",
+    'permessage-deflate; client_max_window_bits="abc"',
+    "permessage-deflate; server_max_window_bits=",
+    "permessage-deflate; unknown=1",
+    ";;;,,, =",
+)
+
+
+def test_h04_malformed_offers_are_declined(target: Target, subtests: pytest.Subtests) -> None:
+    """One request with such an offer ends a server that hands it to wsproto."""
+    for offer in OFFERS:
+        with subtests.test(offer), target.dial() as peer:
+            peer.send(upgrade(f"Authorization: Bearer {target.token()}", f"Sec-WebSocket-Extensions: {offer}"))
+
+            answer = peer.read_head()
+            assert answer.status == 101
+            assert "sec-websocket-extensions" not in answer.headers
+
+
+FOREIGN = (
+    "null",
+    "",
+    "file://",
+    "https://evil.example",
+    "https://friend.example.evil.example",
+    "https://evil-friend.example",
+    "https://sub.friend.example",
+    "https://friend.example:8443",
+    "http://friend.example",
+    "https://friend.example/path",
+    "https://x@friend.example",
+    "https://friend.example, https://friend.example",
+    "https://friend.example:port",
+    "https://[friend.example",
+    "https://localhost:1",
+    "*",
+)
+
+
+def test_h07_pages_of_other_sites_are_refused(target: Target, subtests: pytest.Subtests) -> None:
+    """Before the token is looked at: who is foreign learns nothing about it."""
+    for origin in FOREIGN:
+        for token in (target.token(), "wrong"):
+            with subtests.test(origin), target.dial() as peer:
+                peer.send(upgrade(f"Origin: {origin}", f"Authorization: Bearer {token}"))
+
+                assert peer.read_head().status == 101  # the page sees only a close code
+                assert peer.read_frame().code == 4403
+                peer.send_close(4403)
+                assert peer.read_end() == b""
+    target.wait_counted("refused-origin", 2 * len(FOREIGN))
+
+
+def test_h07_our_own_pages_and_friends_are_let_in(target: Target) -> None:
+    scheme = "https" if target.is_tls else "http"
+    for origin in ("https://friend.example", f"{scheme}://127.0.0.1"):
+        with target.open(f"Origin: {origin}") as peer:
+            assert peer.next_item("$hello")["protocol"] == 1
+
+
+def test_h09_half_a_handshake_and_gone(target: Target) -> None:
+    """The server counts its own descriptors, afterwards."""
+    whole = upgrade(f"Authorization: Bearer {target.token()}")
+    for _ in range(50):
+        with crowd(target.dial() for _ in range(4)) as (first, second, third, fourth):
+            first.send(whole[:10])
+            second.send(whole[: len(whole) // 2])
+            third.send(whole[:-1])
+            fourth.send(whole[:-2])
+            third.reset()
+            fourth.reset()
