@@ -49,7 +49,9 @@ def write_secret(path: Path, text: str = SECRET, mode: int = 0o600) -> Path:
 
 
 def identity(token: str, secret: str = SECRET) -> Identity:
-    return JWTAuthenticator(secret, algorithms=["HS256"])(Handshake(token=token))
+    found = JWTAuthenticator(secret, algorithms=["HS256"])(Handshake(token=token))
+    assert isinstance(found, Identity)
+    return found
 
 
 class TestTheDemosSecret:
@@ -308,6 +310,14 @@ class TestDemo:
 
         assert main(["demo"]) == 1
         assert "needs at least 32" in output()[1]
+
+    def test_a_certificate_that_is_none_is_one_sentence(self, output: Output) -> None:
+        assert main(["demo", "--certfile", "/nowhere.pem"]) == 1
+        assert output()[1] == (
+            "analytics-hub: cannot read the certificate in /nowhere.pem: No such file or directory\n"
+        )
+        assert main(["demo", "--keyfile", "key.pem"]) == 1
+        assert output()[1] == "analytics-hub: --keyfile goes with a --certfile\n"
 
     def test_a_port_in_use_is_one_sentence(self, output: Output) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from analytics_hub.protocol import encode
 from analytics_hub.trading import CHANNELS
 
 from .browser import Browser
+from .transports.certificates import write_certificate
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals here")
 
@@ -203,6 +205,31 @@ def test_it_ends_in_peace_also_with_a_client_that_never_reads(start: Start, numb
 
     assert demo.end(number) == 0
     assert demo.output.endswith("Draining.\n")
+
+
+def test_over_tls_and_a_new_certificate_on_sighup(start: Start, tmp_path: Path) -> None:
+    path = write_certificate(tmp_path / "localhost.pem")
+    demo = start("--certfile", str(path))
+    health = f"https://localhost:{demo.port}/healthz"
+
+    def is_trusted() -> bool:
+        context = ssl.create_default_context(cafile=str(path))
+        try:
+            with urllib.request.urlopen(health, context=context, timeout=GUARD) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLError):
+                return False
+            raise
+
+    assert is_trusted()
+    assert f"https://127.0.0.1:{demo.port}/ " in demo.read_until("page").string
+    write_certificate(path)
+    assert not is_trusted()
+    demo.process.send_signal(signal.SIGHUP)
+    while not is_trusted():  # until the signal has been taken; `GUARD` ends the demo, and with it this
+        pass
+    assert demo.end() == 0
 
 
 def test_roles_decide_what_each_account_sees(start: Start) -> None:

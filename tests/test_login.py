@@ -13,6 +13,8 @@ from analytics_hub.auth import JWTAuthenticator
 from analytics_hub.contracts import Handshake
 from analytics_hub.demo.login import ACCOUNTS, refuse_login, respond_login
 from analytics_hub.http import Request, Response
+from analytics_hub.identity import Identity
+from analytics_hub.transports._origins import Origins
 
 SECRET = "s" * 32
 NOW = 1_700_000_000.0
@@ -41,6 +43,7 @@ def test_each_account_gets_a_token_with_its_role(name: str, content_type: str) -
     identity = JWTAuthenticator(SECRET, algorithms=["HS256"], clock=lambda: NOW)(Handshake(token=answer["token"]))
 
     assert response.status == 200
+    assert isinstance(identity, Identity)
     assert (identity.id, identity.roles, identity.account) == (name, frozenset({name}), name)
     assert identity.expires == NOW + answer["expiresIn"]
     assert ("Cache-Control", "no-store") in response.headers
@@ -116,7 +119,7 @@ def test_other_methods_and_paths() -> None:
 
     assert response is not None
     assert response.status == 405
-    assert ("Allow", "POST") in response.headers
+    assert ("Allow", "OPTIONS, POST") in response.headers
     assert RESPOND(Request("POST", "/login/")) is None
 
 
@@ -126,3 +129,32 @@ def test_where_strangers_could_log_in_it_says_why_not() -> None:
     assert response is not None
     assert response.status == 403
     assert error(response) == "not here"
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+FRIEND = "https://dashboard.example"
+
+
+def ask(method: str, origin: str | None) -> tuple[int, dict[str, str]]:
+    respond = respond_login(SECRET, origins=Origins([FRIEND]))
+    headers = {"host": "localhost:7999"} | ({} if origin is None else {"origin": origin})
+    response = respond(Request(method, "/login", headers=headers, body=b'{"username":"admin","password":"admin"}'))
+    assert response is not None
+    return response.status, dict(response.headers)
+
+
+def test_pages_of_other_sites_get_no_token_but_those_that_are_named() -> None:
+    assert [ask("POST", origin)[0] for origin in (None, "http://localhost:7999", FRIEND)] == [200, 200, 200]
+    assert ask("POST", FRIEND)[1]["Access-Control-Allow-Origin"] == FRIEND
+    assert "Access-Control-Allow-Origin" not in ask("POST", "http://localhost:7999")[1]
+    for origin in ("https://evil.example", "null"):
+        status, headers = ask("POST", origin)
+        assert (status, "Access-Control-Allow-Origin" in headers) == (403, False)
+
+
+def test_a_page_that_is_named_has_its_preflight_answered() -> None:
+    status, headers = ask("OPTIONS", FRIEND)
+
+    assert (status, headers["Access-Control-Allow-Methods"]) == (204, "POST, OPTIONS")
+    assert ask("OPTIONS", "https://evil.example")[0] == 403

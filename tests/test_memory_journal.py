@@ -9,7 +9,7 @@ from analytics_hub.contracts import JournalState
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.testing import ManualClock
 
-from .hub.cancelling import cancelled_at
+from .cancellation.sweep import cancelled_at
 
 pytestmark = pytest.mark.anyio
 

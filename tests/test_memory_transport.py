@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from analytics_hub import HubClosed, Identity
+from analytics_hub import Action, HubClosed, Identity
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import ROOM, MemoryClient, connect, subscribe
 
@@ -106,7 +106,7 @@ async def test_heartbeats_are_left_out() -> None:
 async def test_a_paused_client_can_be_seen() -> None:
     gate = anyio.Event()
 
-    async def authorize(identity: Identity, channel: str) -> bool:
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         await gate.wait()
         return True
 
@@ -144,7 +144,7 @@ async def test_sending_after_the_end_is_harmless() -> None:
 
 
 async def test_a_hub_that_closes_meanwhile_says_so() -> None:
-    async def authorize(identity: Identity, channel: str) -> bool:
+    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         asked.set()
         await anyio.sleep_forever()
         return True

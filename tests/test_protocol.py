@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from analytics_hub.protocol import (
+    MAX_COMMANDS,
     Auth,
     CommandId,
     Ping,
@@ -133,6 +134,15 @@ def test_an_unknown_action_is_answered_with_the_actions_there_are(fields: dict[s
 @pytest.mark.parametrize(("id", "found"), [(4, 4), ("x", "x"), (0.5, 0.5), (None, None), ([], None), ("x" * 129, None)])
 def test_a_refusal_echoes_the_id_if_it_can_be_read(id: object, found: CommandId) -> None:
     assert refuse(json.dumps({"action": "subscribe", "id": id})).id == found
+
+
+def test_a_frame_has_so_many_commands() -> None:
+    command = '{"action":"ping"}'
+
+    assert parse_json(f"[{','.join([command] * MAX_COMMANDS)}]") == [Ping()] * MAX_COMMANDS
+    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == Refused(
+        "bad-request", "4097 commands in one frame; at most 4096 are right"
+    )
 
 
 def test_one_bad_command_of_an_array_does_not_hurt_the_others() -> None:

@@ -23,9 +23,8 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from analytics_hub.channels import Channel
-from analytics_hub.contracts import Handshake
+from analytics_hub.contracts import anonymous
 from analytics_hub.hub import Hub
-from analytics_hub.identity import Identity
 from analytics_hub.transports.asgi import HubApp
 
 from . import control
@@ -50,12 +49,8 @@ async def obey(work: control.Publisher) -> None:
 # --- ours ---------------------------------------------------------------------------------------------------------
 
 
-def authenticate(handshake: Handshake) -> Identity:
-    return Identity(id="user")
-
-
 def ours() -> Starlette:
-    hub = Hub([Channel("bench", type="order")], authenticate=authenticate)
+    hub = Hub([Channel("bench", type="order")], authenticate=anonymous)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

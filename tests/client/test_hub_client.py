@@ -18,7 +18,6 @@ from analytics_hub.client import ConnectFailed, Disconnected, Gap, HubClient, It
 from analytics_hub.exceptions import InvalidItem
 from analytics_hub.transports.websocket import serve
 
-from ..hub.cancelling import cancel_everywhere
 from ..hub.rig import FAST, HANG, is_empty
 
 pytestmark = pytest.mark.anyio
@@ -193,34 +192,6 @@ async def test_roles_that_change_reach_the_living_connection() -> None:
             await client.refresh()
             with pytest.raises(PermissionDenied, match="the server ended the subscription: forbidden"):
                 await anext(items)
-
-
-async def test_it_may_be_cancelled_anywhere() -> None:
-    """At each await of the task that uses it; afterwards nothing is left at the server, and the next one is served."""
-
-    async def token() -> str:
-        await checkpoint()
-        return "trader"
-
-    async def work() -> None:
-        async with house.client(token) as client, client.subscribe("events", last=1) as items:
-            async with client.subscribe("durable", buffer=1) as durable:
-                house.hub.publish("durable", 1)
-                house.hub.publish("durable", 2)
-                await take(durable, 2)
-            await take(items, 1)
-            await client.refresh()
-
-    async def check() -> None:
-        await house.until_empty()
-
-    async with serving() as house:
-        house.hub.publish("events", "kept")
-        awaits = await cancel_everywhere(work, check)
-        async with house.client() as client, client.subscribe("events", last=1) as items:
-            assert await take(items, 1) == ["kept"]
-
-    assert awaits >= 8
 
 
 async def test_cancelled_readers_have_lost_nothing() -> None:
