@@ -269,3 +269,17 @@ def test_members_of_patterns_have_any_mode_that_is_not_durable(mode: str) -> Non
     rig.advance(3)
 
     assert rig.engine.statistics().channels == {}
+
+
+def test_what_waits_for_a_stalled_client_is_buffered() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    peer.stall()
+    assert rig.engine.buffered == 0
+
+    peer.send({"action": "ping", "id": 1})
+    held = rig.engine.buffered
+    peer.resume()
+
+    assert held > 0
+    assert rig.engine.buffered == 0

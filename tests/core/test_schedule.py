@@ -79,3 +79,15 @@ def test_an_item_without_a_time_is_passed_over() -> None:
     alarm.wake_at = None
 
     assert schedule.due(1.0) == [other]
+
+
+def test_what_is_cancelled_is_not_due_and_may_be_cancelled_again() -> None:
+    schedule: Schedule[Alarm] = Schedule()
+    first, second = Alarm(), Alarm()
+    schedule.at(first, 1.0)
+    schedule.at(second, 1.0)
+
+    schedule.cancel(first)
+    schedule.cancel(first)
+
+    assert schedule.due(1.0) == [second]

@@ -49,6 +49,16 @@ NATIVE: Final = (*PLAIN, *TLS)
 ASGI: Final = ("uvicorn", "hypercorn")
 SOME: Final = ("asyncio", "trio-tls", *ASGI)
 """For what happens in the hub: TLS and the event loop make no difference that would not show here."""
+USUAL: Final = (*SOME, "tcp")
+"""What is attacked unless SECURITY_TARGETS is `all`: every transport, loop and server once, TLS on one of them."""
+
+
+def choose(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `names` that are attacked this time."""
+    if os.environ.get("SECURITY_TARGETS") == "all":
+        return names
+    return tuple(name for name in names if name in USUAL)
+
 
 # Low, so that a test that waits for one does not wait long; and not lower than a machine under load stands still.
 LOW: Final[dict[str, object]] = {

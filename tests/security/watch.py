@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from .target import FAULTS, MIB, House, Report, Target, open_house
+from .target import FAULTS, MIB, House, Report, Target, choose, open_house
 
 SPARE_OBJECTS: Final = 1000
 """What caches of the interpreter and of libraries may have taken in; each forgotten client costs dozens."""
@@ -41,7 +41,7 @@ def targets(*names: str, **options: object) -> Callable[..., Any]:
     With `options`, which come on top of `LOW`, they are the file's own; else all files share them.
     """
 
-    @pytest.fixture(scope="module", params=names)
+    @pytest.fixture(scope="module", params=choose(names))
     def house(request: pytest.FixtureRequest, street: Street) -> Iterator[House]:
         if not options:
             yield street.find(request.param)
