@@ -205,11 +205,13 @@ class Doorkeeper:
 
 
 def _take_one(counter: Counter[str], name: str | None) -> None:
-    """Count down; what is at zero is forgotten."""
-    if name is not None:
+    """Count down; what is at zero is forgotten, and nothing is ever below."""
+    if name is None:
+        return
+    if counter[name] > 1:
         counter[name] -= 1
-        if not counter[name]:
-            del counter[name]
+    else:
+        counter.pop(name, None)
 
 
 def _name(place: str | None, headers: Collection[str]) -> str | None:

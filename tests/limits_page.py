@@ -52,7 +52,8 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("first token, where it comes as a message", "Tuning.auth_timeout", "s", "4408", "closed-4408"),
         Limit("a call of `authenticate` or `authorize`", "Tuning.auth_timeout", "s", "503, 1011 or refused",
               "authenticate-failed, authorize-failed"),
-        Limit("tokens checked at a time", "websocket.max_checks tcp.max_checks asgi.max_checks", "",
+        Limit("tokens checked at a time", "websocket.max_checks tcp.max_checks asgi.max_checks "
+              "reception:MAX_CHECKS", "",
               "waits, within the time above", "check-timeout"),
         Limit("connections not let in yet", "websocket.max_pending tcp.max_pending", "",
               "the oldest of the same address is cut off, or of all", "handshake-evicted"),

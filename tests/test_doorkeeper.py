@@ -333,3 +333,16 @@ class DoorkeeperMachine(RuleBasedStateMachine):
 
 
 TestDoorkeeper = DoorkeeperMachine.TestCase
+
+
+def test_whoever_leaves_as_somebody_who_never_came_takes_nobody_along() -> None:
+    """An application may say `ANONYMOUS` first, and make an identity of that name itself when a token is refreshed."""
+    doorkeeper = make(max_per_identity=1)
+    namesake = Identity(id=ANONYMOUS.id)
+    doorkeeper.entered(seen_from(None))
+    doorkeeper.identified(ANONYMOUS)
+
+    doorkeeper.left(seen_from(None), namesake)
+
+    doorkeeper.identified(namesake)
+    assert is_refused(lambda: doorkeeper.check_identity(namesake))

@@ -22,6 +22,7 @@ from analytics_hub import (
 )
 from analytics_hub.auth import JWTAuthenticator, mint
 from analytics_hub.observability import COUNTERS
+from analytics_hub.reception import MAX_CHECKS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe
 
@@ -389,3 +390,34 @@ async def test_a_subscriber_in_this_process_needs_a_token_too() -> None:
 
 def _who(hub: Hub) -> list[str]:
     return [session.identity.id for session in hub.sessions if session.identity is not None]
+
+
+async def test_so_many_first_messages_are_checked_at_a_time() -> None:
+    under_way = most = checked = 0
+    answer = anyio.Event()
+
+    async def authenticate(handshake: Handshake) -> Identity:
+        nonlocal under_way, most, checked
+        under_way += 1
+        most = max(most, under_way)
+        await answer.wait()
+        under_way -= 1
+        checked += 1
+        return Identity(id=f"{handshake.token}")
+
+    async with running(authenticate=authenticate) as hub:
+        transports = [FakeTransport() for _ in range(MAX_CHECKS + 10)]
+        for number, transport in enumerate(transports):
+            session = hub.connect(transport, WIRE, None, Handshake(transport="fake"))
+            hub.receive_data(session, json.dumps({"action": "auth", "token": f"{number}"}))
+        while under_way < MAX_CHECKS:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(20):  # as many turns as a further one would need
+            await anyio.lowlevel.checkpoint()
+
+        assert most == MAX_CHECKS
+        answer.set()
+        for transport in transports:
+            await transport.until(lambda transport=transport: "$authenticated" in transport.text)  # type: ignore[misc]
+        assert most == MAX_CHECKS
+        assert checked == MAX_CHECKS + 10

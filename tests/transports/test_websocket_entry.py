@@ -15,6 +15,7 @@ from analytics_hub.exceptions import AuthenticationError, HubError, PermissionDe
 from analytics_hub.http import Request, Response, respond_health
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
+from analytics_hub.transports._websocket.connection import WebSocketClient
 from analytics_hub.transports.websocket import Limits, serve
 
 from .fake_hub import SOMEBODY, FakeHub
@@ -457,3 +458,19 @@ async def test_another_path_for_the_socket() -> None:
             await peer.send_frame(PING)
             assert (await peer.read_frame()).opcode == PONG
         assert (await ask(port, upgrade())).status == 404
+
+
+async def test_one_that_cannot_leave_keeps_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(self: WebSocketClient) -> None:
+        raise RuntimeError("no")
+
+    hub = FakeHub()
+    monkeypatch.setattr(WebSocketClient, "leave", leave)
+    async with serving(hub) as port:
+        first, second = await Peer.open(port), await Peer.open(port)
+        await hub.until(lambda: len(hub.sessions) == 2)
+
+    async with first, second:
+        assert await first.read_end() == b""
+        assert await second.read_end() == b""
+    assert hub.counters["connection-fault"] == 2
