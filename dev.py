@@ -75,7 +75,7 @@ def main(command: str = "help", *arguments: str) -> None:
         become(BIN / f"analytics-hub{EXE}", "demo", *arguments)
     os.chdir(str(ROOT))
     if command == "audit":
-        become(PYTHON, "-m", "tests.audit")
+        become(PYTHON, "-m", "tools.audit")
     for check in CHECKS if command != "test" else ():
         run(BIN / check[0], *check[1:])
     if command != "lint":

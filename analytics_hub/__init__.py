@@ -6,6 +6,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from .access.revocation import Revocation
 from .channels import Channel
 from .contracts import Action, Handshake, anonymous
 from .exceptions import (
@@ -25,9 +26,8 @@ from .exceptions import (
     UnknownChannel,
 )
 from .hub import Hub, HubStatistics
+from .hub.journal import Receipt
 from .identity import Identity
-from .journaling import Receipt
-from .revocation import Revocation
 from .tuning import Tuning
 
 try:

@@ -11,7 +11,7 @@ from django.http import JsonResponse
 from django.urls import path, re_path
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.sessions import SessionAuthenticator
+from analytics_hub.auth.sessions import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 settings.configure(ROOT_URLCONF=__name__, SECRET_KEY=os.environ["SESSION_SECRET"], ALLOWED_HOSTS=["127.0.0.1"])

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.middleware.sessions import SessionMiddleware
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.sessions import SessionAuthenticator
+from analytics_hub.auth.sessions import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 USERS = {"ann": Identity(id="ann", roles=frozenset({"trader"}))}

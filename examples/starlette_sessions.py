@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.sessions import SessionAuthenticator
+from analytics_hub.auth.sessions import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 USERS = {"ann": Identity(id="ann", roles=frozenset({"trader"}))}

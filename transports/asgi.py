@@ -13,11 +13,11 @@ from typing import Any, Final
 from ..http import Respond
 from ..hub import Hub
 from ._abilities import Abilities
-from ._asgi.desk import Desk, Limits
-from ._asgi.entry import serve_websocket
+from ._asgi.app_state import AppState, Limits
 from ._asgi.http import serve_http
 from ._asgi.lifespan import serve_lifespan
 from ._asgi.scope import find_path
+from ._asgi.websocket import serve_websocket
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 
@@ -56,7 +56,7 @@ class HubApp:
         limits: Limits | None = None,
     ) -> None:
         pages = Origins(origins or (), required=requires_origin)
-        self._desk = Desk(hub, pages, limits or Limits())
+        self._desk = AppState(hub, pages, limits or Limits())
         self._endpoints = Endpoints(hub, respond=respond, origins=pages, turn=lambda: self._desk.checks)
         self._path = None if path is None else "/" + path.strip("/")
 

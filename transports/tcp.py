@@ -21,12 +21,12 @@ from ..hub import Hub
 from ..identity import Identity
 from ..protocol import CloseCode
 from ._abilities import Abilities
-from ._entry import UNCHECKED, Refusal, close_item, note
+from ._refusal import UNCHECKED, Refusal, close_item, note
 from ._sockets.limits import StreamLimits
-from ._sockets.newcomer import Newcomer
-from ._sockets.registry import Registry
-from ._sockets.selector import SelectorLoop
-from ._sockets.serving import BACKLOG, run
+from ._sockets.loop import SelectorLoop
+from ._sockets.pending import PendingConnection
+from ._sockets.serve import BACKLOG, run
+from ._sockets.server import Registry
 from ._tcp.client import LineClient
 from ._tcp.lines import LineWire
 from .tls import Certificate, CertificateError, Security, using
@@ -90,10 +90,10 @@ class Server(Registry):
 
     def welcome(self, sock: socket.socket, address: object) -> None:
         configure_liveness(sock, self.limits.silence_timeout)
-        Caller(self, sock, address)
+        PendingTCP(self, sock, address)
 
 
-class Caller(Newcomer[Server]):
+class PendingTCP(PendingConnection[Server]):
     """A connection until the hub has said whether it takes clients without a token, or waits for their first line."""
 
     __slots__ = ()

@@ -15,7 +15,7 @@ import anyio.abc
 import anyio.to_thread
 
 from ..exceptions import HubError
-from ..observability import logger
+from ..telemetry import logger
 
 _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 

@@ -20,8 +20,8 @@ from ._abilities import Abilities
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 from ._sockets.limits import Limits
-from ._sockets.selector import SelectorLoop
-from ._sockets.serving import BACKLOG, run
+from ._sockets.loop import SelectorLoop
+from ._sockets.serve import BACKLOG, run
 from ._websocket.deflate import Compression
 from ._websocket.server import Server
 from .tls import Certificate, CertificateError, Security, using

@@ -1,22 +1,23 @@
-"""Who may come in: where a token is looked for, how it is kept out of logs, and the check of JSON Web Tokens.
-
-Nothing here touches a network but `download`, for the keys of `analytics_hub.jwks`.
-"""
+"""What an application passes to `Hub(authenticate=...)`, and what goes with it: tokens, their keys, host sessions."""
 
 from __future__ import annotations
 
-from .authenticator import MAX_LEEWAY, MAX_TOKEN_LENGTH, TOKEN_DETAILS, JWTAuthenticator
-from .finding import Found, TokenSource, find_token, redact, strip_headers, strip_query
-from .keys import Key
-from .minting import mint
+from .credentials import Credentials, TokenSource, find_token, redact, strip_headers, strip_query
+from .jwt.authenticator import MAX_LEEWAY, MAX_TOKEN_LENGTH, TOKEN_DETAILS, JWTAuthenticator
+from .jwt.jwks import JWKS
+from .jwt.keys import Key
+from .jwt.mint import mint
+from .sessions import SessionAuthenticator
 
 __all__ = [
+    "JWKS",
     "MAX_LEEWAY",
     "MAX_TOKEN_LENGTH",
     "TOKEN_DETAILS",
-    "Found",
+    "Credentials",
     "JWTAuthenticator",
     "Key",
+    "SessionAuthenticator",
     "TokenSource",
     "find_token",
     "mint",

@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from ..asyncapi import describe
+from ..asyncapi.schemas import json_schemas
 from ..channels import Channel
 from ..exceptions import HubError
 from ..hub import Hub
-from ..schemas import json_schemas
 
 _WRONG: Final = "right is module:name, where name is a Hub, a list of channels, or a function that returns either"
 

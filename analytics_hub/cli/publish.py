@@ -17,7 +17,7 @@ from ..client.backoff import printable
 from ..client.publisher import Outcome
 from ..client.target import Target
 from ..exceptions import HubError, ItemTooLarge
-from ..journaling import Receipt
+from ..hub.journal import Receipt
 from .bearer import add_token_file, token_source
 from .errors import CommandError, write
 

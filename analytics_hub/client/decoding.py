@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from ..formats import JSON, MSGPACK, Format
 from ..protocol import MAX_SEQ
+from ..protocol.formats import JSON, MSGPACK, Format
 from .exceptions import NotAHub
 from .values import Epochs
 

@@ -12,8 +12,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..exceptions import HubError
-from ..formats import JSON, MSGPACK
 from ..protocol import Position
+from ..protocol.formats import JSON, MSGPACK
 from .connections import Connections
 from .exceptions import ClientClosed
 from .feed import ROOM, Feed, Options

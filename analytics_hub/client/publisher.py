@@ -27,7 +27,7 @@ from ..exceptions import (
     TableFull,
     UnknownChannel,
 )
-from ..journaling import Receipt
+from ..hub.journal import Receipt
 from .backoff import Backoff, find_fault, printable
 from .exceptions import TokenRefused
 from .target import Target, check_token

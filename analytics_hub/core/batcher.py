@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from ..protocol import MAX_FRAME_BYTES
 from ..tuning import Tuning
 from .cohort import Cohort, Reader
+from .current_time import CurrentTime
 from .cursor import cursor_bytes, frames_at
-from .following import unfollow
+from .fanout import unfollow
+from .limited_batch import LimitedBatch
 from .merging import oldest
-from .moment import Moment
-from .ration import Ration
 from .ring import Entry
 from .wire import Wire, is_cursor_wire
 
@@ -41,7 +41,7 @@ class Batcher:
     `behind` collects the readers that need the journal; the engine asks it and empties the list.
     """
 
-    def __init__(self, tuning: Tuning, moment: Moment) -> None:
+    def __init__(self, tuning: Tuning, moment: CurrentTime) -> None:
         self.behind: list[Reader] = []
         self._max_batch = tuning.max_batch
         # No limit is the most that could fit: an item is longer than a byte.
@@ -115,7 +115,7 @@ class Batcher:
         due = [reader for reader in cohort.dirty if reader.next_at <= now]
         reserve = cursor_bytes(cohort.readers) if wire.has_cursor else 0
         share = reserve // self._max_batch
-        ration = Ration(cohort, now, self._max_items, self._moment.stamp(), reserve=reserve, share=share)
+        ration = LimitedBatch(cohort, now, self._max_items, self._moment.stamp(), reserve=reserve, share=share)
         ration.fill(due)
         bucket = cohort.bucket
         bucket.spend(ration.spent)

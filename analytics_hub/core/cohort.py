@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..protocol import control
+from ..protocol import control_item
 from .bucket import TokenBucket
 from .log import ChannelLog
 from .ring import Entry
 
 if TYPE_CHECKING:
-    from .registry import Layout
+    from .registry import SubscriptionSet
     from .session import Session
 
 SLICE: Final = 256
@@ -143,7 +143,7 @@ class Reader:
         self.gap = None
         reason = "retention" if self.log.channel.mode == "durable" else held_by
         span = {"from": first, "to": last}
-        item = control("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+        item = control_item("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
         return Entry(0, first, item, self.log.name)
 
     def pace(self, every: float) -> None:
@@ -207,7 +207,7 @@ class Cohort:
         "taken",
     )
 
-    def __init__(self, layout: Layout, readers: dict[str, Reader], bucket: TokenBucket) -> None:
+    def __init__(self, layout: SubscriptionSet, readers: dict[str, Reader], bucket: TokenBucket) -> None:
         self.layout = layout
         self.readers = readers
         for reader in readers.values():

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from ..protocol import CloseCode, control
+from ..protocol import CloseCode, control_item
 from ..tuning import Tuning
-from .moment import Moment
+from .current_time import CurrentTime
 from .output import Output
-from .registry import SubscriptionRegistry
+from .registry import ChannelRegistry
 from .schedule import Schedule
 from .session import Session, SessionState
 
@@ -24,9 +24,9 @@ class Deadlines:
 
     def __init__(
         self,
-        moment: Moment,
+        moment: CurrentTime,
         tuning: Tuning,
-        registry: SubscriptionRegistry,
+        registry: ChannelRegistry,
         output: Output,
         end: Callable[[Session, int, str], None],
     ) -> None:
@@ -90,7 +90,7 @@ class Deadlines:
         if left > self._tuning.expiry_warning:
             return [self._moment.now + left - self._tuning.expiry_warning]
         session.expiry_warned = expires
-        self._output.say(session, control("$expiring", self._moment.stamp(), **{"in": round(left, 3)}))
+        self._output.say(session, control_item("$expiring", self._moment.stamp(), **{"in": round(left, 3)}))
         return []
 
     def _beat(self, session: Session) -> float:

@@ -14,27 +14,27 @@ from typing import Final
 from ..channels import Channel
 from ..exceptions import ItemTooLarge
 from ..identity import Identity
-from ..protocol import VERSION, Parsed, control
+from ..protocol import VERSION, Parsed, control_item
 from ..tuning import Tuning
+from .atomic import atomic, atomic_each, check
 from .batcher import Batcher
 from .bucket import TokenBucket
 from .cohort import Delivery
+from .commands import CommandHandler, Refusal
+from .current_time import CurrentTime
 from .deadlines import Deadlines
-from .dialogue import Dialogue, Refusal
-from .durable import JournalDesk
 from .events import Close, Event
-from .following import waiting
+from .fanout import waiting
+from .journal import JournalQueue
 from .ledger import Ledger
 from .log import Draft, DurableLog, KeyedLog
-from .moment import Moment
+from .membership import Membership
 from .output import Output
-from .placement import Placement
-from .registry import SubscriptionRegistry
+from .registry import ChannelRegistry
 from .ring import Entry
 from .session import Session, SessionState
 from .statistics import EngineStatistics, observe
 from .subscriptions import Subscriptions
-from .whole import check, whole, whole_each
 from .wire import Wire
 
 
@@ -51,7 +51,7 @@ class Engine:
         asks_to_authorize: bool = False,
     ) -> None:
         self.tuning: Final = tuning if tuning is not None else Tuning()
-        self.registry: Final = SubscriptionRegistry(channels, self.tuning, nonce)
+        self.registry: Final = ChannelRegistry(channels, self.tuning, nonce)
         self.counters: Counter[str] = Counter()
         self.sessions: dict[str, Session] = {}
         self.is_busy = False
@@ -60,17 +60,17 @@ class Engine:
         """Memory ran out in the middle of a step; nothing more can be done, and nothing that it knows is sure."""
         self._order = 0
         self._events: deque[Event] = deque()
-        self._moment = moment = Moment()
+        self._moment = moment = CurrentTime()
         ask = self._events.append
         batcher = Batcher(self.tuning, moment)
-        self._placement = Placement(self.registry, batcher, self.tuning.rate)
-        self._journal = JournalDesk(self.registry, self._placement, self.tuning.journal_chunk, ask)
+        self._placement = Membership(self.registry, batcher, self.tuning.rate)
+        self._journal = JournalQueue(self.registry, self._placement, self.tuning.journal_chunk, ask)
         self._output = Output(moment, self.tuning, self._placement, batcher, self._journal, self._end)
         self._deadlines = Deadlines(moment, self.tuning, self.registry, self._output, self._end)
         self._subscriptions = Subscriptions(
             self.registry, self._placement, moment, self.tuning.max_subscriptions, ask, self.counters
         )
-        self._dialogue = Dialogue(
+        self._dialogue = CommandHandler(
             self._subscriptions,
             moment,
             self.tuning,
@@ -100,7 +100,7 @@ class Engine:
         )
         return min((time for time in times if time is not None), default=None)
 
-    @whole
+    @atomic
     def handle_timer(self, now: float) -> None:
         """Find out what is due at `now`: call it before `data_to_send`, whether or not the timer has run out."""
         self._moment.now = now
@@ -184,7 +184,7 @@ class Engine:
             self._placement.mark(log)
         return log.epoch, seq
 
-    @whole
+    @atomic
     def delete(self, channel: str, key: str, now: float, *, stamp: str | None = None) -> bool:
         """Delete `key` from a table; False if it is not there, and then nothing is published."""
         log = self.registry.resolve(channel, now)
@@ -203,25 +203,25 @@ class Engine:
         if size > limit:
             raise ItemTooLarge(f"the item for channel {channel!r} has {size} bytes; at most {limit} are right")
 
-    # --- the journal of durable channels: see `JournalDesk`
+    # --- the journal of durable channels: see `JournalQueue`
 
-    @whole
+    @atomic
     def restore(self, channel: str, epoch: str, oldest: int, head: int) -> None:
         """Let a durable channel go on where its journal stands; before anybody reads or publishes."""
         self.registry.restore(channel, epoch, oldest - 1, head)
 
-    @whole
+    @atomic
     def committed(self, channel: str, oldest: int, now: float) -> None:
         """The journal has the batch that `Append` handed out and keeps everything from number `oldest` on."""
         self._moment.now = now
         self._order = self._journal.committed(channel, oldest - 1, self._order, now)
 
-    @whole
+    @atomic
     def rejected(self, channel: str) -> None:
         """The journal refused the batch: its items got no number and will reach nobody."""
         self.counters["journal-rejected"] += self._journal.rejected(channel)
 
-    @whole
+    @atomic
     def journal_read(self, channel: str, after: int, items: Sequence[tuple[int, bytes]] | None, now: float) -> None:
         """The answer to `Read`; None if the journal failed, which is tried again a second later."""
         self._moment.now = now
@@ -229,7 +229,7 @@ class Engine:
 
     # --- sessions
 
-    @whole
+    @atomic
     def connect(
         self, wire: Wire, identity: Identity | None, now: float, *, id: str, max_message: int | None = None
     ) -> Session:
@@ -249,14 +249,14 @@ class Engine:
         if not session.is_closed:  # if memory runs out while it is parsed, that is between it and its transport
             self._receive(session, session.wire.parse(data), len(data), now)
 
-    @whole
+    @atomic
     def _receive(self, session: Session, parsed: list[Parsed], size: int, now: float) -> None:
         self._moment.now = now
         session.last_heard = now
         self._dialogue.receive(session, parsed, size, now)
         self._deadlines.check(session)
 
-    @whole
+    @atomic
     def authenticated(
         self,
         session: Session,
@@ -271,7 +271,7 @@ class Engine:
         self._dialogue.authenticated(session, result, now, after, sentence)
         self._deadlines.check(session)
 
-    @whole
+    @atomic
     def identify(self, session: Session, identity: Identity, now: float) -> None:
         """A session that has an identity has this one from now on; subscriptions that it may not have end."""
         self._moment.now = now
@@ -279,21 +279,21 @@ class Engine:
             self._dialogue.identify(session, identity)
             self._deadlines.check(session)
 
-    @whole
+    @atomic
     def forbid(self, session: Session, channels: Collection[str], now: float) -> None:
         """The application takes channels back: the session's subscriptions to them, if there are any, end."""
         self._moment.now = now
         self._dialogue.forbid(session, channels)
         self._deadlines.check(session)
 
-    @whole
+    @atomic
     def authorized(self, session: Session, allowed: Collection[str], now: float) -> None:
         """The answer to `AskAuthorize`."""
         self._moment.now = now
         self._dialogue.authorized(session, allowed, now)
         self._deadlines.check(session)
 
-    @whole
+    @atomic
     def stalled(self, session: Session, now: float) -> None:
         """A write to this session was taken, but nothing more will be until `resumed`."""
         self._moment.now = now
@@ -306,7 +306,7 @@ class Engine:
         self._placement.stall(session, now)
         self._deadlines.check(session)
 
-    @whole
+    @atomic
     def resumed(self, session: Session, now: float) -> None:
         """A stalled session has room again."""
         self._moment.now = now
@@ -323,14 +323,14 @@ class Engine:
         if not self.is_broken:
             self._disconnect(session, now)
 
-    @whole
+    @atomic
     def _disconnect(self, session: Session, now: float) -> None:
         self._moment.now = now
         if not session.is_closed:
             self.counters["disconnected"] += 1
             self._remove(session)
 
-    @whole
+    @atomic
     def end(self, session: Session, code: int, reason: str, now: float) -> None:
         """End a session from this side; a `Close` event follows what it is still to be told."""
         self._moment.now = now
@@ -341,13 +341,15 @@ class Engine:
         if not self.is_broken:
             self._drain(grace, now)
 
-    @whole
+    @atomic
     def _drain(self, grace: float, now: float) -> None:
         self._moment.now = now
         slot = grace / max(1, len(self.sessions))
         for place, session in enumerate(list(self.sessions.values())):
             if session.is_open:
-                self._output.say(session, control("$drain", self._moment.stamp(), **{"in": round(place * slot, 3)}))
+                self._output.say(
+                    session, control_item("$drain", self._moment.stamp(), **{"in": round(place * slot, 3)})
+                )
 
     def _end(self, session: Session, code: int, reason: str) -> None:
         if session.is_closed:
@@ -389,11 +391,11 @@ class Engine:
         The driver may stop between any two and come back; every other verb may be called in between. What goes to one
         session out of turn goes after the portion of a flush that it is still owed.
         """
-        return whole_each(self, self._output.deliveries())
+        return atomic_each(self, self._output.deliveries())
 
     def events(self) -> Iterator[Event]:
         """What the driver must do or know, oldest first. A `Close` waits until its session's last words are out."""
-        return whole_each(self, self._take_events())
+        return atomic_each(self, self._take_events())
 
     def _take_events(self) -> Iterator[Event]:
         self._journal.hand_out()

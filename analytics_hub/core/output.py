@@ -10,12 +10,12 @@ from ..protocol import MAX_FRAME_BYTES, CloseCode
 from ..tuning import Tuning
 from .batcher import Batcher
 from .cohort import Cohort, Delivery
+from .current_time import CurrentTime
 from .cursor import speech_at
-from .durable import JournalDesk
-from .following import follow, unfollow
-from .moment import Moment
-from .placement import Placement
-from .registry import Layout
+from .fanout import follow, unfollow
+from .journal import JournalQueue
+from .membership import Membership
+from .registry import SubscriptionSet
 from .session import Session
 from .wire import is_cursor_wire
 
@@ -28,11 +28,11 @@ class Output:
 
     def __init__(
         self,
-        moment: Moment,
+        moment: CurrentTime,
         tuning: Tuning,
-        placement: Placement,
+        placement: Membership,
         batcher: Batcher,
-        journal: JournalDesk,
+        journal: JournalQueue,
         end: Callable[[Session, int, str], None],
     ) -> None:
         self._moment = moment
@@ -45,7 +45,7 @@ class Output:
         self._talking: dict[Session, None] = {}
         self._due: deque[Cohort] = deque()
         self._sending: Cohort | None = None
-        self._crowded: dict[Layout, None] = {}
+        self._crowded: dict[SubscriptionSet, None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._outbox or self._due or self._sending or self._talking)
@@ -111,7 +111,7 @@ class Output:
 
     # --- flushes
 
-    def take_turn(self, layout: Layout, now: float) -> None:
+    def take_turn(self, layout: SubscriptionSet, now: float) -> None:
         """It is the turn of a layout: find its cohorts that are due, and let the others have another turn."""
         later = []
         for cohort in list(layout.cohorts):

@@ -14,10 +14,10 @@ from .log import ChannelLog, DurableLog, EventLog, KeyedLog
 from .schedule import Schedule
 from .wire import Wire
 
-LayoutKey = tuple[str, tuple[tuple[str, float | None], ...]]
+SubscriptionSetKey = tuple[str, tuple[tuple[str, float | None], ...]]
 
 
-class Layout:
+class SubscriptionSet:
     """What a dashboard shows: a wire and a set of subscriptions. Its cohorts take their turns together.
 
     `not_before` is the interval after the last turn in which one of them was written: a cohort that keeps a beat of its
@@ -26,7 +26,7 @@ class Layout:
 
     __slots__ = ("cohorts", "home", "key", "not_before", "wake_at", "wire")
 
-    def __init__(self, key: LayoutKey, wire: Wire) -> None:
+    def __init__(self, key: SubscriptionSetKey, wire: Wire) -> None:
         self.key = key
         self.wire = wire
         self.cohorts: dict[Cohort, None] = {}
@@ -35,7 +35,7 @@ class Layout:
         self.wake_at: float | None = None
 
 
-class SubscriptionRegistry:
+class ChannelRegistry:
     """The declared channels, their logs, and the layouts in use.
 
     Every name that is asked for is either a declared channel or a member of a pattern. Members appear at first use,
@@ -52,7 +52,7 @@ class SubscriptionRegistry:
         """By pattern: members in which there never was anything, and which nobody watched at some time."""
         self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
-        self.layouts: dict[LayoutKey, Layout] = {}
+        self.layouts: dict[SubscriptionSetKey, SubscriptionSet] = {}
         declared: set[str] = set()
         for channel in channels:
             if channel.name in declared:
@@ -156,12 +156,12 @@ class SubscriptionRegistry:
             else:
                 self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
 
-    def layout(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> Layout:
+    def layout(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> SubscriptionSet:
         """The layout of these subscriptions; O(subscriptions)."""
         key = (wire.name, tuple(sorted(subscriptions, key=lambda pair: pair[0])))
         layout = self.layouts.get(key)
         if layout is None:
-            layout = self.layouts[key] = Layout(key, wire)
+            layout = self.layouts[key] = SubscriptionSet(key, wire)
         return layout
 
     def leave(self, cohort: Cohort) -> None:

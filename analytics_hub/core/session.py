@@ -14,7 +14,7 @@ from .wire import Positions, Wire
 
 if TYPE_CHECKING:
     from .cohort import Cohort, Slice
-    from .placement import Standing
+    from .membership import Detached
 
 
 class SessionState(Enum):
@@ -76,7 +76,7 @@ class Session:
         self.final: dict[str, Ledger] = {}
         self.cohort: Cohort | None = None
         self.slice: Slice | None = None
-        self.standing: Standing | None = None  # its rate and pace while it has no subscription
+        self.standing: Detached | None = None  # its rate and pace while it has no subscription
         self.lane: list[bytes] = []
         self.lane_bytes = 0
         self.told: Positions | None = None

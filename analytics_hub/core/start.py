@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..protocol import Selection, control
+from ..protocol import Selection, control_item
 from .cohort import Reader
 from .log import ChannelLog, KeyedLog
 
@@ -56,7 +56,7 @@ def _resume(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
         reader.position += lost
         reader.dropped = lost
         span = {"from": since.seq + 1, "to": reader.position}
-        notices.append(control("$gap", timestamp, channel=log.name, **span, count=lost, reason="retention"))
+        notices.append(control_item("$gap", timestamp, channel=log.name, **span, count=lost, reason="retention"))
     return Start(reader, since.seq, acknowledge(log, reader.position, recovered=not lost), notices)
 
 
@@ -64,7 +64,7 @@ def _anew(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
     """A hole that cannot be counted is never passed off as a recovery: what is kept follows, the ledger begins here."""
     assert selection.since is not None
     position = log.oldest()
-    notice = control(
+    notice = control_item(
         "$gap",
         timestamp,
         channel=log.name,

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
-from ..protocol import CommandId, ErrorCode, Selection, control, name_in_error
+from ..protocol import CommandId, ErrorCode, Selection, control_item, name_in_error
+from .current_time import CurrentTime
 from .cursor import remember
 from .events import Event, Interest
 from .ledger import Ledger
 from .log import ChannelLog
-from .moment import Moment
-from .placement import Placement, Standing
-from .registry import SubscriptionRegistry
+from .membership import Detached, Membership
+from .registry import ChannelRegistry
 from .session import Session
 from .start import BadStart, acknowledge, begin
 from .subscription import Subscription
@@ -31,9 +31,9 @@ class Subscriptions:
 
     def __init__(
         self,
-        registry: SubscriptionRegistry,
-        placement: Placement,
-        moment: Moment,
+        registry: ChannelRegistry,
+        placement: Membership,
+        moment: CurrentTime,
         most: int,
         ask: Callable[[Event], None],
         counters: Counter[str],
@@ -88,13 +88,13 @@ class Subscriptions:
                 answers.append({"channel": name_in_error(name), "ok": False, "code": code, "message": message})
         self._placement.attach(session, standing, now)
         fields: dict[str, Any] = {} if id is None else {"id": id}
-        return [*before, control("$subscribed", self._moment.stamp(), **fields, channels=answers), *after]
+        return [*before, control_item("$subscribed", self._moment.stamp(), **fields, channels=answers), *after]
 
     def _begin_one(
         self,
         session: Session,
         selection: Selection,
-        standing: Standing,
+        standing: Detached,
         answers: list[dict[str, Any]],
         before: list[bytes],
         after: list[bytes],
@@ -119,7 +119,7 @@ class Subscriptions:
             return "unknown-channel", str(error)
         if held is not None:
             account = self._end_one(session, name, standing, before)
-            before.append(control("$unsubscribed", self._moment.stamp(), channels=[account], reason="restarted"))
+            before.append(control_item("$unsubscribed", self._moment.stamp(), channels=[account], reason="restarted"))
         standing.readers[name] = start.reader
         session.subscriptions[name] = Subscription(start.position, selection.max_hz)
         answers.append(start.answer)
@@ -154,9 +154,9 @@ class Subscriptions:
         ]
         self._placement.attach(session, standing, now)
         fields: dict[str, Any] = {} if id is None else {"id": id}
-        return [*gaps, control("$unsubscribed", self._moment.stamp(), **fields, channels=accounts, reason=reason)]
+        return [*gaps, control_item("$unsubscribed", self._moment.stamp(), **fields, channels=accounts, reason=reason)]
 
-    def _end_one(self, session: Session, name: str, standing: Standing, gaps: list[bytes]) -> dict[str, Any]:
+    def _end_one(self, session: Session, name: str, standing: Detached, gaps: list[bytes]) -> dict[str, Any]:
         """Close one account. A loss that was not reported yet is reported in `gaps`."""
         reader = standing.readers.pop(name)
         reader.put_back()

@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from ..channels import Channel, check_name, check_type
 from ..exceptions import HubClosed, HubError, InvalidItem
-from ..inbox import threadsafe
+from ..hub.inbox import threadsafe
 from ..trading import CHANNELS
 from .driver import Clock, Pace, Publisher, Sleep
 

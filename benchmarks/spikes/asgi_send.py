@@ -39,8 +39,8 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from analytics_hub.transports._asgi.courier import Couriers
-from analytics_hub.transports._asgi.sending import DirectSender
+from analytics_hub.transports._asgi.borrowed_task import BorrowedTasks
+from analytics_hub.transports._asgi.sender import DirectSender
 from benchmarks.servers.asgi_hosts import host
 
 FRAME_MESSAGES: Final = 16
@@ -224,7 +224,7 @@ class Ours(Driven):
         raise error
 
 
-COURIERS: Final = Couriers()
+COURIERS: Final = BorrowedTasks()
 VARIANTS: Final[dict[str, type[Any]]] = {
     "queue": Queue, "stream": Stream, "channel": Channel, "event": Waiting, "parked": Parked, "driven": Driven,
     "ours": Ours,

@@ -19,8 +19,8 @@ from jwt.algorithms import ECAlgorithm
 
 from analytics_hub import Handshake, Identity
 from analytics_hub.auth import JWTAuthenticator
-from analytics_hub.jwks import JWKS
-from analytics_hub.sessions import SessionAuthenticator
+from analytics_hub.auth.jwt.jwks import JWKS
+from analytics_hub.auth.sessions import SessionAuthenticator
 from analytics_hub.transports.tls import Certificate
 
 from ..hub.rig import FAST, HANG

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from . import test_asgi, test_authenticators, test_client, test_hub, test_sockets
 
 SWEPT: Final[dict[str, Callable[..., Any]]] = {

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from analytics_hub import Hub
 from analytics_hub.transports import tcp, websocket
-from analytics_hub.transports._sockets.registry import Registry
+from analytics_hub.transports._sockets.server import Registry
 
 from ..hub.rig import HANG
 from ..transports.peer import CLOSE, TEXT, Peer, frame, upgrade

@@ -13,7 +13,7 @@ import pytest
 from analytics_hub import Channel, Handshake, Hub, Identity
 from analytics_hub.transports.websocket import serve
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 
 PAGE = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 FOLLOW, TYPED, TOKENS, PUBLISH = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -28,7 +28,7 @@ from analytics_hub import (
 )
 from analytics_hub.client import HubPublisher, PublishFailed, TokenRefused
 from analytics_hub.exceptions import HubError
-from analytics_hub.journaling import Receipt
+from analytics_hub.hub.journal import Receipt
 from analytics_hub.transports.websocket import serve
 
 WRITERS = frozenset({"writer"})

@@ -12,7 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import AuthenticationError, Channel, Handshake, Hub, Identity, PermissionDenied, Tuning
-from analytics_hub.observability import COUNTERS
+from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 
 from .asgi import ASGIDoor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..programs import go_without
+from ..support.programs import go_without
 from .autobahn.echo import BACKENDS
 from .autobahn.report import AGENT, Report
 from .autobahn.suite import QUICK, Missing, Profile, find_python, is_installed, run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analytics_hub import Handshake, Identity
-from analytics_hub.doorkeeper import LOOK_AGAIN
+from analytics_hub.access.limits import LOOK_AGAIN
 
 from .client import Door, Refused
 from .doors import FAST, House, serving

@@ -73,7 +73,7 @@ class Bucket:
             self.tokens -= tokens
 
 
-class Dialogue:
+class CommandHandler:
     """Carries out commands without looking at the engine, and lists the control items that must come, in that order."""
 
     def __init__(self, world: Publishing, session: Session, identity: Identity | None) -> None:

@@ -1,4 +1,4 @@
-"""The same machine, kept busy: cohorts that have something at every beat follow their logs (`core/following.py`).
+"""The same machine, kept busy: cohorts that have something at every beat follow their logs (`core/fanout.py`).
 
 With a small rate, tables and pauses of seconds that hardly ever happens by itself, so this one leaves them out of its
 setup, and disturbs a rush in every way there is.

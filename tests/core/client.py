@@ -9,7 +9,7 @@ from analytics_hub.core.session import Session
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import MAX_FRAME_BYTES
 
-from .answers import SMALL, Bucket, Dialogue
+from .answers import SMALL, Bucket, CommandHandler
 from .model import Item, Stream
 from .publishing import Publishing
 from .wire import Fields, LineWire, read_frames
@@ -28,7 +28,7 @@ class Drain:
         self.slots.add(slot)
 
 
-class Client(Dialogue):
+class Client(CommandHandler):
     def __init__(
         self, world: Publishing, number: int, session: Session, wire: LineWire, identity: Identity | None
     ) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from analytics_hub.core import cohort, dialogue
+from analytics_hub.core import cohort
+from analytics_hub.core import commands as dialogue
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from analytics_hub.core.dialogue import Refusal
+from analytics_hub.core.commands import Refusal
 from analytics_hub.identity import Identity
 
 from . import stories

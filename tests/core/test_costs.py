@@ -7,7 +7,7 @@ import json
 import pytest
 
 from analytics_hub import Channel, Tuning
-from analytics_hub.core.dialogue import TURN
+from analytics_hub.core.commands import TURN
 from analytics_hub.core.subscriptions import MAX_CLOSED
 from analytics_hub.exceptions import ChannelLimitReached, UnknownChannel
 

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from analytics_hub.core import cohort as cohort_module
-from analytics_hub.core import dialogue as dialogue_module
+from analytics_hub.core import commands as dialogue_module
 from analytics_hub.core.engine import Delivery
 from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
 from analytics_hub.core.session import Session

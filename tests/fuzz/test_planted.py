@@ -10,16 +10,18 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from analytics_hub import formats, protocol
-from analytics_hub.auth import finding
-from analytics_hub.auth.claims import Claims
-from analytics_hub.auth.keys import VerifyingKey
+from analytics_hub import protocol
+from analytics_hub.access.limits import ConnectionLimits
+from analytics_hub.auth import credentials as finding
+from analytics_hub.auth.jwt.claims import Claims
+from analytics_hub.auth.jwt.keys import VerifyingKey
 from analytics_hub.client import protocol as client
-from analytics_hub.doorkeeper import Doorkeeper
+from analytics_hub.protocol import formats
 from analytics_hub.transports import _origins
 from analytics_hub.transports._http import cursor
 from analytics_hub.transports._tcp.lines import LineDecoder
-from analytics_hub.transports._websocket import deflate, exchange, frames, handshake
+from analytics_hub.transports._websocket import deflate, frames, handshake
+from analytics_hub.transports._websocket import http11 as exchange
 
 from .mutator import Mutator
 from .runner import BLOCK, Finding, fails, inputs, run_block, shrink
@@ -62,7 +64,7 @@ def hunt(target: Target) -> Finding | None:
         ("jwt", VerifyingKey, "has_signed", always(True)),
         ("jwt", Claims, "is_well_formed", always(True)),
         ("origin", _origins, "_is_ours", always(True)),
-        ("forwarded", Doorkeeper, "_behind", lambda self, forwarded: forwarded.partition(",")[0]),
+        ("forwarded", ConnectionLimits, "_behind", lambda self, forwarded: forwarded.partition(",")[0]),
         ("items-json", client, "MOST_LEAVING", 1_000_000),
     ],
 )

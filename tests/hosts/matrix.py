@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from .pairs import PAIRS, Pair
 from .probe import ENDED, LOGGED, QUESTIONS
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 
 EXAMPLES: Final = ROOT / "examples"
 SECRET: Final = "a secret of forty characters, for tests!"

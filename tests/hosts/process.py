@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 
 GUARD: Final = 30.0
 """Seconds after which something is taken to hang; nothing is measured with it."""

@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from analytics_hub.auth import mint
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from .clients import dial
 from .pairs import EXAMPLES, HOSTS, SECRET, Host, Pair
 from .process import GUARD, Server

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from .matrix import committed, row, table
 from .pairs import AT_ONCE, PAIRS, Pair
 from .probe import NO_END, Report, examine

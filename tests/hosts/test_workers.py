@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from .clients import dial
 from .pairs import EXAMPLES, PAIRS, Pair
 from .probe import Target, running

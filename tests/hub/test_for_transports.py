@@ -8,7 +8,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Channel, HubClosed, HubError, InvalidItem, ItemTooLarge, Receipt, Tuning, UnknownChannel
-from analytics_hub.journaling import Waiter
+from analytics_hub.hub.journal import Waiter
 from analytics_hub.transports.memory import connect
 
 from .rig import MoodyJournal, new_hub, running

@@ -332,7 +332,10 @@ async def test_publishing_from_within_a_write_takes_effect_after_it() -> None:
         plug_in(hub, transport, "events", "user:new")
         hub.publish("events", "shout")
 
-        assert await read_data(witness, "events", 51) == ["shout", *[f"echo {number}" for number in range(1, 51)]]
+        assert await read_data(witness, "events", 51) == [
+            "shout",
+            *[f"echo {number}" for number in range(1, 51)],
+        ]
         await transport.until(lambda: '"echo 50"' in transport.text)
 
 

@@ -7,7 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Action, Handshake, HubClosed, HubError, Identity, JournalError, Tuning
-from analytics_hub import driver as driver_module
+from analytics_hub.hub import driver as driver_module
 from analytics_hub.transports.memory import connect, subscribe
 
 from ..cancellation.sweep import cancelled_at

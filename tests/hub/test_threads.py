@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from analytics_hub import Channel, HubClosed, HubError, HubOverloaded, Identity, Tuning
-from analytics_hub.inbox import MAX_BYTES, MAX_ITEMS, Inbox, Parcel, threadsafe
+from analytics_hub.hub.inbox import MAX_BYTES, MAX_ITEMS, Inbox, QueuedItem, threadsafe
 from analytics_hub.transports.memory import subscribe
 
 from .rig import FAST, FakeTransport, new_hub, plug_in, read, read_data, running
@@ -134,8 +134,8 @@ async def test_the_inbox_takes_just_so_many_items() -> None:
         assert hub.statistics().channels["latest"].head == MAX_ITEMS
 
 
-def parcel(nbytes: int) -> Parcel:
-    return Parcel("events", b"x" * nbytes, None, None, "", False)
+def parcel(nbytes: int) -> QueuedItem:
+    return QueuedItem("events", b"x" * nbytes, None, None, "", False)
 
 
 def test_the_inbox_bounds_items_and_bytes() -> None:
@@ -174,7 +174,7 @@ def test_a_signal_handler_may_publish_while_its_thread_does() -> None:
     data.inbox = inbox
 
     def put() -> None:
-        inbox.put(Parcel("events", data, None, None, "", False))
+        inbox.put(QueuedItem("events", data, None, None, "", False))
 
     thread = threading.Thread(target=put, daemon=True)
     thread.start()

@@ -6,7 +6,7 @@ A file of tests says which servers it attacks::
 
     def test_h02_silence_is_ended(target: Target) -> None: ...
 
-`targets` starts `examples/bench_server.py` in a process of its own and a witness (`witness.py`) in another: once for
+`targets` starts `tests/security/server.py` in a process of its own and a witness (`witness.py`) in another: once for
 all files, or with limits of the file's own (`targets("asyncio", max_clients=20)`) for that file. `target` is that
 server. After each test (`watch.py`) its sessions, tasks, descriptors, objects and memory must return to what they were,
 every account of the hub must balance, the witness must have lost nothing, got nothing twice and not waited for 1.5 s,

@@ -6,7 +6,7 @@ import hmac
 import json
 from typing import Final, NamedTuple
 
-from ..test_auth import segment
+from ..auth.test_jwt import segment
 from ..transports.peer import PATH, Answer
 from .attack import Peer, upgrade
 from .target import SECRET, Target

@@ -1,4 +1,4 @@
-"""The servers that are attacked: `examples/bench_server.py` in a process of its own, in every form it is served."""
+"""The servers that are attacked: `tests/security/server.py` in a process of its own, in every form it is served."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 
 from analytics_hub.auth import mint
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 from ..transports.peer import PATH, upgrade
 from .attack import GUARD, LinePeer, Peer
 from .witness import Witness
@@ -137,7 +137,7 @@ class Target:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__; a pipe that nobody reads would stop it
         self._read = 0
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples" / "bench_server.py"), *_arguments(name, certificate, options)],
+            [sys.executable, str(ROOT / "tests" / "security" / "server.py"), *_arguments(name, certificate, options)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "ANALYTICS_HUB_SECRET": SECRET},
             stdin=subprocess.DEVNULL,
@@ -263,7 +263,7 @@ class Target:
         assert now.counters[name] == start + number, f"{name} was counted {now.counters[name] - start} times"
 
     def post(self, path: str, **query: object) -> dict[str, Any]:
-        """Make the server do something: see `examples/bench_server.py`."""
+        """Make the server do something: see `tests/security/server.py`."""
         return self._ask("POST", path, **query)
 
     def publish(self, channel: str, count: int = 1, *, size: int = 0, seconds: float = 0.0) -> None:

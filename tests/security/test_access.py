@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from ..test_auth import segment
+from ..auth.test_jwt import segment
 from .asking import (
     CLAIMS,
     ask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from analytics_hub.observability import COUNTERS
+from analytics_hub.telemetry import COUNTERS
 
 from ..transports.peer import PATH
 from .asking import ask, bearer, introduce, knock, subscribe, told

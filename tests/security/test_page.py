@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 
 _ROW = re.compile(r"^\| ([A-Z]\d\d) \|", re.MULTILINE)
 _TEST = re.compile(r"^(?:async )?def test_((?:[a-z]\d\d_)+)", re.MULTILINE)  # of one row, or of several

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self, TypeAlias
 
-from ..layout import ROOT
+from ..project.layout import ROOT
 
 FEEDS: Final = ("feed", "alerts")
 """An ephemeral channel and a durable one, both published without a pause."""

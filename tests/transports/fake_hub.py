@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from analytics_hub.access.limits import ConnectionLimits
 from analytics_hub.channels import Channel
 from analytics_hub.contracts import Handshake, Transport
 from analytics_hub.core.wire import Wire
-from analytics_hub.doorkeeper import Doorkeeper
 from analytics_hub.exceptions import AuthenticationError, HubClosed
 from analytics_hub.identity import Identity
-from analytics_hub.observability import COUNTERS
+from analytics_hub.telemetry import COUNTERS
 from analytics_hub.tuning import Tuning
 
 SOMEBODY = Identity(id="somebody")
@@ -47,7 +47,7 @@ class FakeHub:
         self.handshakes: list[Handshake] = []
         self.sessions: list[FakeSession] = []
         self.counters: Counter[str] = Counter()
-        self.doorkeeper = Doorkeeper(Tuning(), clock=time.monotonic, note=self.note)
+        self.doorkeeper = ConnectionLimits(Tuning(), clock=time.monotonic, note=self.note)
         self._news = anyio.Event()
         self.on_admit: Callable[[Handshake], Awaitable[Identity | None]] | None = None
         self.on_data: Callable[[FakeSession, str | bytes], None] | None = None

@@ -13,12 +13,12 @@ import anyio.lowlevel
 import pytest
 
 from analytics_hub.contracts import Handshake
-from analytics_hub.formats import JSON
 from analytics_hub.hub import Hub
 from analytics_hub.protocol import encode
+from analytics_hub.protocol.formats import JSON
+from analytics_hub.transports._asgi.app_state import AppState, Limits
+from analytics_hub.transports._asgi.borrowed_task import BorrowedTask
 from analytics_hub.transports._asgi.client import WebSocketClient
-from analytics_hub.transports._asgi.courier import Courier
-from analytics_hub.transports._asgi.desk import Desk, Limits
 from analytics_hub.transports._asgi.messages import WIRES
 from analytics_hub.transports._origins import Origins
 
@@ -37,7 +37,7 @@ class Stage:
 
     def __init__(self, limits: Limits | None = None, wrap: Wrap | None = None) -> None:
         self.hub = FakeHub()
-        self.desk = Desk(cast("Hub", self.hub), Origins(), limits or Limits())
+        self.desk = AppState(cast("Hub", self.hub), Origins(), limits or Limits())
         self.wrap = wrap
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -356,7 +356,7 @@ async def test_couriers_leave_with_those_who_have_needed_them() -> None:
     for _ in range(3):
         desk.joined()
     spare = desk.couriers.spare
-    spare += [Courier(spare) for _ in range(3)]
+    spare += [BorrowedTask(spare) for _ in range(3)]
     tasks = [courier.task for courier in spare]
 
     for left in (2, 1, 0):

@@ -17,7 +17,7 @@ from analytics_hub import Channel, Hub, anonymous
 from analytics_hub.http import Request, Response
 from analytics_hub.transports.websocket import Compression, serve
 
-from ..browser import Browser
+from ..support.browser import Browser
 from .deflating import BOMB, OFFER, RSV1, deflate, inflate
 from .fake_hub import FakeHub
 from .peer import CONTINUATION, PATH, TEXT, Peer, frame, is_served, serving, upgrade

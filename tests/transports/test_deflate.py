@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics_hub.formats import JSON, MSGPACK, Format
+from analytics_hub.protocol.formats import JSON, MSGPACK, Format
 from analytics_hub.transports._websocket.deflate import Compression, Deflater, negotiate
 from analytics_hub.transports._websocket.frames import FrameWire
 

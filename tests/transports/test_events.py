@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from analytics_hub import AuthenticationError, Channel, Handshake, Hub, HubClosed, Identity, Tuning
 from analytics_hub.http import MAX_BODY
 from analytics_hub.testing import ManualClock
-from analytics_hub.transports._websocket import incoming
+from analytics_hub.transports._websocket import request as incoming
 from analytics_hub.transports.websocket import Limits
 
 from ..conformance.client import Closed, Reader, Refused

@@ -11,8 +11,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 from wsproto.frame_protocol import FrameProtocol
 
-from analytics_hub.formats import JSON
-from analytics_hub.transports._sockets.decoding import Message, ProtocolFault
+from analytics_hub.protocol.formats import JSON
+from analytics_hub.transports._sockets.decoder import Message, ProtocolFault
 from analytics_hub.transports._websocket.frames import (
     FRAMES,
     Close,

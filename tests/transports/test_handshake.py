@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from analytics_hub.http import MAX_BODY, Request, Response
 from analytics_hub.transports._origins import Origins
-from analytics_hub.transports._websocket.exchange import MAX_PIECES, Exchange, Refused
 from analytics_hub.transports._websocket.handshake import accept, check_upgrade
+from analytics_hub.transports._websocket.http11 import MAX_PIECES, Exchange, Refused
 
 from .peer import ACCEPT, KEY, upgrade
 

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from analytics_hub import Action, Channel, Handshake, Hub, Identity, Tuning
-from analytics_hub import tickets as ticket_module
+from analytics_hub.access import tickets as ticket_module
 from analytics_hub.auth import redact
+from analytics_hub.auth.sessions import SessionAuthenticator
 from analytics_hub.http import Request, Response
-from analytics_hub.sessions import SessionAuthenticator
 from analytics_hub.transports._http.endpoints import Endpoints
 from analytics_hub.transports._http.events import EventStream
 from analytics_hub.transports.memory import subscribe

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets.decoding import Message, ProtocolFault
+from analytics_hub.transports._sockets.decoder import Message, ProtocolFault
 from analytics_hub.transports._websocket.frames import Close, Decoder, Event, Ping
 
 from .deflating import BOMB, RSV1, TAIL, deflate

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
+from analytics_hub.access.limits import ConnectionLimits
 from analytics_hub.channels import Channel
 from analytics_hub.contracts import anonymous
-from analytics_hub.doorkeeper import Doorkeeper
 from analytics_hub.hub import Hub
-from analytics_hub.observability import COUNTERS
+from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports import tcp
 from analytics_hub.transports.websocket import Limits, serve
@@ -34,7 +34,7 @@ OTHER = "127.0.0.2"
 def strict_hub(**tuning: Any) -> FakeHub:
     """A fake that counts this machine's addresses like any others."""
     hub = FakeHub()
-    hub.doorkeeper = Doorkeeper(Tuning(**tuning), clock=ManualClock(), note=hub.note, proxies=[])
+    hub.doorkeeper = ConnectionLimits(Tuning(**tuning), clock=ManualClock(), note=hub.note, proxies=[])
     return hub
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets.decoding import Message, ProtocolFault
+from analytics_hub.transports._sockets.decoder import Message, ProtocolFault
 from analytics_hub.transports._tcp.lines import LINES, LineDecoder, LineWire
 
 LIMIT = 50

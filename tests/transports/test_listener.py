@@ -14,8 +14,8 @@ import anyio
 import pytest
 
 from analytics_hub.transports._sockets.listener import LONGEST_PAUSE, Listener, bind
+from analytics_hub.transports._sockets.loop import SelectorLoop
 from analytics_hub.transports._sockets.poller import READ
-from analytics_hub.transports._sockets.selector import SelectorLoop
 
 from .fake_hub import FakeHub
 from .peer import Clock, serving

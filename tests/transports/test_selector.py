@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets import serving as life
+from analytics_hub.transports._sockets import serve as life
+from analytics_hub.transports._sockets.loop import SLICE, TICK, SelectorLoop, Timers
 from analytics_hub.transports._sockets.poller import (
     READ,
     WRITE,
@@ -27,7 +28,6 @@ from analytics_hub.transports._sockets.poller import (
     TaskPoller,
     open_poller,
 )
-from analytics_hub.transports._sockets.selector import SLICE, TICK, SelectorLoop, Timers
 
 from .fake_hub import FakeHub
 from .peer import CLOSE, PING, PONG, TEXT, Clock, Peer, Received, frame, is_served, serving

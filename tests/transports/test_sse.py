@@ -15,7 +15,6 @@ from analytics_hub import Hub, Identity, Tuning, anonymous
 from analytics_hub.contracts import Handshake
 from analytics_hub.http import Request, Response
 from analytics_hub.protocol import MAX_SEQ, Position, Selection, Subscribe, parse_json
-from analytics_hub.transports._entry import DRAINING, FOREIGN_ORIGIN
 from analytics_hub.transports._http.cursor import LOST, MAX_CURSOR, decode_cursor, encode_cursor
 from analytics_hub.transports._http.events import (
     UNREADABLE,
@@ -27,6 +26,7 @@ from analytics_hub.transports._http.events import (
     turn_away,
 )
 from analytics_hub.transports._http.sse import WIRE, greet, say_goodbye
+from analytics_hub.transports._refusal import DRAINING, FOREIGN_ORIGIN
 
 NAMES = st.text("ABCxyz019._:/-", min_size=1, max_size=30)
 EPOCHS = st.one_of(

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets.outlet import ROOM, Link
+from analytics_hub.transports._sockets.connection import LINGER_BYTES, Stream
+from analytics_hub.transports._sockets.loop import SelectorLoop
 from analytics_hub.transports._sockets.poller import READ, WRITE, Poller, Readiness
-from analytics_hub.transports._sockets.selector import SelectorLoop
-from analytics_hub.transports._sockets.stream import LINGER_BYTES, Stream
 from analytics_hub.transports._sockets.tls import TLS
+from analytics_hub.transports._sockets.writer import ROOM, Link
 
 from .peer import Clock
 

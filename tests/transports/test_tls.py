@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets.outlet import ROOM
+from analytics_hub.transports._sockets.connection import READ_SIZE
 from analytics_hub.transports._sockets.poller import READ, WRITE
-from analytics_hub.transports._sockets.stream import READ_SIZE
 from analytics_hub.transports._sockets.tls import MAX_HELLO, RECORD, TLS, NoTLS, is_hello_whole
+from analytics_hub.transports._sockets.writer import ROOM
 from analytics_hub.transports.tls import refuse_renegotiation
 
 from .certificates import write_certificate

@@ -10,7 +10,7 @@ import pytest
 
 from analytics_hub.contracts import anonymous
 from analytics_hub.hub import Hub
-from analytics_hub.transports._websocket.exchange import MAX_HEAD, MAX_HEADERS
+from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS
 
 from .fake_hub import FakeHub, FakeSession
 from .peer import (

@@ -12,10 +12,10 @@ from ...contracts import Transport
 from ...core.session import Session
 from ...exceptions import HubClosed
 from ...protocol import CloseCode
-from .desk import Desk
-from .messages import Envelopes
+from .app_state import AppState
+from .messages import MessageCache
 from .scope import Message, Receive, Send
-from .sending import open_sender
+from .sender import open_sender
 from .window import Window
 
 GOODBYE: Final = 1.0
@@ -40,7 +40,7 @@ class Client(ABC):
         "_is_told", "_paused", "_receive", "_scope", "_send", "_sender", "_session", "_window",
     )  # fmt: skip
 
-    def __init__(self, desk: Desk, envelopes: Envelopes, receive: Receive, send: Send) -> None:
+    def __init__(self, desk: AppState, envelopes: MessageCache, receive: Receive, send: Send) -> None:
         self._desk = desk
         self._envelopes = envelopes
         self._receive = receive

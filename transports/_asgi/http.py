@@ -13,8 +13,8 @@ from .._http.commands import Gate
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
 from .._http.sse import greet, say_goodbye
+from .app_state import AppState
 from .client import Client
-from .desk import Desk
 from .scope import (
     Message,
     Receive,
@@ -44,7 +44,7 @@ class EventClient(Client):
 
     __slots__ = ("gate",)
 
-    def __init__(self, desk: Desk, receive: Receive, send: Send) -> None:
+    def __init__(self, desk: AppState, receive: Receive, send: Send) -> None:
         super().__init__(desk, desk.events, receive, send)
         self.gate = Gate()
 
@@ -69,7 +69,7 @@ class EventClient(Client):
         return {"type": "http.response.body", "body": words, "more_body": False}
 
 
-async def serve_http(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive, send: Send) -> None:
+async def serve_http(desk: AppState, endpoints: Endpoints, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request. Raises nothing because of the peer or the server."""
     outcome = await _take(desk, endpoints, scope, receive)
     if isinstance(outcome, EventStream):
@@ -88,7 +88,7 @@ async def serve_http(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Re
             desk.left()
 
 
-async def _take(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive) -> Response | EventStream | None:
+async def _take(desk: AppState, endpoints: Endpoints, scope: Scope, receive: Receive) -> Response | EventStream | None:
     """Read the request and find its answer; None if the peer has gone. Nothing of the body is kept for longer."""
     query = take_query(scope)
     request: Request | None = None
@@ -116,7 +116,7 @@ async def _take(desk: Desk, endpoints: Endpoints, scope: Scope, receive: Receive
     return outcome
 
 
-async def _read_body(desk: Desk, receive: Receive, body: bytearray, limit: int) -> bool:
+async def _read_body(desk: AppState, receive: Receive, body: bytearray, limit: int) -> bool:
     """Read into `body`, at most a little more than `limit` bytes; False if the peer has gone."""
     while True:
         try:
@@ -133,11 +133,13 @@ async def _read_body(desk: Desk, receive: Receive, body: bytearray, limit: int) 
             return True
 
 
-def _is_crowded(desk: Desk, body: bytearray) -> bool:
+def _is_crowded(desk: AppState, body: bytearray) -> bool:
     return desk.held > MAX_HELD and len(body) > SMALL
 
 
-async def _answer(desk: Desk, endpoints: Endpoints, request: Request, scope: Scope) -> Response | EventStream | None:
+async def _answer(
+    desk: AppState, endpoints: Endpoints, request: Request, scope: Scope
+) -> Response | EventStream | None:
     if not desk.hub.is_open and not desk.hub.is_draining:
         desk.complain()
         desk.hub.count("refused-closed")
@@ -151,7 +153,7 @@ async def _answer(desk: Desk, endpoints: Endpoints, request: Request, scope: Sco
         return _CRASHED
 
 
-async def _respond(desk: Desk, response: Response, send: Send, *, has_body: bool) -> None:
+async def _respond(desk: AppState, response: Response, send: Send, *, has_body: bool) -> None:
     try:
         headers = _head(response)
     except ValueError as error:  # the application's
@@ -169,7 +171,7 @@ def _head(response: Response) -> list[tuple[bytes, bytes]]:
     return encode_headers(headers)
 
 
-async def _serve_events(desk: Desk, stream: EventStream, receive: Receive, send: Send) -> None:
+async def _serve_events(desk: AppState, stream: EventStream, receive: Receive, send: Send) -> None:
     headers = encode_headers([("content-type", stream.content_type), *stream.headers])
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": greet(desk.hub), "more_body": True})

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from ...formats import JSON, MSGPACK, Format
 from ...protocol import Parsed
+from ...protocol.formats import JSON, MSGPACK, Format
 
 Part: TypeAlias = tuple[dict[str, Any], int]
 """A message, and how many bytes of payload it holds."""
@@ -39,7 +39,7 @@ class MessageWire:
         return self._format.parse(data)
 
 
-class Envelopes:
+class MessageCache:
     """Remembers the messages of the last piece, which is the next client's too."""
 
     __slots__ = ("_unpack", "frame", "parts")

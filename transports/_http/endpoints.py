@@ -11,6 +11,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
+from ...access.tickets import is_ticket
 from ...asyncapi import describe
 from ...auth import find_token, strip_headers
 from ...contracts import Handshake
@@ -28,9 +29,8 @@ from ...http import (
 from ...hub import Hub
 from ...identity import Identity
 from ...protocol import CloseCode
-from ...tickets import is_ticket
-from .._entry import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, admit, identify, note, overloaded
 from .._origins import Origins, preflight
+from .._refusal import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, admit, identify, note, overloaded
 from .commands import take_commands
 from .events import EventStream, open_stream, turn_away
 from .publishing import Publishing

@@ -21,7 +21,7 @@ from ...http import NO_SNIFF, NO_STORE, Headers, Request, Response, error_respon
 from ...hub import Hub
 from ...identity import Identity
 from ...protocol import Position, Selection, encode
-from .._entry import Refusal
+from .._refusal import Refusal
 from .commands import MAX_COMMANDS
 from .cursor import decode_cursor
 from .sse import CONTENT_TYPE, WIRE, greet, say_goodbye

@@ -27,9 +27,9 @@ from ...exceptions import (
 )
 from ...http import RETRY_SOON, Request, Response, error_response, json_response
 from ...hub import Hub
+from ...hub.journal import Receipt, Waiter
 from ...identity import Identity
-from ...journaling import Receipt, Waiter
-from ...publication import check_nesting, find_key
+from ...protocol.items import check_nesting, find_key
 
 
 class _Unjudged(HubError):

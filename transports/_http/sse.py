@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...core.wire import Positions
-from ...formats import JSON
 from ...hub import Hub
 from ...protocol import CloseCode, Parsed
+from ...protocol.formats import JSON
 from .._abilities import Abilities
-from .._entry import close_item
+from .._refusal import close_item
 from .cursor import encode_cursor
 
 ABILITIES: Final = Abilities(

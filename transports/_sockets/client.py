@@ -10,10 +10,10 @@ from ...core.wire import Wire
 from ...exceptions import HubClosed
 from ...identity import Identity
 from ...protocol import CloseCode
-from .decoding import Decodes, Message, ProtocolFault
-from .newcomer import ServerT
-from .outlet import LOST, OPEN, SEALED, Link
-from .stream import LINGER, Stream
+from .connection import LINGER, Stream
+from .decoder import Decodes, Message, ProtocolFault
+from .pending import ServerT
+from .writer import LOST, OPEN, SEALED, Link
 
 
 class Client(Stream, Generic[ServerT]):

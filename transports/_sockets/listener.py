@@ -11,10 +11,10 @@ from typing import Final
 
 import anyio
 
-from ...observability import Muffler
+from ...telemetry import ThrottledLogger
+from .loop import SelectorLoop
 from .options import configure
 from .poller import READ
-from .selector import SelectorLoop
 
 ACCEPTS: Final = 64
 """Connections accepted at a time, so that a storm of them does not keep the others waiting."""
@@ -76,7 +76,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._count = count
-        self._muffler = Muffler(loop.clock)
+        self._muffler = ThrottledLogger(loop.clock)
         self._pause = 0.0
         self._resumes = 0.0
         loop.watch(sock, READ, self)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from ...core.session import Session
 from ...protocol import CloseCode
-from .._entry import close_item
+from .._refusal import close_item
 from .._sockets.client import Client
-from .._sockets.decoding import Decodes, Message, ProtocolFault
-from .._sockets.outlet import LINGERING, OPEN, Link
+from .._sockets.connection import LINGER
+from .._sockets.decoder import Decodes, Message, ProtocolFault
 from .._sockets.poller import WRITE
-from .._sockets.stream import LINGER
+from .._sockets.writer import LINGERING, OPEN, Link
 from .lines import LineDecoder, LineWire
 
 if TYPE_CHECKING:

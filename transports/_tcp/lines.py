@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ...formats import JSON
 from ...protocol import CloseCode, Parsed
-from .._sockets.decoding import Message, ProtocolFault
+from ...protocol.formats import JSON
+from .._sockets.decoder import Message, ProtocolFault
 
 LINES: Final = 64
 """Lines decoded at a time: a client that floods with tiny ones takes turns with all others."""

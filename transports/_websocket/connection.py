@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from ...protocol import CloseCode
 from .._sockets.client import Client
-from .._sockets.decoding import Decodes, Message, ProtocolFault
-from .._sockets.outlet import OPEN, Link
-from .._sockets.stream import LINGER
+from .._sockets.connection import LINGER
+from .._sockets.decoder import Decodes, Message, ProtocolFault
+from .._sockets.writer import OPEN, Link
 from .frames import Close, Decoder, FrameWire, Ping, encode_close, encode_ping, encode_pong
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any, Final
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
 
-from ...formats import Format
 from ...protocol import CloseCode, Parsed
-from .._sockets.decoding import Message, ProtocolFault
+from ...protocol.formats import Format
+from .._sockets.decoder import Message, ProtocolFault
 from .deflate import LARGEST_WINDOW, Deflater
 
 # A server frame depends on its payload alone, compressed or not, so one encoder serves all clients.

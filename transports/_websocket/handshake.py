@@ -17,10 +17,10 @@ from typing import Final
 
 from wsproto.utilities import generate_accept_token
 
-from ...formats import SUBPROTOCOLS, Format, choose_format
 from ...http import Request
+from ...protocol.formats import SUBPROTOCOLS, Format, choose_format
 from .deflate import Agreement, negotiate
-from .exchange import Exchange, Refused
+from .http11 import Exchange, Refused
 
 VERSION: Final = "13"
 

@@ -9,18 +9,18 @@ import anyio.abc
 
 from ...http import Request, Respond, Response
 from ...hub import Hub
-from .._entry import Refusal
 from .._http.endpoints import Endpoints
 from .._origins import Origins
+from .._refusal import Refusal
 from .._sockets.limits import Limits
-from .._sockets.registry import Registry
-from .._sockets.selector import SelectorLoop
+from .._sockets.loop import SelectorLoop
+from .._sockets.server import Registry
 from ..tls import Security
 from .deflate import Compression, Deflater
-from .exchange import Exchange
 from .frames import Decoder, FrameWire
 from .handshake import Upgrade
-from .incoming import Incoming
+from .http11 import Exchange
+from .request import HTTPConnection
 
 SPARE_DECODERS: Final = 64
 """Decoders kept for the next message of whoever sends one."""
@@ -57,7 +57,7 @@ class Server(Registry):
         self._decoders: list[Decoder] = []
 
     def welcome(self, sock: socket.socket, address: object) -> None:
-        Incoming(self, sock, address)
+        HTTPConnection(self, sock, address)
 
     def rebuff(self, refusal: Refusal) -> bytes:
         response = Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers)

@@ -10,10 +10,9 @@ import msgspec
 
 from analytics_hub.channels import Channel
 from analytics_hub.client.decoding import JSON_CODEC
-from analytics_hub.core.dialogue import Refusal
+from analytics_hub.core.commands import Refusal
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Pause
-from analytics_hub.formats import JSON, MSGPACK, Format
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import (
     MAX_COMMANDS,
@@ -26,6 +25,7 @@ from analytics_hub.protocol import (
     Selection,
     Subscribe,
 )
+from analytics_hub.protocol.formats import JSON, MSGPACK, Format
 from analytics_hub.tuning import Tuning
 
 from ..target import Target, Trees

@@ -9,8 +9,8 @@ import msgspec
 
 from analytics_hub.client.decoding import JSON_CODEC, MSGPACK_CODEC
 from analytics_hub.exceptions import InvalidItem
-from analytics_hub.formats import INVALID, JSON, MSGPACK, transcode
-from analytics_hub.publication import MAX_NESTING, check_nesting, encode_data
+from analytics_hub.protocol.formats import INVALID, JSON, MSGPACK, transcode
+from analytics_hub.protocol.items import MAX_NESTING, check_nesting, encode_data
 
 from ..target import Target, Trees
 

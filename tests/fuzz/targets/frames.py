@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from analytics_hub.transports._sockets.decoding import Message, ProtocolFault
+from analytics_hub.transports._sockets.decoder import Message, ProtocolFault
 from analytics_hub.transports._websocket.frames import FRAMES, MAX_ENDINGS, PARTS, SLACK, Close, Decoder, Ping
 
 from ..reference import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Event, Reading, Reference

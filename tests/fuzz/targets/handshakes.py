@@ -11,8 +11,8 @@ import h11
 
 from analytics_hub.http import MAX_BODY, Request
 from analytics_hub.transports._websocket.deflate import negotiate
-from analytics_hub.transports._websocket.exchange import MAX_HEAD, MAX_HEADERS, Exchange, Refused
 from analytics_hub.transports._websocket.handshake import Upgrade, accept, check_upgrade
+from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, Exchange, Refused
 
 from ..target import Target, cut
 

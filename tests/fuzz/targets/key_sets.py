@@ -10,9 +10,9 @@ import anyio
 import msgspec
 from anyio.abc import ByteStream
 
-from analytics_hub.auth.download import Source
-from analytics_hub.auth.key_set import _FAMILIES, MAX_KEYS, KeySet
-from analytics_hub.auth.keys import ASYMMETRIC, load_algorithms
+from analytics_hub.auth.jwt.fetch import Source
+from analytics_hub.auth.jwt.key_set import _FAMILIES, MAX_KEYS, KeySet
+from analytics_hub.auth.jwt.keys import ASYMMETRIC, load_algorithms
 from analytics_hub.exceptions import KeySetError
 
 from ..target import Target, Trees, cut

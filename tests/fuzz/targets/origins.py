@@ -6,8 +6,8 @@ import re
 from ipaddress import ip_address, ip_network
 from typing import Final
 
+from analytics_hub.access.limits import PROXIES, ConnectionLimits
 from analytics_hub.contracts import Handshake
-from analytics_hub.doorkeeper import PROXIES, Doorkeeper
 from analytics_hub.transports._asgi.scope import Scope, find_path, read_headers, take_query
 from analytics_hub.transports._origins import Origins, parse_origin, preflight
 from analytics_hub.tuning import Tuning
@@ -53,7 +53,7 @@ def _host(authority: str) -> str:
     return f"[{ip_address(name[1:-1])}]" if name.startswith("[") else name
 
 
-_DOORKEEPER: Final = Doorkeeper(
+_DOORKEEPER: Final = ConnectionLimits(
     Tuning(), clock=lambda: 0.0, note=lambda kind, message, *args: None, proxies=(*PROXIES, "10.0.0.0/8")
 )
 _NETWORKS: Final = tuple(map(ip_network, (*PROXIES, "10.0.0.0/8")))

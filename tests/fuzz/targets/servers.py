@@ -16,7 +16,7 @@ from analytics_hub.client.feed import Options
 from analytics_hub.client.protocol import ClientProtocol
 from analytics_hub.client.target import Target as Address
 from analytics_hub.client.websocket import MAX_MESSAGE, MAX_UNSENT, Refused, Socket
-from analytics_hub.formats import SUBPROTOCOLS
+from analytics_hub.protocol.formats import SUBPROTOCOLS
 
 from ..target import Target, cut, run
 from .items import HELLO, check_ending, check_feed

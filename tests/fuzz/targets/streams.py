@@ -10,14 +10,14 @@ import msgspec
 from analytics_hub.channels import check_name
 from analytics_hub.contracts import Handshake, anonymous
 from analytics_hub.exceptions import InvalidChannel
-from analytics_hub.formats import JSON
 from analytics_hub.http import Request, Response
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import MAX_SEQ, CloseCode, Position, Selection, Subscribe
+from analytics_hub.protocol.formats import JSON
 from analytics_hub.transports._http.cursor import LOST, MAX_CURSOR, decode_cursor, encode_cursor
 from analytics_hub.transports._http.events import EventStream, open_stream
-from analytics_hub.transports._sockets.decoding import ProtocolFault
+from analytics_hub.transports._sockets.decoder import ProtocolFault
 from analytics_hub.transports._tcp.lines import LINES, LineDecoder
 from analytics_hub.tuning import Tuning
 

@@ -16,7 +16,7 @@ from analytics_hub.client.publisher import Outcome
 from analytics_hub.client.target import Target as Address
 from analytics_hub.client.values import Gap, Item
 from analytics_hub.exceptions import InvalidItem
-from analytics_hub.journaling import Receipt
+from analytics_hub.hub.journal import Receipt
 
 from ..target import Target, Trees, cut
 

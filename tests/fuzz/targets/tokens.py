@@ -22,7 +22,7 @@ from analytics_hub.auth import (
     strip_headers,
     strip_query,
 )
-from analytics_hub.auth.claims import MAX_TEXT
+from analytics_hub.auth.jwt.claims import MAX_TEXT
 from analytics_hub.contracts import Handshake
 from analytics_hub.exceptions import AuthenticationError, TokenFault
 from analytics_hub.identity import Identity

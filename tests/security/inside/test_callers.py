@@ -18,7 +18,8 @@ import anyio.to_thread
 import pytest
 
 import analytics_hub
-from analytics_hub import Handshake, Hub, HubError, Tuning, anonymous, driver
+from analytics_hub import Handshake, Hub, HubError, Tuning, anonymous
+from analytics_hub.hub import driver
 from analytics_hub.transports.memory import MemoryClient, subscribe
 
 from ...hub.rig import FakeTransport, plug_in, read, running

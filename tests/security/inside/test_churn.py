@@ -10,7 +10,7 @@ import pytest
 
 from analytics_hub import Channel, Handshake, Hub, anonymous
 from analytics_hub.core.cohort import Cohort, Reader
-from analytics_hub.core.registry import Layout
+from analytics_hub.core.registry import SubscriptionSet
 from analytics_hub.core.session import Session
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import MemoryClient, subscribe
@@ -19,7 +19,7 @@ from ...hub.rig import FAST, FakeTransport, is_empty, plug_in, read_data, runnin
 
 pytestmark = pytest.mark.anyio
 
-OURS = (Session, Cohort, Layout, Reader, MemoryClient)
+OURS = (Session, Cohort, SubscriptionSet, Reader, MemoryClient)
 READER = anonymous(Handshake())
 # What a client leaves behind does not depend on the event loop, so one of them has the many.
 CLIENTS = {"asyncio": 10_000, "asyncio+uvloop": 1_000, "trio": 1_000}

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from ...layout import ROOT
+from ...project.layout import ROOT
 
 
 def tell(seed: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ...conftest import BACKENDS
-from ...layout import ROOT
+from ...project.layout import ROOT
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at the descriptors as Linux tells them")  # noqa: PTH112

@@ -1,0 +1,1 @@
+"""What the hub does with the credentials, addresses and roles of its clients."""

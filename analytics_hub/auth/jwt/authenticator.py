@@ -1,0 +1,160 @@
+"""Whether to believe a token.
+
+One HS256 check costs about 20 µs. The claims are judged here, because PyJWT reads the wall clock itself, which no test
+can turn, and accepts loose forms (`"exp": "12"`) where one declared shape is safer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, Literal, TypeAlias, get_args
+
+import msgspec
+
+from ...contracts import Handshake
+from ...exceptions import AuthenticationError, TokenFault
+from ...identity import Identity
+from .claims import Claims
+from .keys import Key, KeySource, StaticKeys, VerifyingKey, check_algorithms
+from .token import CompactToken
+
+MAX_TOKEN_LENGTH: Final = 8192
+"""Longer tokens are refused unparsed, so that the work a stranger can cause stays small."""
+MAX_LEEWAY: Final = 30.0
+
+Detail = Literal[
+    "no-token",
+    "too-long",
+    "malformed",
+    "algorithm",
+    "unknown-key",
+    "signature",
+    "claims",
+    "issuer",
+    "audience",
+    "not-yet-valid",
+    "issued-in-future",
+    "expired",
+]
+TOKEN_DETAILS: Final[frozenset[str]] = frozenset(get_args(Detail))
+"""Every `detail` of an `AuthenticationError` of `JWTAuthenticator`: few, so that they may be counted by name."""
+
+Fault: TypeAlias = tuple[TokenFault, Detail]
+_CLAIMS: Final = msgspec.json.Decoder(Claims)
+
+
+class JWTAuthenticator:
+    """An `authenticate` for `Hub` that believes JSON Web Tokens signed with `key`.
+
+    `algorithms` are the only ones accepted, whatever a token says; all HMAC or all asymmetric (those need the extra
+    `crypto`). `key` may be a list of keys, tried in order, to change them without cutting anyone off, or a `JWKS`:
+    the keys of an identity provider. A token must have `sub` and `exp`. `issuer` and `audience`, one or several, must
+    then be met; a token made for an audience is refused where none is configured (RFC 7519 §4.1.3). `leeway`, at most
+    30 s, allows for clocks that differ, and a session lives that much past `exp`.
+
+    Whatever is wrong becomes `AuthenticationError`; its `detail`, one of `TOKEN_DETAILS`, is for counters. With a
+    `JWKS` the answer is an awaitable where a key must be waited for; `KeySetError` is raised while there are no keys.
+    """
+
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "algorithms")
+
+    def __init__(
+        self,
+        key: Key | Sequence[Key] | KeySource,
+        *,
+        algorithms: Sequence[str],
+        issuer: str | Collection[str] | None = None,
+        audience: str | Collection[str] | None = None,
+        leeway: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not 0 <= leeway <= MAX_LEEWAY:  # also refuses NaN
+            raise ValueError(f"leeway is {leeway!r}; it must be between 0 and {MAX_LEEWAY:g} seconds")
+        self.algorithms = check_algorithms(algorithms)
+        if isinstance(key, KeySource):
+            self._keys = key
+        else:
+            self._keys = StaticKeys([*key] if isinstance(key, list | tuple) else [key], self.algorithms)
+        self._keys.serve(self.algorithms)
+        self._issuer = _names(issuer)
+        self._audience = _names(audience)
+        self._leeway = leeway
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"JWTAuthenticator({self._keys!r}, algorithms={self.algorithms!r}, leeway={self._leeway!r})"
+
+    def __call__(self, handshake: Handshake) -> Identity | Awaitable[Identity]:
+        token = self._read(handshake.token)
+        if not isinstance(token, CompactToken):
+            raise AuthenticationError(*token)
+        keys = self._keys.find(token.key_id, token.algorithm)
+        return self._settle(token, keys) if isinstance(keys, Sequence) else self._wait(token, keys)
+
+    async def run(self) -> None:
+        """Keep the keys fresh. The hub runs it for as long as it lives."""
+        await self._keys.run()
+
+    async def _wait(self, token: CompactToken, keys: Awaitable[Sequence[VerifyingKey]]) -> Identity:
+        return self._settle(token, await keys)
+
+    def _settle(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity:
+        # A fault arrives as a value and is raised here, not inside an `except`: an exception of a parser in
+        # `__context__` would carry parts of the token into whatever reports errors.
+        verdict = self._judge(token, keys)
+        if isinstance(verdict, Identity):
+            return verdict
+        raise AuthenticationError(*verdict)
+
+    def _read(self, text: str | None) -> CompactToken | Fault:
+        if not text:
+            return "missing", "no-token"
+        if len(text) > MAX_TOKEN_LENGTH:
+            return "invalid", "too-long"
+        try:
+            token = CompactToken.parse(text)
+        except ValueError:
+            return "invalid", "malformed"
+        return token if token.algorithm in self.algorithms else ("invalid", "algorithm")
+
+    def _judge(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity | Fault:
+        if not keys:
+            return "invalid", "unknown-key"
+        if not any(key.has_signed(token.message, token.signature, token.algorithm) for key in keys):
+            return "invalid", "signature"
+        try:
+            claims = _CLAIMS.decode(token.payload())
+        except (ValueError, RecursionError):
+            return "invalid", "claims"
+        return self._judge_claims(claims)
+
+    def _judge_claims(self, claims: Claims) -> Identity | Fault:
+        now = self._clock()
+        if not claims.is_well_formed():
+            return "invalid", "claims"
+        if self._issuer and claims.iss not in self._issuer:
+            return "invalid", "issuer"
+        if self._audience.isdisjoint(_names(claims.aud)) and (self._audience or claims.aud is not None):
+            return "invalid", "audience"
+        if claims.nbf is not None and claims.nbf > now + self._leeway:
+            return "invalid", "not-yet-valid"
+        # `iat` only informs (RFC 7519 §4.1.6) and clocks differ, so seconds ahead are no reason; an hour is.
+        if claims.iat is not None and claims.iat > now + MAX_LEEWAY:
+            return "invalid", "issued-in-future"
+        expires = claims.exp + self._leeway
+        if now >= expires:
+            return "expired", "expired"
+        return Identity(
+            id=claims.sub,
+            roles=claims.all_roles(),
+            expires=expires,
+            account=claims.account,
+            channels=None if claims.channels is None else tuple(claims.channels),
+            token_id=claims.jti,
+            issued=claims.iat if claims.iat is not None else 0.0,  # so that a revocation of all until now includes it
+        )
+
+
+def _names(value: str | Collection[str] | None) -> frozenset[str]:
+    return frozenset((value,) if isinstance(value, str) else value or ())

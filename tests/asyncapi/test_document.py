@@ -1,0 +1,359 @@
+"""The AsyncAPI document and the JSON Schemas: what they say of channels, and what the official parser says of them."""
+
+from __future__ import annotations
+
+import enum
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jsonschema
+import msgspec
+import pytest
+
+from analytics_hub import Channel, Hub, InvalidChannel, anonymous
+from analytics_hub.asyncapi import describe
+from analytics_hub.asyncapi.schemas import json_schemas
+from analytics_hub.cli import main
+from analytics_hub.trading import CHANNELS
+
+from ..project.layout import ROOT
+from ..support.programs import go_without, need
+
+PARSER = ROOT / "tests" / "asyncapi"
+RENEW = "analytics-hub asyncapi --url ws://localhost:7999/ws/analytics"
+
+
+class Corner(NamedTuple):
+    x: int
+    y: float = 0.5
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Line(msgspec.Struct, tag="line"):
+    """Two corners.
+
+    The second paragraph is indented in the source.
+    """
+
+    ends: tuple[Corner, Corner]
+    colour: Annotated[Colour, msgspec.Meta(description="of the pen")] = Colour.RED
+    discriminator: int = 0
+    """Named as a keyword of schemas."""
+
+
+class Dot(msgspec.Struct, tag="dot", array_like=False):
+    at: Corner
+    items: list[int] = msgspec.field(default_factory=list)
+
+
+class Position(msgspec.Struct):
+    """Has the name of a part of the protocol."""
+
+    raw: msgspec.Raw
+    share: float = float("inf")
+
+
+@dataclass
+class Order:
+    symbol: str
+    positions: list[Position] = field(default_factory=list)
+
+
+class Quote(msgspec.Struct, array_like=True):
+    bid: float
+    ask: float | None = None
+
+
+NASTY = (
+    Channel("shapes", schema=Line | Dot | None),
+    Channel("user:*", schema=Order, publishers=frozenset({"secret-role"}), roles=frozenset({"other-role"})),
+    Channel("user/member", schema=list[Quote], type="quote"),
+    Channel("user.member", mode="latest", schema=int),
+    Channel("a.b/c:*", mode="table", schema=Quote),
+    Channel("*"),
+    Channel("connection", mode="durable"),
+    Channel("commands", mode="table", key="k"),
+    Channel("::"),
+)
+
+
+def validator(schema: dict[str, Any]) -> jsonschema.Draft7Validator:
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
+
+
+def item(channel: str, data: object, **fields: object) -> dict[str, Any]:
+    stamp = "2026-01-19T10:30:45.160Z"
+    return {"channel": channel, "seq": 1, "type": "t", "timestamp": stamp, "data": data} | fields
+
+
+# --- the official parser ----------------------------------------------------------------------------------------------
+
+
+def complaints(*documents: dict[str, Any]) -> list[list[str]]:
+    """What the official parser says of each document: nothing, of one that is right."""
+    node = need("node")
+    if not (PARSER / "node_modules" / "@asyncapi" / "parser").is_dir():
+        go_without("the AsyncAPI parser is not installed; to get it: npm --prefix tests/asyncapi ci")
+    done = subprocess.run(
+        [node, PARSER / "validate.mjs"], input=json.dumps(documents), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_official_parser_has_nothing_to_say() -> None:
+    broken = describe(CHANNELS)
+    broken["operations"]["deliver-alerts"]["messages"].append({"$ref": "#/channels/connection/messages/hello"})
+
+    trading, nasty, nothing, found = complaints(
+        describe(CHANNELS, server_url="wss://example.org"), describe(NASTY), describe(()), broken
+    )
+
+    assert (trading, nasty, nothing) == ([], [], [])
+    assert found  # else it would not have looked
+
+
+def test_its_packages_are_pinned_without_naming_where_they_come_from() -> None:
+    lock = (PARSER / "package-lock.json").read_text()
+
+    assert '"integrity"' in lock
+    assert '"resolved"' not in lock
+
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_document_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RENEW.split()[1:]) == 0
+
+    assert capsys.readouterr().out == (ROOT / "docs" / "asyncapi.json").read_text("utf-8"), f"renew it: {RENEW}"
+
+
+def test_a_channel_is_told_with_its_mode_and_its_key() -> None:
+    channel = describe(CHANNELS)["channels"]["lp-performance"]
+
+    assert channel["address"] == "lp-performance"
+    assert (channel["x-mode"], channel["x-key"]) == ("table", "lpName")
+    assert list(channel["messages"]) == ["item", "deletion"]
+
+
+def test_a_pattern_has_a_parameter() -> None:
+    channel = describe([Channel("user:*")])["channels"]["user-member"]
+
+    assert channel["address"] == "user:{member}"
+    assert list(channel["parameters"]) == ["member"]
+
+
+@pytest.mark.parametrize(
+    ("channel", "good", "bad"),
+    [
+        (
+            Channel("log", publishers=frozenset({"w"}), schema=int),
+            [{"channel": "log", "data": 1}, {"channel": "log", "data": 1, "type": "t"}],
+            [{"channel": "log"}, {"channel": "log", "data": "1"}, {"channel": "log", "data": 1, "key": "k"}],
+        ),
+        (
+            Channel("t:*", mode="table", publishers=frozenset({"w"})),
+            [{"channel": "t:1", "data": None, "key": "k"}, {"channel": "t:1", "key": "k", "deleted": True}],
+            [{"channel": "t:1", "data": 1}, {"channel": "t:1", "key": "k"}, {"channel": "t:1", "deleted": True}],
+        ),
+        (
+            Channel("t", mode="table", key="id", publishers=frozenset({"w"})),
+            [{"channel": "t", "data": {"id": "k"}}, {"channel": "t", "data": 1, "key": "k"}],
+            [{"channel": "t", "data": 1, "type": "$t"}, {"channel": "t", "data": 1, "key": ""}],
+        ),
+    ],
+    ids=["events", "table", "keyed"],
+)
+def test_what_may_be_published_over_http(channel: Channel, good: Sequence[Any], bad: Sequence[Any]) -> None:
+    document = describe([channel, Channel("other")])
+
+    operations = [one for one in document["operations"].values() if one["channel"]["$ref"].startswith("#/channels/pub")]
+    assert [one["action"] for one in operations] == ["receive"]
+    (desk,) = [one for one in document["channels"].values() if one["address"] == "/publish"]
+    check = validator({"oneOf": [message["payload"] for message in desk["messages"].values()]})
+    assert [value for value in good if not check.is_valid(value)] == []
+    assert [value for value in bad if check.is_valid(value)] == []
+
+
+def test_roles_are_nobodys_business() -> None:
+    document = json.dumps([describe(NASTY), json_schemas(NASTY), describe(CHANNELS)])
+
+    assert not any(role in document for role in ("secret-role", "other-role", "monitor"))
+
+
+def test_a_server_is_named_without_what_is_secret_in_its_url() -> None:
+    server = describe((), server_url="wss://name:word@example.org:8443/ws?token=abc")["servers"]["hub"]
+
+    assert (server["host"], server["pathname"], server["protocol"]) == ("example.org:8443", "/ws", "wss")
+    assert "servers" not in describe(())
+
+
+@pytest.mark.parametrize("url", ["localhost:7999", "tcp://localhost", "ws:///path", ""])
+def test_a_wrong_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is no address of a hub"):
+        describe((), server_url=url)
+
+
+@pytest.mark.parametrize("schema", [complex, list["Unheard"], object()])  # type: ignore[name-defined]  # noqa: F821
+def test_a_schema_that_cannot_be_described_is_named(schema: Any) -> None:
+    with pytest.raises(InvalidChannel, match=r"the schema of channel 'odd' cannot be described: ."):
+        describe([Channel("odd", schema=schema)])
+
+
+def test_raw_json_with_a_default_cannot_be_described() -> None:
+    """A limit of msgspec's; without a default such a field is any value."""
+
+    class Envelope(msgspec.Struct):
+        content: msgspec.Raw = msgspec.Raw(b"null")
+
+    with pytest.raises(InvalidChannel, match=r"channel 'odd'.*Raw"):
+        describe([Channel("odd", schema=Envelope)])
+
+
+def test_descriptions_are_the_same_for_every_version_of_python() -> None:
+    line = describe(NASTY)["components"]["schemas"]["Line"]
+
+    assert line["description"] == "Two corners.\n\nThe second paragraph is indented in the source."
+
+
+# --- schemas of their own ---------------------------------------------------------------------------------------------
+
+
+def test_every_channel_has_a_schema_of_its_own() -> None:
+    assert list(json_schemas(NASTY)) == [
+        "commands",
+        "control",
+        "shapes",
+        "user-member",
+        "user-member-2",
+        "user.member",
+        "a.b-c-member",
+        "member",
+        "connection-2",
+        "commands-2",
+        "channel",
+    ]
+
+
+def test_a_schema_holds_what_it_refers_to_and_no_more() -> None:
+    schemas = json_schemas(NASTY)
+
+    assert set(schemas["shapes"]["definitions"]) == {"Line", "Dot", "Corner", "Colour"}
+    assert schemas["channel"]["definitions"] == {}
+    assert all("$ref" not in json.dumps(schemas[name]) for name in ("channel", "user.member"))
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("shapes", [{"type": "line", "ends": [[1, 2.5], [3]]}, None], [{"type": "line", "ends": [[1], [2], [3]]}, {}]),
+        ("shapes", [{"type": "dot", "at": [1]}], [{"type": "dot", "at": [1, 2, 3]}, {"type": "blot", "at": [1]}]),
+        ("shapes", [{"type": "line", "ends": [[1], [2]], "colour": "blue"}], [{"type": "line", "ends": [[1], ["2"]]}]),
+        ("user-member-2", [[[1.5, 2]], [[1.5]], []], [[[]], [["1"]], {}]),
+        ("user.member", [3], [None, "3", 3.5]),
+        ("channel", [3, None, {"any": ["thing"]}], []),
+    ],
+)
+def test_data_is_what_msgspec_takes(name: str, good: Sequence[Any], bad: Sequence[Any]) -> None:
+    channel = {"user-member-2": "user/member", "channel": "::"}.get(name, name)
+    schema = {one.name: one for one in NASTY}[channel].schema or Any
+    check = validator(json_schemas(NASTY)[name])
+
+    for data in good:
+        msgspec.convert(data, schema)
+        check.validate(item(channel, data))
+    for data in bad:
+        assert not check.is_valid(item(channel, data))
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(data, schema)
+
+
+def test_members_of_a_pattern_and_deletions_are_told_apart() -> None:
+    check = validator(json_schemas(NASTY)["a.b-c-member"])
+
+    assert check.is_valid(item("a.b/c:7", [1.0], key="k"))
+    assert check.is_valid(item("a.b/c:7", None, key="k", deleted=True))
+    assert not check.is_valid(item("a.b/c:7", [1.0], key="k", deleted=True))
+    assert not check.is_valid(item("a.b/c:7", None, key="k"))
+    assert not check.is_valid(item("a.b/c:7", [1.0]))
+    assert not check.is_valid(item("axb/c:7", [1.0], key="k"))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+APP = """
+from analytics_hub import Channel, Hub, anonymous
+
+channels = [Channel("mine", schema=int)]
+hub = Hub(channels, authenticate=anonymous)
+nothing = []
+
+class State:
+    hub = hub
+
+def make_hub():
+    return hub
+"""
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    (tmp_path / "an_app_of_theirs.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "an_app_of_theirs", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["channels", "hub", "make_hub", "State.hub"])
+def test_the_channels_of_an_application(app: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["asyncapi", f"an_app_of_theirs:{name}", "--title", "Mine", "--api-version", "7"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document == describe([Channel("mine", schema=int)], title="Mine", version="7")
+
+
+def test_schemas_go_into_a_folder(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["asyncapi", "an_app_of_theirs:hub", "--schemas", "made/there"]) == 0
+
+    assert capsys.readouterr().out == ""
+    written = {path.stem: json.loads(path.read_text()) for path in (app / "made" / "there").iterdir()}
+    assert written == json_schemas([Channel("mine", schema=int)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["an_app_of_theirs"], "'an_app_of_theirs' names nothing; right is module:name"),
+        (["nowhere.to_be:found"], "there is no module 'nowhere'"),
+        (["an_app_of_theirs:missing"], "an_app_of_theirs has no 'missing'; right is module:name"),
+        (["an_app_of_theirs:State"], "an_app_of_theirs:State is of type type; right is"),
+        (["an_app_of_theirs:nothing"], "an_app_of_theirs:nothing is of type list; right is"),
+        (["--url", "localhost"], "'localhost' is no address of a hub"),
+        (["--schemas", "an_app_of_theirs.py"], "cannot write to an_app_of_theirs.py: "),
+    ],
+)
+def test_what_stands_in_the_way(
+    app: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["asyncapi", *arguments]) == 1
+
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_hub_tells_its_channels() -> None:
+    hub = Hub(iter(NASTY), authenticate=anonymous)
+
+    assert hub.channels == NASTY

@@ -1,0 +1,161 @@
+"""What `analytics-hub tail` prints. How it holds the connection is the client's affair (`tests/client`)."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto.events import TextMessage
+
+from analytics_hub.cli.errors import OutputError, write
+from analytics_hub.cli.rows import as_json, gap_row, row
+from analytics_hub.cli.tail import Follower
+from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item
+
+from ..client.stage import Peer, stage
+
+STAMP = "2026-01-19T10:30:45.160Z"
+
+
+def item(data: Any, **more: Any) -> Item[Any]:
+    return Item("a", 1, "t", STAMP, data, **more)
+
+
+class TestRows:
+    def test_a_row(self) -> None:
+        data = {"symbol": "EURUSD", "spread": 0.00012, "note": "two words", "lp": None, "list": [1, 2], "n": 1234567.8}
+
+        assert row(Item("lp-performance", 5120, "lp-metrics", STAMP, data)) == (
+            "10:30:45.160 lp-performance      5120 lp-metrics       "
+            'symbol=EURUSD spread=0.00012 note="two words" lp=null list=[1,2] n=1234567.80'
+        )
+
+    def test_rows_of_other_data(self) -> None:
+        assert row(item("text")).endswith(" text")
+        assert row(item([1, None])).endswith(" [1,null]")
+        assert row(item({})).endswith(" t")
+        assert row(item(None, key="LMAX", deleted=True)).endswith(" LMAX deleted")
+
+    def test_rows_of_gaps(self) -> None:
+        assert gap_row(Gap("a", 11, 19, 9, "buffer", STAMP)).endswith("gap: 9 items, 11 to 19 (buffer)")
+        assert gap_row(Gap("a", 11, 11, 1, "rate", STAMP)).endswith("gap: 1 item, 11 to 11 (rate)")
+        assert gap_row(Gap("a", None, None, None, "retention", STAMP)).endswith(
+            "gap: some items, nobody knows how many (retention)"
+        )
+
+    @given(st.text())
+    def test_nothing_reaches_the_terminal_that_it_could_take_for_a_command(self, text: str) -> None:
+        lines = [
+            row(item({text: text})),
+            row(Item(text, 1, text, text, text)),
+            row(item(None, key=text, deleted=True)),
+            gap_row(Gap(text, 1, 2, 2, text, text)),
+        ]
+
+        assert all(line.isprintable() for line in lines)
+
+    def test_json_is_what_the_wire_has(self) -> None:
+        raw = msgspec.Raw(b'{"x":1.50}')
+
+        assert as_json(item(raw, key="k")) == (
+            f'{{"channel":"a","seq":1,"key":"k","type":"t","timestamp":"{STAMP}","data":{{"x":1.50}}}}'
+        )
+        assert json.loads(as_json(item(None, key="k", deleted=True)))["deleted"] is True
+        gap = json.loads(as_json(Gap("a", None, None, None, "retention", STAMP, Epochs("e1", "e2"))))
+        assert gap["type"] == "$gap"
+        assert gap["epoch"] == {"old": "e1", "new": "e2"}
+        assert gap["from"] is gap["to"] is gap["count"] is None
+        assert json.loads(as_json(Gap("a", 1, 2, 2, "rate")))["to"] == 2
+
+
+def test_a_terminal_that_lacks_a_character_gets_it_as_json_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1", newline="\n"))
+
+    write('"é"')
+    write('"é€𝄞"')
+
+    assert output.getvalue() == b'"\xe9"\n"\\u00e9\\u20ac\\ud834\\udd1e"\n'
+
+
+def fail(text: str) -> None:
+    raise OutputError(BrokenPipeError())
+
+
+@pytest.mark.anyio
+class TestFollower:
+    async def test_items_gaps_and_notices(self) -> None:
+        async def first(peer: Peer) -> None:
+            await peer.subscribed(5)
+            data = {"channel": "a", "seq": 6, "type": "t", "timestamp": STAMP, "data": 60}
+            lost = {"type": "$gap", "channel": "a", "from": 7, "to": 7, "count": 1, "reason": "rate"}
+            error = {"type": "$error", "code": "bad-request", "message": "what?"}
+            await peer.say(data, lost, error, {"type": "$drain", "in": 0.01})
+            await peer.close(1012, "restart")
+
+        async def second(peer: Peer) -> None:
+            await peer.subscribed(7)
+            await peer.close(1000)
+
+        shown: list[str] = []
+        said: list[str] = []
+        follower = Follower(["a"], last=3, show=shown.append, say=said.append)
+        async with stage(first, second) as played:
+            with pytest.raises(ConnectionClosed):
+                await follower.follow(played.client(on_event=follower.report))
+
+        assert [line.split()[-1] for line in shown] == ["60", "(rate)"]
+        assert said == [
+            "bad-request: what?",
+            "the server drains and asks to come back in 0.0 s",
+            "disconnected (1012, restart); again in 0.0 s",
+            "a resumed without loss after 7",
+        ]
+
+    async def test_an_item_that_cannot_be_read_does_not_end_a_channel(self) -> None:
+        async def scene(peer: Peer) -> None:
+            await peer.subscribed()
+            await peer.send(TextMessage('[{"channel":"a","seq":1,"type":"t","data":1e400}]'))
+            await peer.say({"channel": "a", "seq": 2, "type": "t", "timestamp": STAMP, "data": 20})
+            await peer.close(1000)
+
+        shown: list[str] = []
+        said: list[str] = []
+        async with stage(scene) as played:
+            with pytest.raises(ConnectionClosed):
+                await Follower(["a"], show=shown.append, say=said.append).follow(played.client())
+
+        assert [line.split()[-1] for line in shown] == ["20"]
+        assert said == ["item 1 of channel 'a' cannot be read: Number out of range"]
+
+    async def test_when_every_channel_is_refused_it_ends(self) -> None:
+        async def scene(peer: Peer) -> None:
+            await peer.accept()
+            for _ in range(2):
+                command = await peer.command()
+                name = command["channels"][0]["channel"]
+                refusal = {"channel": name, "ok": False, "code": "forbidden", "message": "no"}
+                await peer.say({"type": "$subscribed", "id": command["id"], "channels": [refusal]})
+            await peer.closed()
+
+        said: list[str] = []
+        async with stage(scene) as played:
+            await Follower(["a", "b"], say=said.append).follow(played.client())
+
+        assert sorted(said) == ["a refused, forbidden: no", "b refused, forbidden: no"]
+
+    async def test_a_terminal_that_takes_no_more_ends_it(self) -> None:
+        async def scene(peer: Peer) -> None:
+            await peer.subscribed()
+            await peer.say({"channel": "a", "seq": 1, "type": "t", "data": 1})
+            await peer.closed()
+
+        async with stage(scene) as played:
+            with pytest.raises(OutputError):
+                await Follower(["a"], as_json=True, show=fail).follow(played.client())

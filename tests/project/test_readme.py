@@ -1,0 +1,64 @@
+"""The example in the README is a program; here it runs, and a real client gets what it publishes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import pytest
+
+from analytics_hub import Hub
+from analytics_hub.transports import websocket
+
+from ..conformance.client import Reader
+from ..conformance.websocket import dial
+from .layout import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+EMBEDDING = EXAMPLES[0]
+
+
+def test_every_example_is_python() -> None:
+    for example in EXAMPLES:
+        compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_embedding_example_is_short() -> None:
+    assert len([line for line in EMBEDDING.splitlines() if line.strip()]) <= 15
+
+
+@pytest.mark.anyio
+async def test_the_embedding_example_serves_whoever_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for the port, which may be taken, and the event loop, which is ours."""
+    programs: list[Callable[[], Coroutine[Any, Any, None]]] = []
+    ports: list[int] = []
+    is_serving = anyio.Event()
+    serve = websocket.serve
+
+    async def serve_anywhere(hub: Hub) -> None:
+        async with anyio.create_task_group() as tasks:
+            ports.append(await tasks.start(lambda task_status: serve(hub, port=0, task_status=task_status)))
+            is_serving.set()
+
+    monkeypatch.setattr(websocket, "serve", serve_anywhere)
+    monkeypatch.setattr(anyio, "run", programs.append)
+    exec(compile(EMBEDDING, "README.md", "exec"), {"__name__": "__main__"})
+    (main,) = programs
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(main)
+            await is_serving.wait()
+            async with dial("127.0.0.1", ports[0], None) as client:
+                reader = Reader(client)
+                (answer,) = await reader.subscribe("prices")
+                item = await reader.next("prices")
+
+                assert answer["ok"] is True
+                assert json.dumps(item["data"]).startswith('{"EURUSD": 1.')
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from analytics_hub.protocol import (
+    MAX_COMMANDS,
+    Auth,
+    CommandId,
+    Ping,
+    Position,
+    Refused,
+    Selection,
+    Subscribe,
+    Timestamps,
+    Unsubscribe,
+    control_item,
+    encode,
+    name_in_error,
+    parse_json,
+)
+
+DEPTH = 100_000  # beyond what any version of Python recurses to in C
+
+
+def refuse(data: str | bytes) -> Refused:
+    """The one refusal that `data` leads to."""
+    (refused,) = parse_json(data)
+    assert isinstance(refused, Refused), refused
+    return refused
+
+
+def test_every_command_is_understood() -> None:
+    text = """[{"action":"subscribe","id":7,"channels":["a",{"channel":"b","snapshot":true},
+        {"channel":"c","since":{"epoch":"e","seq":9}},{"channel":"d","last":3,"max_hz":0.5}]},
+        {"action":"unsubscribe","id":"x","channels":["a"]},{"action":"auth","token":"t"},{"action":"ping","id":1.5}]"""
+
+    assert parse_json(text) == [
+        Subscribe(
+            id=7,
+            channels=[
+                "a",
+                Selection("b", snapshot=True),
+                Selection("c", since=Position("e", 9)),
+                Selection("d", last=3, max_hz=0.5),
+            ],
+        ),
+        Unsubscribe(id="x", channels=["a"]),
+        Auth(token="t"),
+        Ping(id=1.5),
+    ]
+
+
+def test_a_frame_may_hold_one_command_and_white_space() -> None:
+    assert parse_json(' \t\r\n{"action":"ping"} \n') == [Ping()]
+
+
+def test_start_options_are_counted() -> None:
+    assert Selection("a").start_options == 0
+    assert Selection("a", last=0).start_options == 1
+    assert Selection("a", snapshot=True, last=0, since=Position("e", 0)).start_options == 3
+
+
+def test_a_token_does_not_show() -> None:
+    assert "secret" not in repr(Auth(id=1, token="secret"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "{", "nonsense", '{"action":"ping"', '{"action":"ping"}x', "[", "[1,]", "\x00"]
+)
+def test_malformed_json_is_a_bad_request(text: str) -> None:
+    assert refuse(text).code == "bad-request"
+
+
+@pytest.mark.parametrize("text", ["5", '"ping"', "null", "true", "[5]", "[[]]"])
+def test_what_is_not_an_object_is_a_bad_request_that_says_so(text: str) -> None:
+    refused = refuse(text)
+
+    assert refused.code == "bad-request"
+    assert "Expected `object`" in refused.message
+
+
+def test_an_empty_array_is_a_bad_request() -> None:
+    assert refuse("[]") == Refused("bad-request", "an empty array of commands; send an object with an action")
+
+
+def test_a_binary_message_is_a_bad_request() -> None:
+    assert refuse(b'{"action":"ping"}') == Refused("bad-request", "a binary message on a JSON session; send text")
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"action": "ping", "extra": 1}, "extra"),
+        ({"action": "subscribe"}, "channels"),
+        ({"action": "subscribe", "channels": "a"}, "$.channels"),
+        ({"action": "subscribe", "channels": []}, "$.channels"),
+        ({"action": "unsubscribe", "channels": []}, "$.channels"),
+        ({"action": "subscribe", "channels": [5]}, "$.channels[...]"),
+        ({"action": "unsubscribe", "channels": [{"channel": "a"}]}, "$.channels[...]"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "lsat": 5}]}, "lsat"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "last": -1}]}, "$.channels[...].last"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "last": 2**53}]}, "$.channels[...].last"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "max_hz": 0}]}, "$.channels[...].max_hz"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "max_hz": 1001}]}, "$.channels[...].max_hz"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "since": 5}]}, "$.channels[...].since"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "since": {"epoch": "e", "seq": -1}}]}, "since.seq"),
+        ({"action": "subscribe", "channels": [{"channel": "a", "since": {"epoch": "e" * 129, "seq": 1}}]}, "epoch"),
+        ({"action": "auth"}, "token"),
+        ({"action": "auth", "token": 5}, "$.token"),
+        ({"action": "ping", "id": "x" * 129}, "$.id"),
+        ({"action": "ping", "id": []}, "$.id"),
+    ],
+)
+def test_an_unknown_or_wrong_field_is_named(fields: dict[str, Any], place: str) -> None:
+    refused = refuse(json.dumps(fields))
+
+    assert refused.code == "bad-request"
+    assert place in refused.message.replace("[0]", "[...]")
+
+
+@pytest.mark.parametrize("fields", [{"action": "dance"}, {"action": 5}, {"action": None}])
+def test_an_unknown_action_is_answered_with_the_actions_there_are(fields: dict[str, Any]) -> None:
+    refused = refuse(json.dumps({**fields, "id": 3}))
+
+    assert refused.code == "unknown-action"
+    assert refused.message.endswith("the actions are subscribe, unsubscribe, auth, ping, seen")
+    assert refused.id == 3
+
+
+@pytest.mark.parametrize(("id", "found"), [(4, 4), ("x", "x"), (0.5, 0.5), (None, None), ([], None), ("x" * 129, None)])
+def test_a_refusal_echoes_the_id_if_it_can_be_read(id: object, found: CommandId) -> None:
+    assert refuse(json.dumps({"action": "subscribe", "id": id})).id == found
+
+
+def test_a_frame_has_so_many_commands() -> None:
+    command = '{"action":"ping"}'
+
+    assert parse_json(f"[{','.join([command] * MAX_COMMANDS)}]") == [Ping()] * MAX_COMMANDS
+    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == Refused(
+        "bad-request", "4097 commands in one frame; at most 4096 are right"
+    )
+
+
+def test_one_bad_command_of_an_array_does_not_hurt_the_others() -> None:
+    first, second, third = parse_json('[{"action":"ping","id":1},{"action":"dance","id":2},{"action":"ping","id":3}]')
+
+    assert (first, third) == (Ping(id=1), Ping(id=3))
+    assert isinstance(second, Refused)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"action":"ping","id":' + "[" * DEPTH + "]" * DEPTH + "}",
+        "[" * DEPTH + "]" * DEPTH,
+        '{"action":' + "[" * DEPTH + "]" * DEPTH + "}",
+        '{"action":"subscribe","channels":' + '{"a":' * DEPTH + "1" + "}" * DEPTH + "}",
+    ],
+)
+def test_a_nesting_bomb_is_a_bad_request(text: str) -> None:
+    refused = refuse(text)
+
+    assert refused.code == "bad-request"
+    assert refused.id is None
+
+
+def test_deep_nesting_has_a_sentence_of_its_own() -> None:
+    assert refuse("[" * DEPTH + "]" * DEPTH).message == "the message is nested too deeply"
+
+
+def test_half_a_surrogate_is_a_bad_request() -> None:
+    assert refuse('{"action":"ping","id":"\ud800"}').message == "the text is not valid UTF-8"
+
+
+@pytest.mark.parametrize("wall", [0.0, 1_700_000_000.0, 1_700_000_000.9994, 1_768_818_645.16])
+def test_timestamps_are_rfc_3339(wall: float) -> None:
+    text = Timestamps().format(wall)
+
+    assert text.endswith("Z")
+    assert len(text) == len("2026-01-19T10:30:45.160Z")
+    assert 0 <= wall - datetime.fromisoformat(text).timestamp() < 0.0011
+
+
+def test_timestamps_are_right_when_the_second_changes_and_goes_back() -> None:
+    timestamps = Timestamps()
+
+    texts = [timestamps.format(wall) for wall in (59.25, 59.5, 60.0, 59.75)]
+
+    assert texts == [
+        "1970-01-01T00:00:59.250Z",
+        "1970-01-01T00:00:59.500Z",
+        "1970-01-01T00:01:00.000Z",
+        "1970-01-01T00:00:59.750Z",
+    ]
+    assert datetime.fromisoformat(texts[0]).tzinfo == UTC
+
+
+def test_a_control_item_has_type_timestamp_and_fields() -> None:
+    assert json.loads(control_item("$pong", "now", id=None)) == {"type": "$pong", "timestamp": "now", "id": None}
+    assert encode({"a": [1, "x"]}) == b'{"a":[1,"x"]}'
+
+
+def test_a_name_is_repeated_whole_if_it_could_be_one() -> None:
+    assert name_in_error("x" * 255) == "x" * 255
+    assert len(name_in_error("x" * 256)) < 270
+    assert "..." in name_in_error("x" * 1_000_000)

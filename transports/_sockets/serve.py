@@ -1,0 +1,65 @@
+"""The life of one `serve`: bind, accept and wait on one loop until cancelled, or until the hub has drained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from ...exceptions import HubClosed
+from ...hub import Hub
+from .listener import Listener, bind
+from .loop import SelectorLoop
+from .poller import open_poller
+from .server import Registry
+
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps until they are accepted; it may have a lower limit of its own."""
+
+OpenRegistry = Callable[[SelectorLoop, anyio.abc.TaskGroup], Registry]
+
+
+async def run(
+    hub: Hub,
+    host: str,
+    port: int,
+    open_registry: OpenRegistry,
+    *,
+    backlog: int,
+    clock: Callable[[], float],
+    task_status: anyio.abc.TaskStatus[int],
+) -> None:
+    """Serve what `open_registry` makes until cancelled, or until the hub has shut down and all have left.
+
+    Reports the port through `task_status`. Raises `OSError` if it cannot listen, `HubClosed` for a hub that was never
+    entered.
+    """
+    if not (hub.is_open or hub.is_draining):
+        raise HubClosed("the hub is not running; add `async with hub:` around `serve`")
+    sockets = await bind(host, port, backlog)
+    async with anyio.create_task_group() as group:
+        poller = open_poller(group)
+        loop = SelectorLoop(poller, clock)
+        server = open_registry(loop, group)
+        listeners = [Listener(loop, sock, server.accepted, hub.count) for sock in sockets]
+
+        def is_finished() -> bool:
+            if not hub.is_draining:
+                return False
+            for listener in listeners:
+                listener.close()
+            return not server.streams
+
+        hub.doorkeeper.gauges.append(server.buffered)
+        try:
+            task_status.started(sockets[0].getsockname()[1])
+            await loop.run(is_finished)
+        finally:
+            for listener in listeners:
+                listener.close()
+            server.close()
+            hub.doorkeeper.gauges.remove(server.buffered)
+            poller.close()
+        group.cancel_scope.cancel()
