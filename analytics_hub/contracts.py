@@ -1,16 +1,25 @@
-"""What a transport, an authenticator and a journal promise the hub, and what the hub promises them.
+"""What the hub expects of a transport, an authenticator and a journal, and what a transport may call on the hub.
 
-Contracts only: small, in one place, with the rules a type cannot say.
+Contracts only: small, in one place, with the rules that a type cannot say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from .channels import Channel
 from .exceptions import AuthenticationError
 from .identity import Identity
+from .protocol import Selection
+from .tuning import Tuning
+
+if TYPE_CHECKING:
+    from .core.session import Session
+    from .core.wire import Wire
+
+# --- clients
 
 
 class Transport(Protocol):
@@ -19,8 +28,8 @@ class Transport(Protocol):
     def write(self, frame: bytes) -> bool:
         """Take `frame` whole (256 KiB of JSON and its headers at most) and keep what the peer cannot take yet.
 
-        False: taken, but nothing more until the transport has called `hub.resumed(session)`; the hub keeps to that.
-        After `close` or once the peer has gone it does nothing and returns True.
+        False: taken, but the transport wants nothing more until it has called `Gateway.resumed(session)`; the hub
+        keeps to that. After `close`, or once the peer has gone, it does nothing and returns True.
         """
         ...
 
@@ -28,12 +37,12 @@ class Transport(Protocol):
         """Send what was written, then the close code, then end the connection. The hub calls it at most once."""
 
     def pause_reading(self) -> None:
-        """Give the hub no more data of this client, so that its sender feels it, until `resume_reading`."""
+        """Give the hub no more data of this client, so that its sender is slowed down, until `resume_reading`."""
 
     def resume_reading(self) -> None: ...
 
     def confirmed(self, frames: int) -> None:
-        """The client says that it has received `frames` frames of this connection (`seen`); nobody has checked it.
+        """The client says that it has received `frames` frames of this connection (`seen`); the number is unchecked.
 
         For transports that cannot see what the peer has not taken yet. The others have nothing to do.
         """
@@ -41,7 +50,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """What is known of a peer before it is let in. `headers` have lower-case names; the token is not among them.
+    """What is known of a peer before it is admitted. `headers` have lower-case names; the token is not among them.
 
     `repr` never shows the token.
     """
@@ -55,25 +64,181 @@ class Handshake:
     """The peer's address as text, or None where there is none."""
     scope: Mapping[str, Any] | None = field(default=None, repr=False)
     """The ASGI scope, where there is one: what the host's middleware has put there (`session`, `user`)."""
-    asked_at: float | None = field(default=None, init=False, repr=False, compare=False)
-    """When the hub asked who this is, by its clock; its own note, for revocations that come after."""
 
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer that `Gateway.admit` or `Gateway.authenticate` has let pass.
+
+    `handshake.client` is the address behind trusted proxies. `identity` is None for a peer that may send a token as its
+    first message. `checked_at` is the moment, on the hub's monotonic clock, from which on revocations concern it.
+    """
+
+    handshake: Handshake
+    identity: Identity | None
+    checked_at: float
+
+
+class Gateway(Protocol):
+    """What a transport may call on the hub, on the thread of its event loop (`Hub.gateway`).
+
+    A transport asks `admit`, then calls `connect`; from then on it passes on what the client sends, and calls
+    `disconnect` when the peer has gone.
+    """
+
+    channels: Sequence[Channel]
+    tuning: Tuning
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the hub was entered, and accepts clients and items."""
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether its shutdown has begun."""
+        ...
+
+    # Before a peer is identified: `client` is the address that the transport sees.
+
+    def check_address(self, client: str | None) -> None:
+        """Raise `TooManyRequests` if there is no room for a connection that was just accepted."""
+
+    def connection_pending(self, client: str | None) -> str | None:
+        """Count an accepted connection until `connection_settled` is called with the key that this returns."""
+        ...
+
+    def connection_settled(self, key: str | None) -> None:
+        """A pending connection was admitted or has ended."""
+
+    def address_key(self, client: str | None) -> str | None:
+        """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one; None if it is not counted."""
+        ...
+
+    def check_load(self) -> None:
+        """Raise `Overloaded` if the hub takes no new work."""
+
+    # Authentication. Both are bounded in time by `Tuning.auth_timeout`.
+
+    async def authenticate(self, handshake: Handshake) -> Peer:
+        """The peer with its identity.
+
+        Raises `AuthenticationError`, `PermissionDenied`, `TooManyRequests` or `AuthenticationUnavailable`.
+        """
+        ...
+
+    async def admit(self, handshake: Handshake) -> Peer:
+        """As `authenticate`, for a peer that wants to connect; its identity is None if it may send a token first.
+
+        Raises `Overloaded` too.
+        """
+        ...
+
+    def current_identity(self, peer: Peer) -> Identity:
+        """The identity after revocations and role changes since the check; raises `AuthenticationError`."""
+        ...
+
+    # Sessions.
+
+    def connect(self, transport: Transport, wire: Wire, peer: Peer, *, max_message: int | None = None) -> Session:
+        """A session for `peer`, that may send `max_message` bytes at once; raises `HubClosed`.
+
+        A session over a limit, or revoked since its check, is closed after this has returned.
+        """
+        ...
+
+    def receive_data(self, session: Session, data: str | bytes) -> None:
+        """One client frame: text as `str`, binary as `bytes`."""
+
+    def subscribe(self, session: Session, selections: Sequence[Selection]) -> None:
+        """Carry out a subscribe command that came in another form than a client frame."""
+
+    def resumed(self, session: Session) -> None:
+        """A transport whose `write` returned False has room again."""
+
+    def disconnect(self, session: Session) -> None:
+        """The peer has gone. Harmless if the session has ended already."""
+
+    def find_session(self, id: str) -> Session | None:
+        """The session that was told this `id` in its `$hello`, while it lasts."""
+        ...
+
+    # Requests of peers without a session.
+
+    def declaration(self, channel: str) -> Channel:
+        """The declared channel or pattern of `channel`; raises `UnknownChannel` or `InvalidChannel`."""
+        ...
+
+    async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
+        """What `authorize` says of publishing to each of `channels`; None where it failed to answer."""
+        ...
+
+    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+        """Publish; raises what `Hub.publish` does. What waits for a journal is to be awaited."""
+        ...
+
+    def remove(self, channel: str, key: str) -> Receipt | None:
+        """Delete the key of a table; None if it was not there. Raises what `Hub.delete` does."""
+        ...
+
+    def issue_ticket(self, identity: Identity) -> str:
+        """A one-time ticket (`docs/protocol.md` §8); raises `Overloaded`."""
+        ...
+
+    # Telemetry.
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Count something that happened. `name` is one of `telemetry.COUNTERS`."""
+
+    def note(self, kind: str, message: str, *args: object) -> None:
+        """Count it and log it, at most once a second for each `kind`. What a peer sent must be escaped."""
+
+    def add_gauge(self, gauge: Callable[[], int]) -> None:
+        """Let `gauge`, a bound method, say how many bytes wait in this transport because of clients.
+
+        Only a weak reference is kept: the gauge goes with its object.
+        """
+
+
+# --- what an application passes in
 
 Authenticate = Callable[[Handshake], "Identity | Awaitable[Identity]"]
-"""Returns who the peer is; raises `AuthenticationError` (401, 4401) or `PermissionDenied` (403, 4403)."""
+"""Returns the identity of a peer; raises `AuthenticationError` (401, 4401) or `PermissionDenied` (403, 4403)."""
 
 Action = Literal["subscribe", "publish"]
 Authorize = Callable[[Identity, Action, str], "bool | Awaitable[bool]"]
-"""Whether an identity may do that with a channel, asked after the roles of the channel have admitted it."""
+"""Whether an identity may do that with a channel, called after the roles of the channel have admitted it."""
 
 
 ANONYMOUS: Final = Identity(id="anonymous")
-"""Everybody: the one identity that many share, so that its connections are not counted."""
+"""The one identity that many clients share, so that its connections are not counted."""
 
 
 def anonymous(handshake: Handshake) -> Identity:
     """`authenticate` for hubs that everyone may read: it must be written out, never is a default."""
     return ANONYMOUS
+
+
+# --- journals
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a confirmed item stands in its channel."""
+
+    epoch: str
+    seq: int
+
+
+class Confirmation(Protocol):
+    """An item on its way to the journal."""
+
+    async def wait(self) -> Receipt:
+        """Where the item stands once the journal has it; raises `JournalError` if it refused the item."""
+        ...
+
+
+Submitted = Receipt | Confirmation
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +275,14 @@ __all__ = [
     "Authenticate",
     "AuthenticationError",
     "Authorize",
+    "Confirmation",
+    "Gateway",
     "Handshake",
     "Journal",
     "JournalState",
+    "Peer",
+    "Receipt",
+    "Submitted",
     "Transport",
     "anonymous",
 ]

@@ -1,69 +1,159 @@
-"""Every exception the package raises, under one base.
+"""Every exception of the package, under one base, each with the codes that tell a peer of it.
 
-A programming mistake raises in the caller's frame; a peer's mistake never raises out of the hub: it becomes an
-`$error` item or a close code (`docs/protocol.md`).
+A programming mistake raises in the caller's frame. A peer's mistake never raises out of the hub: it becomes an answer
+with the codes of its class, which `docs/protocol.md` §15 lists.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import ClassVar, Literal, get_args
+
+from .codes import CloseCode
 
 TokenFault = Literal["missing", "invalid", "expired"]
 
 
 class HubError(Exception):
-    """The base of everything below."""
+    """The base of everything below.
+
+    The class attributes say how a peer is told: the status and code of an HTTP answer, the code that closes a
+    connection, and the code of an `$error` item. `retry_after` are seconds, None if trying again is of no use.
+    """
+
+    http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    http_code: ClassVar[str] = "internal-error"
+    close_code: ClassVar[CloseCode] = CloseCode.INTERNAL_ERROR
+    error_code: ClassVar[str] = "internal-error"
+    retry_after: float | None = None
+
+    @property
+    def public_message(self) -> str:
+        """The message for a peer."""
+        return str(self)
 
 
 class InvalidChannel(HubError, ValueError):
     """A channel declaration or a channel name breaks the rules of `docs/protocol.md` §3."""
 
+    http_status = HTTPStatus.BAD_REQUEST
+    http_code = error_code = "bad-request"
+    close_code = CloseCode.MALFORMED
+
 
 class UnknownChannel(HubError, LookupError):
     """No declared channel or pattern has this name."""
 
+    http_status = HTTPStatus.NOT_FOUND
+    http_code = error_code = "unknown-channel"
+    close_code = CloseCode.MALFORMED
+
 
 class ChannelLimitReached(HubError):
-    """A pattern already has as many members as it may have."""
+    """A pattern already has its maximum number of members."""
+
+    http_status = HTTPStatus.CONFLICT
+    http_code = "too-many-channels"
+    error_code = "unknown-channel"
+    close_code = CloseCode.MALFORMED
 
 
 class InvalidItem(HubError, ValueError):
     """The published data, type or key cannot become an item."""
 
+    http_status = HTTPStatus.BAD_REQUEST
+    http_code = error_code = "bad-request"
+    close_code = CloseCode.MALFORMED
+
 
 class ItemTooLarge(InvalidItem):
     """The whole encoded item is longer than `Tuning.max_item_bytes`."""
+
+    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    http_code = "too-large"
 
 
 class TableFull(HubError):
     """A `table` channel already holds `max_keys` keys."""
 
+    http_status = HTTPStatus.CONFLICT
+    http_code = "table-full"
+
 
 class HubClosed(HubError, RuntimeError):
     """The hub has not been entered yet, or has been shut down."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "unavailable"
+    close_code = CloseCode.SERVICE_RESTART
+    retry_after = 1.0
 
 
 class HubOverloaded(HubError):
     """The inbox for other threads is full: its items or bytes are not drained fast enough."""
 
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "unavailable"
+    close_code = CloseCode.TRY_AGAIN_LATER
+    retry_after = 1.0
+
 
 class JournalError(HubError):
     """The journal of a durable channel did not accept or return items."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "journal-failed"
+    retry_after = 1.0
 
 
 class AuthenticationError(HubError):
     """There is no valid token. `fault` is all that a peer is ever told; `detail` is for the operator's counters."""
 
+    http_status = HTTPStatus.UNAUTHORIZED
+    http_code = error_code = "unauthenticated"
+    close_code = CloseCode.UNAUTHENTICATED
+
     def __init__(self, fault: TokenFault, detail: str = "") -> None:
         if fault not in get_args(TokenFault):
-            raise ValueError("the fault of a token is missing, invalid or expired; the rest is for its detail")
+            raise ValueError(f"fault is {fault!r}; it must be missing, invalid or expired (the rest belongs in detail)")
         super().__init__(f"{fault} token")
         self.fault: TokenFault = fault
         self.detail = detail
 
 
+class RevokedError(AuthenticationError):
+    """The application knows the identity, but its credential has expired or been revoked."""
+
+
+class AuthenticationUnavailable(HubError):
+    """`authenticate` failed or took too long; the credential may be good."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "unavailable"
+    error_code = "unauthenticated"
+    retry_after = 1.0
+
+    def __init__(self, message: str = "tokens cannot be checked now") -> None:
+        super().__init__(message)
+
+
 class PermissionDenied(HubError):
-    """The peer is known and may not come in (HTTP 403, close code 4403)."""
+    """The peer is known and is not allowed to do this."""
+
+    http_status = HTTPStatus.FORBIDDEN
+    http_code = error_code = "forbidden"
+    close_code = CloseCode.FORBIDDEN
+
+
+class AuthorizationUnavailable(HubError):
+    """`authorize` failed or took too long; the identity may be allowed."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "unavailable"
+    error_code = "forbidden"
+    retry_after = 1.0
 
 
 KeySetFault = Literal[
@@ -73,20 +163,39 @@ KeySetFault = Literal[
 
 
 class KeySetError(HubError):
-    """A set of public keys (JWKS) could not be fetched, or is of no use; `fault` is for counters."""
+    """A set of public keys (JWKS) could not be fetched or has no usable key; `fault` is for counters."""
 
-    def __init__(self, fault: KeySetFault, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, fault: KeySetFault, message: str) -> None:
+        super().__init__(message)
         self.fault: KeySetFault = fault
 
 
 class TooManyRequests(HubError):
-    """A limit for one address or one identity is reached (HTTP 429, close code 4429); `after` in seconds."""
+    """A limit for one address or one identity is reached; `after` in seconds."""
+
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+    http_code = error_code = "rate-limited"
+    close_code = CloseCode.TOO_MANY_COMMANDS
 
     def __init__(self, message: str, after: float) -> None:
         super().__init__(message)
-        self.after = after
+        self.after = self.retry_after = after
+
+    @property
+    def public_message(self) -> str:
+        return f"{self}; try again in {max(1, math.ceil(self.after))} s"
 
 
 class Overloaded(HubError):
-    """The hub takes no new work for now; those connected live on (HTTP 503, close code 1013)."""
+    """The hub takes no new work for now; established connections go on."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    http_code = "unavailable"
+    error_code = "rate-limited"
+    close_code = CloseCode.TRY_AGAIN_LATER
+    retry_after = 1.0
+
+
+def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
+    """The class among `candidates` whose code a peer was told; `HubError` if there is none."""
+    return next((each for each in candidates if code in (each.http_code, each.error_code)), HubError)

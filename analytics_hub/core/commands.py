@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, assert_never
 
+from ..exceptions import AuthenticationError, HubError, TooManyRequests
 from ..identity import Identity
 from ..protocol import (
     Auth,
     CloseCode,
     CommandId,
-    ErrorCode,
     Parsed,
     Ping,
     Refused,
@@ -26,22 +26,6 @@ from .current_time import CurrentTime
 from .events import AskAuthorize, CheckToken, Confirmed, Event, Pause
 from .session import Session, SessionState
 from .subscriptions import Subscriptions
-
-Refusal = Literal["missing", "invalid", "expired", "forbidden", "limited", "overloaded", "unavailable"]
-"""Why a token was refused; a client is told nothing finer."""
-
-# What a client is told, under which code, and with what it is closed if it had no identity before.
-_REFUSALS: Final[dict[Refusal, tuple[str, ErrorCode, CloseCode]]] = {
-    "missing": ("missing token", "unauthenticated", CloseCode.UNAUTHENTICATED),
-    "invalid": ("invalid token", "unauthenticated", CloseCode.UNAUTHENTICATED),
-    "expired": ("expired token", "unauthenticated", CloseCode.UNAUTHENTICATED),
-    "forbidden": ("forbidden token", "forbidden", CloseCode.FORBIDDEN),
-    "limited": ("too many tokens or connections", "rate-limited", CloseCode.TOO_MANY_COMMANDS),
-    "overloaded": ("the hub takes no new clients now", "rate-limited", CloseCode.TRY_AGAIN_LATER),
-    "unavailable": ("tokens cannot be checked now", "unauthenticated", CloseCode.INTERNAL_ERROR),
-}
-_PASSING: Final = frozenset({"limited", "overloaded", "unavailable"})
-"""Refusals that may be over in a while."""
 
 MALFORMED_IN_A_ROW: Final = 10
 MAX_REFUSED: Final = 1000
@@ -171,7 +155,7 @@ class CommandHandler:
             return 1
         return min(len(command.channels), self._tuning.max_subscriptions) + len(session.subscriptions) // HELD
 
-    def error(self, session: Session, id: CommandId, code: ErrorCode, message: str, after: float | None = None) -> None:
+    def error(self, session: Session, id: CommandId, code: str, message: str, after: float | None = None) -> None:
         """Answer with an `$error`; with `after` the client may try again in so many seconds."""
         self._counters[f"error-{code}"] += 1
         fields: dict[str, Any] = {} if id is None else {"id": id}
@@ -210,19 +194,17 @@ class CommandHandler:
     def authenticated(
         self,
         session: Session,
-        result: Identity | Refusal,
+        result: Identity | HubError,
         now: float,
-        after: float | None = None,
-        sentence: str | None = None,
     ) -> None:
-        """The answer to `CheckToken`; a refusal that may be over `after` so many seconds says so."""
+        """The answer to `CheckToken`."""
         if session.is_closed or not session.is_waiting:
             return
         asked, session.pending_id = session.pending_id, None
         if isinstance(result, Identity) and result.expires is not None and result.expires <= self._moment.wall:
-            result = "expired"
+            result = AuthenticationError("expired")
         if not isinstance(result, Identity):
-            self._refuse_token(session, asked, result, after, sentence)
+            self._refuse_token(session, asked, result)
         elif session.identity is None:
             session.identity = result
             self.welcome(session)
@@ -252,16 +234,13 @@ class CommandHandler:
         fields = {"expires": self._expires(session.identity)} | ({} if id is None else {"id": id})
         self._say(session, control_item("$authenticated", self._moment.stamp(), **fields))
 
-    def _refuse_token(
-        self, session: Session, id: CommandId, refusal: Refusal, after: float | None, sentence: str | None
-    ) -> None:
-        message, code, closing = _REFUSALS[refusal]
-        message = sentence or message
-        if refusal in _PASSING and after is None:
+    def _refuse_token(self, session: Session, id: CommandId, error: HubError) -> None:
+        after = error.retry_after
+        if after is not None and not isinstance(error, TooManyRequests):
             after = self._tuning.reconnect_min
-        self.error(session, id, code, message, after)
+        self.error(session, id, error.error_code, str(error), after)
         if session.identity is None:
-            self._end(session, closing, message)
+            self._end(session, error.close_code, str(error))
 
     # --- subscriptions
 

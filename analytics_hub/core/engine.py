@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..channels import Channel
-from ..exceptions import ItemTooLarge
+from ..exceptions import HubError, ItemTooLarge
 from ..identity import Identity
 from ..protocol import VERSION, Parsed, control_item
 from ..tuning import Tuning
@@ -20,7 +20,7 @@ from .atomic import atomic, atomic_each, check
 from .batcher import Batcher
 from .bucket import TokenBucket
 from .cohort import Delivery
-from .commands import CommandHandler, Refusal
+from .commands import CommandHandler
 from .current_time import CurrentTime
 from .deadlines import Deadlines
 from .events import Close, Event
@@ -36,6 +36,9 @@ from .session import Session, SessionState
 from .statistics import EngineStatistics, observe
 from .subscriptions import Subscriptions
 from .wire import Wire
+
+if TYPE_CHECKING:
+    from ..contracts import Transport
 
 
 class Engine:
@@ -231,11 +234,18 @@ class Engine:
 
     @atomic
     def connect(
-        self, wire: Wire, identity: Identity | None, now: float, *, id: str, max_message: int | None = None
+        self,
+        transport: Transport,
+        wire: Wire,
+        identity: Identity | None,
+        now: float,
+        *,
+        id: str,
+        max_message: int | None = None,
     ) -> Session:
         """A new client. `id` is a random text nobody can guess. Without an identity it must send `auth` first."""
         self._moment.now = now
-        session = Session(id, wire, identity, TokenBucket(self.tuning.command_rate, now), now)
+        session = Session(id, transport, wire, identity, TokenBucket(self.tuning.command_rate, now), now)
         session.max_message = max_message
         self.sessions[id] = session
         self.counters["connected"] += 1
@@ -260,15 +270,12 @@ class Engine:
     def authenticated(
         self,
         session: Session,
-        result: Identity | Refusal,
+        result: Identity | HubError,
         now: float,
-        *,
-        after: float | None = None,
-        sentence: str | None = None,
     ) -> None:
-        """The answer to `CheckToken`. A refusal may be over `after` so many seconds; `sentence` says more about it."""
+        """The answer to `CheckToken`: the identity, or the exception that refuses the token."""
         self._moment.now = now
-        self._dialogue.authenticated(session, result, now, after, sentence)
+        self._dialogue.authenticated(session, result, now)
         self._deadlines.check(session)
 
     @atomic

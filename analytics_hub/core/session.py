@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from ..identity import Identity
 from ..protocol import CommandId, Parsed
@@ -13,6 +13,7 @@ from .subscription import Subscription
 from .wire import Positions, Wire
 
 if TYPE_CHECKING:
+    from ..contracts import Transport
     from .cohort import Cohort, Slice
     from .membership import Detached
 
@@ -26,7 +27,7 @@ class SessionState(Enum):
 
 
 class Session:
-    """What the engine knows of one client. `peer` is the driver's: whatever it wants to find again.
+    """What the engine knows of one client. The driver writes to its `transport`.
 
     `lane` holds control items on their way; they never wait behind data, only for a stalled client. `told` is where it
     stood before the changes of its subscriptions of which the lane tells, if its wire has a cursor. While `is_waiting`
@@ -52,7 +53,6 @@ class Session:
         "last_write",
         "malformed",
         "max_message",
-        "peer",
         "pending_id",
         "refused",
         "slice",
@@ -62,16 +62,19 @@ class Session:
         "state",
         "subscriptions",
         "told",
+        "transport",
         "wake_at",
         "wire",
     )
 
-    def __init__(self, id: str, wire: Wire, identity: Identity | None, bucket: TokenBucket, now: float) -> None:
+    def __init__(
+        self, id: str, transport: Transport, wire: Wire, identity: Identity | None, bucket: TokenBucket, now: float
+    ) -> None:
         self.id = id
+        self.transport: Final = transport
         self.wire = wire
         self.identity = identity
         self.state = SessionState.NEW
-        self.peer: Any = None
         self.subscriptions: dict[str, Subscription] = {}
         self.final: dict[str, Ledger] = {}
         self.cohort: Cohort | None = None

@@ -1,15 +1,6 @@
 """The wire protocol (`docs/protocol.md`): commands, control items, data items, formats and codes. Pure functions."""
 
-from .codes import (
-    MAX_COMMANDS,
-    MAX_FRAME_BYTES,
-    MAX_SEQ,
-    SUBPROTOCOL_JSON,
-    SUBPROTOCOL_MSGPACK,
-    VERSION,
-    CloseCode,
-    ErrorCode,
-)
+from ..codes import CloseCode, ErrorCode
 from .commands import (
     Auth,
     Command,
@@ -26,6 +17,7 @@ from .commands import (
     parse_msgpack,
 )
 from .control_items import Timestamps, control_item, encode, name_in_error
+from .limits import MAX_COMMANDS, MAX_FRAME_BYTES, MAX_SEQ, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, VERSION
 
 __all__ = [
     "MAX_COMMANDS",

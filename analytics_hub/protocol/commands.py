@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from ..channels import clip
-from .codes import MAX_COMMANDS, MAX_SEQ, ErrorCode
+from ..codes import ErrorCode
+from .limits import MAX_COMMANDS, MAX_SEQ
 
 CommandId = Annotated[str, msgspec.Meta(max_length=128)] | int | float | None
 

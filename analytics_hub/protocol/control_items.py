@@ -14,8 +14,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..channels import MAX_NAME_LENGTH, Mode, shorten
-from .codes import MAX_SEQ, ErrorCode
+from ..codes import ErrorCode
 from .commands import CommandId
+from .limits import MAX_SEQ
 
 Seq = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 Seconds = Annotated[float, Meta(ge=0)]

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from .codes import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
 from .commands import Parsed, parse_json, parse_msgpack
+from .limits import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
 
 MEMO_BYTES: Final = 8 * 1024 * 1024
 """What the transcoded items that are remembered may take, the JSON they stand for included."""

@@ -1,20 +1,9 @@
-"""The numbers and codes of the wire protocol (`docs/protocol.md`)."""
+"""The codes by which clients learn what happened: close codes, and the codes of `$error` (`docs/protocol.md` §5, §9)."""
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Literal
-
-VERSION: Final = 1
-SUBPROTOCOL_JSON: Final = "analytics-hub.v1.json"
-SUBPROTOCOL_MSGPACK: Final = "analytics-hub.v1.msgpack"
-
-MAX_FRAME_BYTES: Final = 256 * 1024
-"""What one server frame, and all frames of one write, may hold."""
-MAX_COMMANDS: Final = 4096
-"""In one frame: more than 64 KiB of the shortest. As much of anything else takes 5 to 10 µs for each two bytes."""
-MAX_SEQ: Final = 2**53 - 1
-"""JavaScript counts exactly up to here."""
+from typing import Literal
 
 ErrorCode = Literal[
     "bad-request",
