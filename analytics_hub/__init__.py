@@ -6,9 +6,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .access.revocation import Revocation
+from .access import Revocation
 from .channels import Channel
-from .contracts import Action, Handshake, anonymous
+from .contracts import Action, Handshake, Receipt, anonymous
 from .exceptions import (
     AuthenticationError,
     ChannelLimitReached,
@@ -26,7 +26,6 @@ from .exceptions import (
     UnknownChannel,
 )
 from .hub import Hub, HubStatistics
-from .hub.journal import Receipt
 from .identity import Identity
 from .tuning import Tuning
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from .channels import Channel
 from .exceptions import AuthenticationError
 from .identity import Identity
 from .protocol import Selection
+from .protocol.credentials import find_token, strip_headers
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -65,18 +66,42 @@ class Handshake:
     scope: Mapping[str, Any] | None = field(default=None, repr=False)
     """The ASGI scope, where there is one: what the host's middleware has put there (`session`, `user`)."""
 
+    @classmethod
+    def from_headers(
+        cls,
+        headers: Mapping[str, str],
+        *,
+        transport: str,
+        path: str,
+        query: str = "",
+        subprotocols: Iterable[str] = (),
+        client: str | None = None,
+        scope: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The handshake of an HTTP request; its token is taken out of the headers (`docs/protocol.md` §8)."""
+        found = find_token(headers, query, subprotocols)
+        return cls(
+            token=found and found.token,
+            transport=transport,
+            path=path,
+            headers=strip_headers(headers),
+            origin=headers.get("origin"),
+            client=client,
+            scope=scope,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer that `Gateway.admit` or `Gateway.authenticate` has let pass.
+    """A peer that `Gateway.admit` or `Gateway.authenticate` has accepted.
 
     `handshake.client` is the address behind trusted proxies. `identity` is None for a peer that may send a token as its
-    first message. `checked_at` is the moment, on the hub's monotonic clock, from which on revocations concern it.
+    first message. Revocations from `checked_at` on, on the hub's monotonic clock, concern it; None is now.
     """
 
     handshake: Handshake
-    identity: Identity | None
-    checked_at: float
+    identity: Identity | None = None
+    checked_at: float | None = None
 
 
 class Gateway(Protocol):
@@ -105,10 +130,10 @@ class Gateway(Protocol):
         """Raise `TooManyRequests` if there is no room for a connection that was just accepted."""
 
     def connection_pending(self, client: str | None) -> str | None:
-        """Count an accepted connection until `connection_settled` is called with the key that this returns."""
+        """Count an accepted connection until `pending_ended` is called with the key that this returns."""
         ...
 
-    def connection_settled(self, key: str | None) -> None:
+    def pending_ended(self, key: str | None) -> None:
         """A pending connection was admitted or has ended."""
 
     def address_key(self, client: str | None) -> str | None:

@@ -21,12 +21,14 @@ class HubError(Exception):
 
     The class attributes say how a peer is told: the status and code of an HTTP answer, the code that closes a
     connection, and the code of an `$error` item. `retry_after` are seconds, None if trying again is of no use.
+    `counter` is what a transport counts when it refuses a peer with it, None if the hub has counted it.
     """
 
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     http_code: ClassVar[str] = "internal-error"
     close_code: ClassVar[CloseCode] = CloseCode.INTERNAL_ERROR
     error_code: ClassVar[str] = "internal-error"
+    counter: ClassVar[str | None] = None
     retry_after: float | None = None
 
     @property
@@ -194,6 +196,73 @@ class Overloaded(HubError):
     error_code = "rate-limited"
     close_code = CloseCode.TRY_AGAIN_LATER
     retry_after = 1.0
+
+
+# --- raised by transports before a peer reaches the hub
+
+
+class OriginNotAllowed(PermissionDenied):
+    """The page is of an origin that may not connect, or has none where one is required."""
+
+    counter = "refused-origin"
+
+    def __init__(self) -> None:
+        super().__init__("this origin is not allowed")
+
+
+class TicketNotExchangeable(PermissionDenied):
+    """A ticket was offered for another ticket."""
+
+    counter = "refused-ticket"
+
+    def __init__(self) -> None:
+        super().__init__("a ticket cannot be exchanged for another ticket")
+
+
+class HubDraining(HubClosed):
+    """The hub is shutting down."""
+
+    counter = "refused-draining"
+
+    def __init__(self) -> None:
+        super().__init__("the hub is shutting down")
+
+
+class HubNotRunning(HubClosed):
+    """The application has not entered its hub."""
+
+    counter = "refused-closed"
+
+    def __init__(self) -> None:
+        super().__init__("the hub is not running")
+
+
+class TransportFull(Overloaded):
+    """The transport has reached its limit of clients."""
+
+    counter = "refused-full"
+
+    def __init__(self, max_clients: int) -> None:
+        super().__init__(f"more than {max_clients} connections")
+
+
+class InvalidHandshake(HubError, ValueError):
+    """The request cannot become a connection."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    http_code = error_code = "bad-request"
+    close_code = CloseCode.PROTOCOL_ERROR
+    counter = "refused-request"
+
+
+class PathNotFound(InvalidHandshake):
+    """Nothing is served at this path."""
+
+    http_status = HTTPStatus.NOT_FOUND
+    http_code = "not-found"
+
+    def __init__(self) -> None:
+        super().__init__("nothing is served at this path")
 
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:

@@ -39,4 +39,4 @@ class ManualClock:
         """Move the time of day alone, in either direction, as an administrator or a daemon might."""
         self._wall += seconds
         for hub in self._hubs:
-            hub.nudge()
+            hub.wake()

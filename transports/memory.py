@@ -13,9 +13,9 @@ from typing import Any, Final, Self
 import anyio
 import msgspec
 
-from ..contracts import Handshake
+from ..contracts import Handshake, Peer
 from ..core.session import Session
-from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, UnknownChannel
+from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, UnknownChannel, find_error
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import Parsed, encode, parse_json
@@ -69,7 +69,7 @@ class MemoryClient:
     """
 
     def __init__(self, hub: Hub, room: int = ROOM) -> None:
-        self._hub = hub
+        self._gateway = hub.gateway
         self._room = room
         self._writes: deque[bytes] = deque()
         self._batches: deque[Batch] = deque()
@@ -110,7 +110,7 @@ class MemoryClient:
         """Send one command, or raw text or bytes as a peer might."""
         assert self.session is not None
         data = command if isinstance(command, (str, bytes)) else encode(dict(command)).decode()
-        self._hub.receive_data(self.session, data)
+        self._gateway.receive_data(self.session, data)
 
     def __aiter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class MemoryClient:
         self._batches.extend(batch for frame in write.split(_END)[:-1] if (batch := _decode(frame)))
         if self._is_full and not self._writes and self.session is not None:
             self._is_full = False
-            self._hub.resumed(self.session)
+            self._gateway.resumed(self.session)
 
     async def _wait(self) -> None:
         if self._news.is_set():
@@ -139,7 +139,7 @@ class MemoryClient:
     def leave(self) -> None:
         """Go without a word, as a peer that vanishes."""
         if self.session is not None:
-            self._hub.disconnect(self.session)
+            self._gateway.disconnect(self.session)
         if self.close_code is None:
             self.close(1000, "left")
 
@@ -151,9 +151,11 @@ async def connect(
     """A client without subscriptions. Without `identity` the hub's `authenticate` decides, as over a network."""
     handshake = Handshake(token=token, transport="memory")
     if identity is None:
-        identity = await hub.admit(handshake)
+        peer = await hub.gateway.admit(handshake)
+    else:
+        peer = Peer(handshake, identity)
     client = MemoryClient(hub, room)
-    client.session = hub.connect(client, WIRE, identity, handshake)
+    client.session = hub.gateway.connect(client, WIRE, peer)
     try:
         yield client
     finally:
@@ -172,10 +174,10 @@ async def subscribe(
 
     `channels` are names, or mappings with the options of the protocol (`{"channel": "alerts", "last": 5}`). Raises
     `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if one of them is refused, and without `identity` what
-    `Hub.check` raises.
+    `Gateway.authenticate` raises.
     """
     if identity is None:
-        identity = await hub.check(Handshake(token=token, transport="memory"))
+        identity = (await hub.gateway.authenticate(Handshake(token=token, transport="memory"))).identity
     async with connect(hub, identity=identity, room=room) as client:
         client.send({"action": "subscribe", "channels": list(channels)})
         async for batch in client:
@@ -193,15 +195,11 @@ def _is_answered(client: MemoryClient, batch: Batch) -> bool:
         if item["type"] == "$subscribed":
             for answer in item["channels"]:
                 if not answer["ok"]:
-                    raise _REFUSALS.get(answer["code"], HubError)(answer["message"])
+                    raise find_error(answer["code"], _ERRORS)(answer["message"])
             if batch[place + 1 :]:
                 client._batches.appendleft(batch[place + 1 :])
             return True
     return False
 
 
-_REFUSALS: Final[dict[str, type[HubError]]] = {
-    "unknown-channel": UnknownChannel,
-    "forbidden": PermissionDenied,
-    "bad-request": InvalidChannel,
-}
+_ERRORS: Final = (UnknownChannel, PermissionDenied, InvalidChannel)

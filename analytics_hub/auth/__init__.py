@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .credentials import Credentials, TokenSource, find_token, redact, strip_headers, strip_query
+from ..protocol.credentials import Credentials, TokenSource, find_token, redact, strip_headers, strip_query
 from .jwt.authenticator import MAX_LEEWAY, MAX_TOKEN_LENGTH, TOKEN_DETAILS, JWTAuthenticator
 from .jwt.jwks import JWKS
 from .jwt.keys import Key

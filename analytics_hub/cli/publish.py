@@ -16,8 +16,8 @@ from ..client import HubPublisher
 from ..client.backoff import printable
 from ..client.publisher import Outcome
 from ..client.target import Target
+from ..contracts import Receipt
 from ..exceptions import HubError, ItemTooLarge
-from ..hub.journal import Receipt
 from .bearer import add_token_file, token_source
 from .errors import CommandError, write
 

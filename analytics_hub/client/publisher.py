@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from ..contracts import Receipt
 from ..exceptions import (
     ChannelLimitReached,
     HubError,
@@ -27,7 +28,6 @@ from ..exceptions import (
     TableFull,
     UnknownChannel,
 )
-from ..hub.journal import Receipt
 from .backoff import Backoff, find_fault, printable
 from .exceptions import TokenRefused
 from .target import Target, check_token

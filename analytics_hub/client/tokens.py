@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from ..hooks import ask
+from ..hooks import call_hook
 from .target import check_token
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str | None] | None] | None
@@ -28,5 +28,5 @@ class TokenSource:
 
     async def ask(self) -> str | None:
         """A token, fresh if there is a function for it; raises what that raises."""
-        token = await ask(self._token) if callable(self._token) else self._token
+        token = await call_hook(self._token) if callable(self._token) else self._token
         return None if token is None else check_token(token)

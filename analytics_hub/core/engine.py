@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ..channels import Channel
 from ..exceptions import HubError, ItemTooLarge
 from ..identity import Identity
-from ..protocol import VERSION, Parsed, control_item
+from ..protocol import VERSION, Parsed, Selection, Subscribe, control_item
 from ..tuning import Tuning
 from .atomic import atomic, atomic_each, check
 from .batcher import Batcher
@@ -259,6 +259,13 @@ class Engine:
         if not session.is_closed:  # if memory runs out while it is parsed, that is between it and its transport
             self._receive(session, session.wire.parse(data), len(data), now)
 
+    def subscribe(self, session: Session, selections: Sequence[Selection], now: float) -> None:
+        """A subscribe command that did not come as a client frame; split like frames that name too many channels."""
+        most = self.tuning.max_subscriptions
+        parts = [selections[at : at + most] for at in range(0, len(selections), most)]
+        if parts and not session.is_closed:
+            self._receive(session, [Subscribe(channels=[*part]) for part in parts], 0, now)
+
     @atomic
     def _receive(self, session: Session, parsed: list[Parsed], size: int, now: float) -> None:
         self._moment.now = now
@@ -413,8 +420,7 @@ class Engine:
 
     # --- looking in
 
-    @property
-    def buffered(self) -> int:
+    def measure_buffered(self) -> int:
         """Bytes of control items and commands that wait; O(sessions)."""
         return sum(session.lane_bytes + session.commands_bytes for session in self.sessions.values())
 

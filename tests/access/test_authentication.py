@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from analytics_hub.hub.reception import MAX_CHECKS
 
 from analytics_hub import (
     AuthenticationError,
@@ -21,7 +22,6 @@ from analytics_hub import (
     UnknownChannel,
 )
 from analytics_hub.auth import JWTAuthenticator, mint
-from analytics_hub.hub.reception import MAX_CHECKS
 from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe

@@ -12,10 +12,10 @@ import pytest
 
 from analytics_hub import protocol
 from analytics_hub.access.limits import ConnectionLimits
-from analytics_hub.auth import credentials as finding
 from analytics_hub.auth.jwt.claims import Claims
 from analytics_hub.auth.jwt.keys import VerifyingKey
 from analytics_hub.client import protocol as client
+from analytics_hub.protocol import credentials as finding
 from analytics_hub.protocol import formats
 from analytics_hub.transports import _origins
 from analytics_hub.transports._http import cursor
