@@ -93,17 +93,11 @@ class Hub:
         self._driver: Driver
         self._stack = AsyncExitStack()
 
-    @property
-    def tuning(self) -> Tuning:
-        return self._engine.tuning
-
     # --- life
 
     async def __aenter__(self) -> Self:
         if self._life.state != "new":
             raise HubClosed(f"a hub serves once, and this one is {self._life.state}; make a new Hub")
-        self.draining = anyio.Event()
-        """Set when the shutdown begins."""
         self._ended = anyio.Event()
         self._driver = Driver(self._engine, self._life, self._telemetry, self._gateway, self._journal)
         self._gateway.attach(self._driver)
@@ -156,7 +150,6 @@ class Hub:
             return
         life.state = "draining"
         grace = self._grace if grace is None else grace
-        self.draining.set()
         self._driver.publish_queued(life.tick())
         self._engine.drain(grace, self._monotonic())
         self._driver.is_draining = True

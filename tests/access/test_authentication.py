@@ -81,12 +81,12 @@ async def test_it_sees_the_handshake() -> None:
 
     async with running(authenticate=authenticate) as hub:
         handshake = Handshake(token="a", transport="fake", path="/p", headers={"x": "y"}, origin="o", client="1.2.3.4")
-        session = hub.connect(FakeTransport(), WIRE, await hub.check(handshake), handshake)
+        session = hub.gateway.connect(FakeTransport(), WIRE, await hub.check(handshake), handshake)
         transport = FakeTransport()
-        later = hub.connect(transport, WIRE, None, Handshake(transport="fake", headers={"x": "z"}))
-        hub.receive_data(later, '{"action":"auth","token":"b"}')
+        later = hub.gateway.connect(transport, WIRE, None, Handshake(transport="fake", headers={"x": "z"}))
+        hub.gateway.receive_data(later, '{"action":"auth","token":"b"}')
         await transport.until(lambda: "$hello" in transport.text)
-        hub.receive_data(later, '{"action":"auth","token":"c"}')
+        hub.gateway.receive_data(later, '{"action":"auth","token":"c"}')
         await transport.until(lambda: transport.text.count("$authenticated") == 2)
 
         assert [(h.token, h.transport, dict(h.headers)) for h in seen] == [
@@ -119,8 +119,8 @@ async def test_a_refused_first_message_counts_once() -> None:
 
     async with running(authenticate=authenticate) as hub:
         transport = FakeTransport()
-        session = hub.connect(transport, WIRE, None, Handshake())
-        hub.receive_data(session, '{"action":"auth","token":"x"}')
+        session = hub.gateway.connect(transport, WIRE, None, Handshake())
+        hub.gateway.receive_data(session, '{"action":"auth","token":"x"}')
         await transport.until(lambda: transport.ended is not None)
 
         assert transport.ended == (4401, "invalid token")
@@ -178,8 +178,8 @@ async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
             async with connect(hub, token=SECRET):
                 pass
         transport = FakeTransport()
-        session = hub.connect(transport, WIRE, None, Handshake())
-        hub.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
+        session = hub.gateway.connect(transport, WIRE, None, Handshake())
+        hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
         await transport.until(lambda: transport.ended is not None)
         hub.publish("events", "undisturbed")
         await witness.until(lambda: "undisturbed" in witness.text)
@@ -408,8 +408,8 @@ async def test_so_many_first_messages_are_checked_at_a_time() -> None:
     async with running(authenticate=authenticate) as hub:
         transports = [FakeTransport() for _ in range(MAX_CHECKS + 10)]
         for number, transport in enumerate(transports):
-            session = hub.connect(transport, WIRE, None, Handshake(transport="fake"))
-            hub.receive_data(session, json.dumps({"action": "auth", "token": f"{number}"}))
+            session = hub.gateway.connect(transport, WIRE, None, Handshake(transport="fake"))
+            hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": f"{number}"}))
         while under_way < MAX_CHECKS:
             await anyio.lowlevel.checkpoint()
         for _ in range(20):  # as many turns as a further one would need

@@ -117,7 +117,7 @@ async def test_too_many_waiting_commands_stop_the_reading() -> None:
         transport = FakeTransport()
         session = plug_in(hub, transport, "events", identity=ALICE)
         for number in range(10):
-            hub.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
+            hub.gateway.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
         await transport.until(lambda: transport.is_paused)
         gate.set()
         await transport.until(lambda: not transport.is_paused)
@@ -137,7 +137,7 @@ async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
     async with running(authorize=authorize) as hub:
         session = plug_in(hub, FakeTransport(), "events", identity=ALICE)
         await gates[0].wait()
-        hub.disconnect(session)
+        hub.gateway.disconnect(session)
         gates[1].set()
         await hub.publish_confirmed("durable", 1)
 
@@ -344,7 +344,7 @@ async def test_who_left_is_asked_about_in_vain() -> None:
         judge.arrived = anyio.Event()
         hub.reauthorize("alice")
         await judge.arrived.wait()
-        hub.disconnect(hub.sessions[0])
+        hub.gateway.disconnect(hub.sessions[0])
         judge.gate.set()
         await hub.publish_confirmed("durable", 1)
 

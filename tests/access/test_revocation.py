@@ -73,9 +73,9 @@ class House:
 
     def connect(self, identity: Identity | None, handshake: Handshake, *channels: str) -> FakeTransport:
         transport = FakeTransport()
-        session = self.hub.connect(transport, WIRE, identity, handshake)
+        session = self.hub.gateway.connect(transport, WIRE, identity, handshake)
         if channels:
-            self.hub.receive_data(session, json.dumps({"action": "subscribe", "channels": channels}))
+            self.hub.gateway.receive_data(session, json.dumps({"action": "subscribe", "channels": channels}))
         return transport
 
     async def is_refused(self, token: str) -> bool:
@@ -225,7 +225,7 @@ async def test_a_check_under_way_lets_nobody_in(token: str) -> None:
         house.tokens.gate = anyio.Event()
         house.tokens.arrived = anyio.Event()
         transport = house.connect(None, Handshake(transport="fake"))
-        house.hub.receive_data(house.hub.sessions[0], json.dumps({"action": "auth", "token": token}))
+        house.hub.gateway.receive_data(house.hub.sessions[0], json.dumps({"action": "auth", "token": token}))
 
         async def knock() -> None:
             refused.append(await house.is_refused(token))
@@ -273,7 +273,7 @@ async def test_a_refresh_with_a_revoked_token_is_refused_and_the_session_lives_o
     async with serving() as house:
         transport = await house.enter("alice 0 t1", "open")
         house.hub.revoke(token_id="t2")
-        house.hub.receive_data(house.hub.sessions[0], '{"action":"auth","token":"alice 0 t2"}')
+        house.hub.gateway.receive_data(house.hub.sessions[0], '{"action":"auth","token":"alice 0 t2"}')
         await transport.until(lambda: "$error" in transport.text)
         house.hub.publish("open", "still here")
         await transport.until(lambda: "still here" in transport.text)
@@ -297,8 +297,8 @@ async def test_lowered_roles_lose_their_subscriptions_at_once_and_for_good() -> 
         await transport.until(lambda: "$unsubscribed" in transport.text)
         house.clock.advance(1)
         await bob.until(lambda: "two" in bob.text)
-        house.hub.receive_data(session, '{"action":"auth","token":"alice 0"}')
-        house.hub.receive_data(session, '{"action":"subscribe","channels":["desk"]}')
+        house.hub.gateway.receive_data(session, '{"action":"auth","token":"alice 0"}')
+        house.hub.gateway.receive_data(session, '{"action":"subscribe","channels":["desk"]}')
         await transport.until(lambda: "not open to the roles" in transport.text)
         again = await house.enter("alice 0", "desk")
         await again.until(lambda: "not open to the roles" in again.text)
@@ -317,7 +317,7 @@ async def test_roles_may_be_raised() -> None:
         transport = await house.enter("alice 0", "desk")
         await transport.until(lambda: "not open" in transport.text)
         house.hub.set_roles("alice", {"trader"})
-        house.hub.receive_data(house.hub.sessions[0], '{"action":"subscribe","channels":["desk"]}')
+        house.hub.gateway.receive_data(house.hub.sessions[0], '{"action":"subscribe","channels":["desk"]}')
         await transport.until(lambda: '"ok":true' in transport.text)
 
 
@@ -347,12 +347,12 @@ async def test_the_hook_is_asked_again_about_who_is_another_now() -> None:
         transport = await house.enter("alice 0 t1", "open")
         (session,) = house.hub.sessions
         await transport.until(lambda: '"ok":true' in transport.text)
-        house.hub.receive_data(session, '{"action":"auth","token":"alice 1 t2"}')
+        house.hub.gateway.receive_data(session, '{"action":"auth","token":"alice 1 t2"}')
         await transport.until(lambda: "$authenticated" in transport.text)
         assert asked == [(TRADER, "open")]
 
         gate, arrived = anyio.Event(), anyio.Event()
-        house.hub.receive_data(session, '{"action":"subscribe","channels":["desk"]}')
+        house.hub.gateway.receive_data(session, '{"action":"subscribe","channels":["desk"]}')
         await arrived.wait()
         house.hub.set_roles("alice", ["trader", "more"])
         house.hub.set_roles("alice", [])
@@ -430,7 +430,7 @@ async def test_it_may_be_called_from_anywhere_in_the_loop() -> None:
         witness = await house.enter("bob 0", "open")
         trap = FakeTransport(lambda frame: house.hub.revoke("alice") >= 0)
         handshake = Handshake(token="alice 0", transport="fake")
-        house.hub.connect(trap, WIRE, await house.hub.check(handshake), handshake)
+        house.hub.gateway.connect(trap, WIRE, await house.hub.check(handshake), handshake)
         await trap.until(lambda: ended(trap))
         house.hub.publish("open", "undisturbed")
         await witness.until(lambda: "undisturbed" in witness.text)

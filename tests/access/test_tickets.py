@@ -69,11 +69,11 @@ async def test_what_is_none_of_ours_is_refused(text: str) -> None:
 async def test_it_comes_as_a_first_message_and_as_a_refresh() -> None:
     async with running(authenticate=nobody) as hub:
         transport = FakeTransport()
-        session = hub.connect(transport, WIRE, None, Handshake(transport="fake"))
+        session = hub.gateway.connect(transport, WIRE, None, Handshake(transport="fake"))
         for _ in range(2):
-            hub.receive_data(session, json.dumps({"action": "auth", "token": hub.issue_ticket(ALICE)}))
+            hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": hub.issue_ticket(ALICE)}))
         await transport.until(lambda: transport.text.count("$authenticated") == 2)
-        hub.receive_data(session, json.dumps({"action": "auth", "token": hub.issue_ticket(Identity(id="bob"))}))
+        hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": hub.issue_ticket(Identity(id="bob"))}))
         await transport.until(lambda: "for the subject of the session" in transport.text)
 
         assert session.identity is ALICE

@@ -157,7 +157,7 @@ async def test_no_token_is_in_what_an_application_may_print() -> None:
         raise KeyError(handshake.token)
 
     async with running(authenticate=authenticate) as hub:
-        session = hub.connect(FakeTransport(), WIRE, None, Handshake(token=secret))
+        session = hub.gateway.connect(FakeTransport(), WIRE, None, Handshake(token=secret))
         printed = [
             repr(Handshake(token=secret, headers={"authorization": f"Bearer {secret}"})),
             repr(CheckToken(session, secret)),
