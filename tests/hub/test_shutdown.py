@@ -335,7 +335,7 @@ async def test_a_transport_that_raises_ends_alone(faults: tuple[str, ...]) -> No
     async with running(authorize=authorize) as hub, subscribe(hub, "events") as witness:
         broken = BrokenTransport(*faults)
         session = plug_in(hub, broken, "events", identity=Identity(id="broken"))
-        hub.gateway.receive_data(session, " " * 70_000 + '{"action":"ping"}')  # more than may wait for the answer of authorize
+        hub.gateway.receive_data(session, " " * 70_000 + '{"action":"ping"}')  # more than may wait for authorize
         await broken.until(lambda: broken.is_paused or broken.ended is not None)
         for _ in range(2):
             hub.publish("events", "undisturbed")
