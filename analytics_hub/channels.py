@@ -85,7 +85,7 @@ class Channel:
         for field, least in (("max_keys", 1), ("keep_items", 1), ("keep_bytes", 1), ("keep_seconds", 0)):
             value = getattr(self, field)
             if value is not None and value < least:
-                raise InvalidChannel(f"{field} of channel {self.name!r} is {value!r}; at least {least} is right")
+                raise InvalidChannel(f"{field} of channel {self.name!r} is {value!r}; it must be at least {least}")
 
     @property
     def is_pattern(self) -> bool:

@@ -120,7 +120,7 @@ class Access:
             if detail == "other" and error.detail:
                 detail = shorten(redact(error.detail))
             self._telemetry.log(logging.WARNING, "token", "a token was refused: %s (%s)", error.fault, detail)
-            return error
+            return AuthenticationError(error.fault, error.detail)
         if isinstance(error, PermissionDenied):
             self._telemetry.count("token-forbidden")
             return PermissionDenied("this identity is not allowed to connect")
