@@ -295,18 +295,20 @@ async def _append(outcomes: list[str], outcome: Awaitable[str]) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_hub_runs_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hub_fetches_the_keys(caplog: pytest.LogCaptureFixture) -> None:
     with KeyServer(body(b"", "503 Service Unavailable")) as server:
         clock = Clock()
         source = JWKS(server.url, clock=clock)
         async with Hub([Channel("alerts")], authenticate=authenticator(source), wall_clock=lambda: NOW, grace=0) as hub:
             with pytest.raises(HubError, match="tokens cannot be checked now"):
-                await hub.check(Handshake(token=signed(OLD, "old")))
+                await hub.gateway.authenticate(Handshake(token=signed(OLD, "old")))
             server.answer = keys(jwk(OLD, "ES256", kid="old"))
             clock.now += 10
-            assert (await hub.check(Handshake(token=signed(OLD, "old")))).id == "ann"
+            peer = await hub.gateway.authenticate(Handshake(token=signed(OLD, "old")))
+            assert peer.identity is not None
+            assert peer.identity.id == "ann"
             with pytest.raises(AuthenticationError):
-                await hub.check(Handshake(token=signed(NEW, "old")))
+                await hub.gateway.authenticate(Handshake(token=signed(NEW, "old")))
             assert hub.statistics().counters["token-invalid"] == 1
     assert signed(OLD, "old").partition(".")[0] not in caplog.text
 

@@ -75,10 +75,10 @@ async def test_whatever_goes_wrong_with_the_session_lets_nobody_in() -> None:
 
     async with running(authenticate=SessionAuthenticator(identify)) as hub:
         with pytest.raises(HubError, match="cannot be checked now"):
-            await hub.check(Handshake(scope={}))  # no middleware has put a session there
+            await hub.gateway.authenticate(Handshake(scope={}))  # no middleware has put a session there
     async with running(authenticate=SessionAuthenticator(forbid)) as hub:
         with pytest.raises(PermissionDenied):
-            await hub.check(Handshake(scope=SCOPE))
+            await hub.gateway.authenticate(Handshake(scope=SCOPE))
 
 
 async def test_what_the_other_does_in_the_background_is_done() -> None:
@@ -94,4 +94,5 @@ async def test_what_the_other_does_in_the_background_is_done() -> None:
     async with running(authenticate=SessionAuthenticator(identify, Other())):
         await done.wait()
     async with running(authenticate=SessionAuthenticator(identify, by_token)) as hub:
-        assert (await hub.check(Handshake(token="good"))).id == "service"
+        peer = await hub.gateway.authenticate(Handshake(token="good"))
+        assert peer.identity == Identity(id="service")

@@ -56,10 +56,10 @@ class Tagged(msgspec.Struct, tag="tagged-item"):
     id: str
 
 
-def circle() -> list[Any]:
-    round_: list[Any] = []
-    round_.append(round_)
-    return round_
+def list_in_itself() -> list[Any]:
+    data: list[Any] = []
+    data.append(data)
+    return data
 
 
 # --- accepted data
@@ -130,21 +130,29 @@ async def test_the_key_is_the_one_given_or_the_field_that_the_channel_names() ->
 # --- refusals and their messages
 
 
+DEEP = msgspec.Raw(b"[" * 5000 + b"]" * 5000)
 REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[str]]] = {
     "unknown channel": (("nosuch", 1), {}, UnknownChannel, ["nosuch", "events", "user:*"]),
     "the pattern itself": (("user:*", 1), {}, InvalidChannel, ["user:*", "A-Z a-z 0-9"]),
     "no name": (("", 1), {}, InvalidChannel, ["''", "1 to 255"]),
-    "a name that is no text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
+    "a name that is not text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
     "an object": (("events", object()), {}, InvalidItem, ["object", "JSON"]),
-    "a circle": (("events", circle()), {}, InvalidItem, ["list", "contains itself"]),
+    "a list in itself": (("events", list_in_itself()), {}, InvalidItem, ["list", "contains itself"]),
     "a lone surrogate": (("events", "\ud800"), {}, InvalidItem, ["str", "JSON"]),
-    "raw bytes that are no JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
+    "raw bytes that are not JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
     "no raw bytes": (("events", msgspec.Raw(b"")), {}, InvalidItem, ["Raw", "JSON"]),
     "two raw values": (("events", msgspec.Raw(b"1,2")), {}, InvalidItem, ["Raw", "JSON"]),
-    "raw bytes that are no UTF-8": (("events", msgspec.Raw(b'"\xff"')), {}, InvalidItem, ["Raw", "utf-8"]),
+    "a raw number beyond a double": (("events", msgspec.Raw(b"[1e400]")), {}, InvalidItem, ["Raw", "out of range"]),
+    "raw bytes that are nested too deeply": (
+        ("events", DEEP),
+        {},
+        InvalidItem,
+        ["Raw", "deep"],
+    ),
+    "raw bytes that are not UTF-8": (("events", msgspec.Raw(b'"\xff"')), {}, InvalidItem, ["Raw", "utf-8"]),
     "a type of ours": (("events", 1), {"type": "$gap"}, InvalidItem, ["'$gap'", "not start with $"]),
     "no type": (("events", 1), {"type": ""}, InvalidItem, ["''", "not empty"]),
-    "a type that is no text": (("events", 1), {"type": 7}, InvalidItem, ["7", "a text"]),
+    "a type that is not text": (("events", 1), {"type": 7}, InvalidItem, ["7", "a text"]),
     "a type that cannot be encoded": (("events", 1), {"type": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
     "a key without a table": (("events", 1), {"key": "a"}, InvalidItem, ["'a'", "events", "no keys"]),
     "a key on latest": (("latest", 1), {"key": "a"}, InvalidItem, ["'a'", "latest", "no keys"]),
@@ -153,7 +161,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[
     "no key": (("table", {"name": "a"}), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "no field for a key": (("table", 7), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "an empty key": (("table", {"id": ""}), {}, InvalidItem, ["''", "1 to 255"]),
-    "a key that is no text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
+    "a key that is not text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
     "a long key": (("table", 1), {"key": "k" * 256}, InvalidItem, ["kkkk", "1 to 255"]),
     "a key that cannot be encoded": (("table", 1), {"key": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
     "too long": (("events", "x" * 65_536), {}, InvalidItem, ["'events'", "65536", "bytes"]),
