@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Handshake:
     """What is known of a peer before it is admitted. `headers` have lower-case names; the token is not among them.
 
-    `repr` never shows the token.
+    `repr` never includes the token.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -154,7 +154,7 @@ class Gateway(Protocol):
         """Carry out a subscribe command that came in another form than a client frame."""
 
     def resumed(self, session: Session) -> None:
-        """A transport whose `write` returned False has room again."""
+        """The transport of this session, after its `write` returned False, has room again."""
 
     def disconnect(self, session: Session) -> None:
         """The peer has gone. Harmless if the session has ended already."""

@@ -266,5 +266,5 @@ class PathNotFound(InvalidHandshake):
 
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
-    """The class among `candidates` whose code a peer was told; `HubError` if there is none."""
+    """The class among `candidates` with this code; `HubError` if there is none."""
     return next((each for each in candidates if code in (each.http_code, each.error_code)), HubError)

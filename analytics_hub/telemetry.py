@@ -66,7 +66,7 @@ COUNTERS: Final[dict[str, str]] = {
     "refused-draining": "the hub is shutting down",
     "refused-closed": "the hub is not running",
     "refused-request": "an invalid request or handshake",
-    "refused-size": "a request whose head or body is too large",
+    "refused-size": "the head or body of a request is too large",
     "refused-busy": "commands over HTTP while others of the same stream were waiting",
     "close-timeout": "a peer did not read the close frame or did not close its side in time",
     "handshake-timeout": "a connection was not admitted within `handshake_timeout`",

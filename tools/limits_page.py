@@ -19,7 +19,7 @@ INTRODUCTION: Final = """\
 
 # Limits and counters
 
-Every limit has a default, an answer that names it, a close code or status, and a counter in `hub.statistics().counters`.
+Every limit has a default, an answer that names it, a close code or status, and a counter in `statistics().counters`.
 `Tuning` belongs to the hub; `Limits` to each `serve` or `HubApp`; what is fixed cannot be set.
 A limit that a client can keep to by itself is announced to it in `limits` of `$hello`.
 [security.md](security.md#what-one-client-may-cost) explains how addresses, identities and bytes are counted.
@@ -101,8 +101,8 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("frames of one message", "websocket.max_fragments", "", "1009", "protocol-fault"),
         Limit("pings and pongs in a `ping_interval` (20 s)", "websocket.max_control_frames", "", "4429",
               "protocol-fault"),
-        Limit("from the first byte of a message to its last", "websocket.message_timeout tcp.message_timeout", "s", "4408",
-              "closed-unfinished"),
+        Limit("from the first byte of a message to its last", "websocket.message_timeout tcp.message_timeout", "s",
+              "4408", "closed-unfinished"),
         Limit("commands a second; one counts for each channel named and each 16 held", "Tuning.command_rate", "",
               "`$error` `rate-limited` with `after`",
               "error-rate-limited", "`commands`"),

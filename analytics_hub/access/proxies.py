@@ -14,7 +14,7 @@ PROXIES: Final = ("127.0.0.0/8", "::1")
 MAX_HOPS: Final = 32
 """Entries of an `X-Forwarded-For` that are read, from its end."""
 MAX_CACHED: Final = 4096
-"""Addresses whose parsed form is cached: parsing takes 5 µs, and each address is looked up several times."""
+"""Addresses that are cached in parsed form: parsing takes 5 µs, and each address is looked up several times."""
 _LONGEST: Final = 64  # longer input cannot be an address; do not cache it
 FORWARDED_FOR: Final = "x-forwarded-for"
 

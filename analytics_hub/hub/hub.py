@@ -227,7 +227,7 @@ class Hub:
         """Close the sessions of an identity, or of the token with this id (4401); returns their number.
 
         The token, or all tokens issued to the identity up to now, are refused for `Tuning.revocation_memory` seconds,
-        and so are peers whose check is in progress. A peer with a session of the host may come back as soon as
+        and so are peers that are being checked. A peer with a session of the host may come back as soon as
         `authenticate` accepts it. `on_revoke` is called with what other nodes must know. O(sessions).
         """
         return self._decide(Revocation(identity=identity, token_id=token_id, at=self._life.clock.wall()), "revoke")

@@ -12,8 +12,8 @@ from ..exceptions import InvalidChannel, InvalidItem
 from .control_items import encode
 
 MAX_NESTING: Final = 60
-"""Levels of arrays and objects that remote clients may publish. With those of the item and the frame they can be read by
-.NET, which stops at 64. Python's limit depends on the caller, so a reader could fail where the hub has not."""
+"""Levels of arrays and objects that remote clients may publish. Together with the item and the frame they can be read
+by .NET, which stops at 64. Python's limit depends on the caller, so a reader could fail where the hub has not."""
 
 _NO_TAG: Final = ""
 _tags: dict[type, str] = {}

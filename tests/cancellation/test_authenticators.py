@@ -61,7 +61,7 @@ def authenticator() -> tuple[SessionAuthenticator, JWKS]:
 
 async def subject(hub: Hub, handshake: Handshake) -> str | None:
     identity = (await hub.gateway.authenticate(handshake)).identity
-    return identity and identity.id
+    return None if identity is None else identity.id
 
 
 async def test_a_hub_with_keys_of_an_identity_provider() -> None:

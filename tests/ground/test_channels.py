@@ -53,7 +53,7 @@ def test_an_unknown_mode_is_refused_with_the_known_modes() -> None:
 
 def test_only_a_table_has_a_key() -> None:
     assert Channel("a", mode="table", key="id").key == "id"
-    with pytest.raises(InvalidChannel, match=r"keyed by 'id', which only a table can be$"):
+    with pytest.raises(InvalidChannel, match=r"has the key 'id'; only a channel of mode 'table' has keys$"):
         Channel("a", mode="latest", key="id")
 
 
