@@ -267,4 +267,5 @@ class PathNotFound(InvalidHandshake):
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
     """The class among `candidates` with this code; `HubError` if there is none."""
-    return next((each for each in candidates if code in (each.http_code, each.error_code)), HubError)
+    found = [each for each in candidates if code in (each.http_code, each.error_code)]
+    return min(found, key=lambda each: each.http_code != code, default=HubError)  # some `error_code` are less exact
