@@ -1,6 +1,6 @@
 """What the hub expects of a transport, an authenticator and a journal, and what a transport may call on the hub.
 
-Contracts only: small, in one place, with the rules that a type cannot say.
+Contracts only: small, in one place, with the rules that a type cannot express.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Gateway(Protocol):
         """The peer has gone. Harmless if the session has ended already."""
 
     def find_session(self, id: str) -> Session | None:
-        """The session that was told this `id` in its `$hello`, while it lasts."""
+        """The open session with this `id`, which its `$hello` contains."""
         ...
 
     # Requests of peers without a session.
@@ -170,7 +170,7 @@ class Gateway(Protocol):
         ...
 
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
-        """What `authorize` says of publishing to each of `channels`; None where it failed to answer."""
+        """The answer of `authorize` for publishing to each of `channels`; None where it failed."""
         ...
 
     def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
@@ -194,7 +194,7 @@ class Gateway(Protocol):
         """Count it and log it, at most once a second for each `kind`. What a peer sent must be escaped."""
 
     def add_gauge(self, gauge: Callable[[], int]) -> None:
-        """Let `gauge`, a bound method, say how many bytes wait in this transport because of clients.
+        """Count the bytes that wait in this transport because of clients: `gauge`, a bound method, returns their number.
 
         Only a weak reference is kept: the gauge goes with its object.
         """

@@ -122,7 +122,7 @@ def log_or_stderr(message: str) -> None:
 
 
 class ThrottledLogger:
-    """Logs at most one line in `every` seconds for each kind; the next one says how many were left out."""
+    """Logs at most one line in `every` seconds for each kind; the next one has the number of those left out."""
 
     def __init__(self, clock: Callable[[], float], every: float = 1.0) -> None:
         self._clock = clock

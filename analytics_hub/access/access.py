@@ -109,7 +109,7 @@ class Access:
         return identity
 
     def _report(self, error: Exception, handshake: Handshake) -> HubError:
-        """Count and log why a peer is refused; returns the exception with what the peer may be told."""
+        """Count and log why a peer is refused; returns the exception that the peer is answered with."""
         if isinstance(error, AuthenticationError | PermissionDenied):
             self.limits.token_refused(handshake)
         if isinstance(error, AuthenticationError):

@@ -51,7 +51,7 @@ class TrustedProxies:
     def address_key(self, client: str | None) -> str | None:
         """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one; None if it is not counted.
 
-        A proxy that does not say for which client, or a peer without an address, has no limit by address.
+        Not counted are a proxy that does not name its client, and a peer without an address.
         """
         return self._parse(client).key
 

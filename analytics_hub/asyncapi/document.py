@@ -1,6 +1,6 @@
 """The AsyncAPI 3 document of a hub: a pure function over its channels.
 
-Roles are left out: they would tell which roles an attacker needs.
+Roles are left out: they would show an attacker which role is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ANSWERS: Final = {
     "ping": "pong",
 }
 _MODES: Final = {
-    "events": "Every item; a slow client loses the oldest, and is told which by `$gap`.",
+    "events": "Every item; a slow client loses the oldest, as `$gap` reports.",
     "table": "The last item of every key; a slow client skips what is superseded.",
     "latest": "The last item; a slow client skips what is superseded.",
     "durable": "Every item, from a journal; a client that comes back in time loses nothing.",

@@ -25,7 +25,7 @@ Timestamp = Annotated[
     str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", description="RFC 3339, UTC, milliseconds")
 ]
 
-# What msgspec cannot say: an answer has the fields of an acceptance or those of a refusal.
+# msgspec cannot express this: an answer has the fields of an acceptance or those of a refusal.
 _ANSWERS: Final[dict[str, Any]] = {
     "oneOf": [
         {"properties": {"ok": {"const": True}}, "required": ["mode", "epoch", "seq", "keeps"]},
