@@ -194,7 +194,7 @@ class Gateway(Protocol):
         """Count it and log it, at most once a second for each `kind`. What a peer sent must be escaped."""
 
     def add_gauge(self, gauge: Callable[[], int]) -> None:
-        """Count the bytes that wait in this transport because of clients: `gauge`, a bound method, returns their number.
+        """Count the bytes that wait in this transport because of clients: `gauge`, a bound method, returns them.
 
         Only a weak reference is kept: the gauge goes with its object.
         """

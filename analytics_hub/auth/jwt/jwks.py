@@ -50,9 +50,9 @@ class JWKS(KeySource):
 
     They are fetched when the hub starts (`run`), every `refresh` seconds, and when a token names an unknown key id: at
     most once in `cooldown` seconds, and that token waits for it, up to `timeout`, which bounds each fetch as a whole.
-    After a failure the last good keys stay in use; while there are none, `KeySetError` is raised, and clients are
-    answered that they may retry. `https` is required; `allow_http` lifts that for hosts other than this one. `ssl_context` is for
-    a private certificate authority, `fetch` for another HTTP client, behind a proxy for instance. `clock` is monotonic.
+    After a failure the last good keys stay in use; while there are none, `KeySetError` is raised, a 503 for clients.
+    `https` is required; `allow_http` lifts that for hosts other than this one. `ssl_context` is for a private
+    certificate authority, `fetch` for another HTTP client, behind a proxy for instance. `clock` is monotonic.
     A `JWKS` belongs to one event loop at a time; hubs in that loop may share it.
     """
 
