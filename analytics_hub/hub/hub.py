@@ -233,7 +233,7 @@ class Hub:
         return self._decide(Revocation(identity=identity, token_id=token_id, at=self._life.clock.wall()), "revoke")
 
     def set_roles(self, identity: str, roles: Iterable[str]) -> int:
-        """Give an identity these roles, in place of those of tokens issued up to now; returns the number of its sessions.
+        """Give an identity these roles, in place of those of its tokens up to now; returns the number of its sessions.
 
         Subscriptions that the roles do not allow end at once, and are named to the client. The roles are remembered,
         and reported to other nodes, as a revocation is.
