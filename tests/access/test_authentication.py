@@ -27,7 +27,7 @@ from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe
 
-from ..hub.rig import FakeTransport, cancellation, is_empty, plug_in, read, read_data, running
+from ..hub.rig import FakeTransport, cancellation, is_empty, plug_in, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -322,32 +322,6 @@ async def test_an_expired_identity_is_refused() -> None:
 
 
 # --- roles and refresh
-
-
-async def test_a_refresh_may_remove_and_add_roles() -> None:
-    channels = [
-        Channel("open"),
-        Channel("desk", roles=frozenset({"trader"})),
-        Channel("risk", roles=frozenset({"risk"})),
-    ]
-
-    def authenticate(handshake: Handshake) -> Identity:
-        return Identity(id="alice", roles=frozenset({handshake.token or ""}))
-
-    async with running(channels, authenticate=authenticate) as hub, connect(hub, token="trader") as client:
-        client.send({"action": "subscribe", "id": 1, "channels": ["open", "desk", "risk"]})
-        first = await read(client, lambda item: item["type"] == "$subscribed")
-        client.send({"action": "auth", "id": 2, "token": "risk"})
-        ended = await read(client, lambda item: item["type"] == "$unsubscribed")
-        client.send({"action": "subscribe", "id": 3, "channels": ["desk", "risk"]})
-        second = await read(client, lambda item: item["type"] == "$subscribed")
-        hub.publish("desk", "not any more")
-        hub.publish("risk", "from now on")
-
-        assert [answer["ok"] for answer in first[-1]["channels"]] == [True, True, False]
-        assert [account["channel"] for account in ended[-1]["channels"]] == ["desk"]
-        assert [answer["ok"] for answer in second[-1]["channels"]] == [False, True]
-        assert await read_data(client, "risk", 1) == ["from now on"]
 
 
 # --- subscribing in this process

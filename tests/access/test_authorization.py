@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,21 +26,6 @@ pytestmark = pytest.mark.anyio
 HASTY = Tuning(interval=0.001, auth_timeout=0.1)
 ALICE = Identity(id="alice")
 BOB = Identity(id="bob")
-
-
-async def test_authorize_may_be_sync_or_async_and_decides() -> None:
-    for authorize in (lambda identity, action, channel: channel == "events", _only_events):
-        async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-            client.send({"action": "subscribe", "id": 1, "channels": ["events", "latest", "nosuch"]})
-            items = await read(client, lambda item: item["type"] == "$subscribed")
-
-            answers = items[-1]["channels"]
-            assert [answer.get("code") for answer in answers] == [None, "forbidden", "unknown-channel"]
-
-
-async def _only_events(identity: Identity, action: Action, channel: str) -> bool:
-    await anyio.lowlevel.checkpoint()
-    return channel == "events"
 
 
 @pytest.mark.parametrize("verdict", [False, None, 1, "yes", RuntimeError("down"), "cancelled", "hang"], ids=str)
@@ -88,44 +72,6 @@ async def test_the_timeout_of_authorize_is_for_the_whole_command() -> None:
 
         assert [answer["ok"] for answer in items[-1]["channels"]] == [True] + [False] * 127
         assert asked == ["user:0", "user:1"]
-
-
-async def test_commands_wait_for_authorize_in_order() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-        client.send({"action": "subscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 1})
-        client.send({"action": "unsubscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 2})
-        gate.set()
-        items = await read(client, lambda item: item.get("id") == 2)
-
-        assert [item["type"] for item in items] == ["$hello", "$subscribed", "$pong", "$unsubscribed", "$pong"]
-
-
-async def test_too_many_waiting_commands_pause_reading() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub:
-        transport = FakeTransport()
-        session = plug_in(hub, transport, "events", identity=ALICE)
-        for number in range(10):
-            hub.gateway.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
-        await transport.until(lambda: transport.is_paused)
-        gate.set()
-        await transport.until(lambda: not transport.is_paused)
-        await transport.until(lambda: transport.text.count("$pong") == 10)
-
-        assert not transport.is_paused
 
 
 async def test_a_session_that_ends_during_authorize_is_forgotten() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.lowlevel import checkpoint
 
-from analytics_hub import Channel, HubClosed, HubError, InvalidItem, ItemTooLarge, Receipt, Tuning, UnknownChannel
+from analytics_hub import Channel, HubClosed, HubError, InvalidItem, Receipt, UnknownChannel
 from analytics_hub.hub.journal import PendingReceipt
 from analytics_hub.protocol import Selection
 from analytics_hub.transports.memory import connect
 
-from .rig import FakeTransport, MoodyJournal, new_hub, plug_in, running
+from .rig import FakeTransport, new_hub, plug_in, running
 
 pytestmark = pytest.mark.anyio
 
@@ -27,21 +26,6 @@ async def test_submit_returns_a_receipt_or_one_that_waits_for_the_journal() -> N
         assert isinstance(at_once, Receipt)
         assert at_once.seq == 1
         assert [(await each.wait()).seq for each in later if isinstance(each, PendingReceipt)] == [1, 2, 3]
-
-
-async def test_a_cancelled_confirmation_leaves_no_pending_receipt() -> None:
-    journal = MoodyJournal()
-    async with running(CHANNELS, journal=journal) as hub:
-        journal.gate, journal.arrived = anyio.Event(), anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(hub.publish_confirmed, "durable", 1)
-            await journal.arrived.wait()
-            tasks.cancel_scope.cancel()
-        journal.gate.set()
-        while not hub.statistics().channels["durable"].head:
-            await checkpoint()
-
-        assert not hub._journal.pending
 
 
 async def test_a_key_is_removed_once() -> None:
@@ -85,14 +69,6 @@ async def test_the_declaration_of_a_member_is_its_pattern() -> None:
         assert "user:7" not in hub.statistics().channels
         with pytest.raises(UnknownChannel):
             hub.gateway.declaration("nosuch")
-
-
-async def test_an_item_that_is_too_large_has_an_exception_of_its_own() -> None:
-    async with running(CHANNELS, tuning=Tuning(max_item_bytes=100)) as hub:
-        with pytest.raises(ItemTooLarge, match="100"):
-            hub.publish("events", "x" * 100)
-        with pytest.raises(ItemTooLarge):
-            await anyio.to_thread.run_sync(hub.publish, "events", "x" * 100)
 
 
 async def test_subscribe_is_answered_like_the_command() -> None:

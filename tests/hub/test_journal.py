@@ -219,17 +219,3 @@ async def test_a_session_that_ends_during_a_journal_read_leaves_nothing() -> Non
         async with subscribe(hub, {"channel": "durable", "last": 20}) as client:
             assert await read_data(client, "durable", 20) == list(range(20))
         assert is_empty(hub)
-
-
-async def test_two_sessions_read_different_parts_of_the_history() -> None:
-    async with running(SMALL) as hub:
-        for number in range(600):
-            hub.publish("durable", number)
-        await hub.publish_confirmed("durable", 600)
-        async with (
-            subscribe(hub, {"channel": "durable", "last": 500}) as one,
-            subscribe(hub, {"channel": "durable", "last": 300}) as other,
-        ):
-            assert await read_data(one, "durable", 500) == list(range(101, 601))
-            assert await read_data(other, "durable", 300) == list(range(301, 601))
-            assert hub.statistics().channels["durable"].ledger.delivered == 800

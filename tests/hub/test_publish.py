@@ -24,6 +24,7 @@ from analytics_hub import (
     HubClosed,
     InvalidChannel,
     InvalidItem,
+    ItemTooLarge,
     Receipt,
     TableFull,
     Tuning,
@@ -164,8 +165,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[
     "a key that is not text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
     "a long key": (("table", 1), {"key": "k" * 256}, InvalidItem, ["kkkk", "1 to 255"]),
     "a key that cannot be encoded": (("table", 1), {"key": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
-    "too long": (("events", "x" * 65_536), {}, InvalidItem, ["'events'", "65536", "bytes"]),
-    "too long for a journal": (("durable", "x" * 65_536), {}, InvalidItem, ["'durable'", "65536", "bytes"]),
+    "too long": (("events", "x" * 65_536), {}, ItemTooLarge, ["'events'", "65536", "bytes"]),
+    "too long for a journal": (("durable", "x" * 65_536), {}, ItemTooLarge, ["'durable'", "65536", "bytes"]),
 }
 
 

@@ -19,57 +19,6 @@ FOREVER = 1e9
 """Seconds of grace, longer than a test may take."""
 
 
-async def test_leaving_the_hub_ends_every_session() -> None:
-    async with running() as hub:
-        transports = [FakeTransport() for _ in range(3)]
-        for transport in transports:
-            plug_in(hub, transport, "events")
-
-    assert [transport.ended for transport in transports] == [(1012, "the server restarts")] * 3
-    assert is_empty(hub)
-
-
-async def test_items_published_before_the_shutdown_are_delivered() -> None:
-    async with running() as hub, subscribe(hub, "events", "durable") as client:
-        for number in range(200):
-            hub.publish("events", number)
-            hub.publish("durable", number)
-        await hub.shutdown(FOREVER)
-        items = [item async for batch in client for item in batch]
-
-        for channel in ("events", "durable"):
-            assert [item["data"] for item in items if item.get("channel") == channel] == list(range(200))
-        assert "$drain" in [item["type"] for item in items]
-        assert client.close_code == 1012
-
-
-async def test_clients_are_told_before_they_are_closed() -> None:
-    async with running(tuning=Tuning(rate=0.1)) as hub:
-        paced, other = FakeTransport(), FakeTransport()
-        session = plug_in(hub, paced, "events")
-        plug_in(hub, other)
-        for number in range(3):
-            hub.publish("events", number)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(hub.shutdown, FOREVER)
-            await other.until(lambda: "$drain" in other.text)
-            assert other.ended is None
-            hub.gateway.disconnect(session)
-
-        assert other.ended == (1012, "the server restarts")
-
-
-async def test_reconnect_slots_are_spread_over_the_grace() -> None:
-    async with running() as hub:
-        transports = [FakeTransport() for _ in range(4)]
-        for transport in transports:
-            plug_in(hub, transport)
-        await hub.shutdown(grace=2.0)
-
-        slots = sorted(transport.text.split('"in":')[1].split("}")[0] for transport in transports)
-        assert slots == ["0.0", "0.5", "1.0", "1.5"]
-
-
 async def test_a_stalled_client_is_not_waited_for() -> None:
     """When its peer will read again is known to the kernel alone."""
     async with running() as hub:

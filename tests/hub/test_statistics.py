@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from anyio.lowlevel import checkpoint
 
-from analytics_hub import Hub, Identity
+from analytics_hub import Identity
 from analytics_hub.core.ledger import Ledger
-from analytics_hub.transports.memory import connect, subscribe
+from analytics_hub.transports.memory import subscribe
 
-from .rig import CHANNELS, FakeTransport, new_hub, plug_in, read, read_data, running
+from .rig import FakeTransport, new_hub, plug_in, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -30,18 +29,6 @@ def test_a_hub_that_was_never_entered_has_statistics_too() -> None:
         "durable": "durable",
     }
     assert all(channel.ledger == NOTHING for channel in statistics.channels.values())
-
-
-async def test_sessions_subscriptions_and_cohorts() -> None:
-    """Sessions with equal subscriptions share a cohort."""
-    async with running() as hub, connect(hub), subscribe(hub, "events"), subscribe(hub, "events"):
-        async with subscribe(hub, "events", "latest"):
-            inside = hub.statistics()
-        outside = hub.statistics()
-
-        assert (inside.sessions, inside.subscriptions, inside.layouts, inside.cohorts) == (4, 4, 2, 2)
-        assert (outside.sessions, outside.subscriptions, outside.layouts, outside.cohorts) == (3, 2, 1, 1)
-        assert (inside.channels["events"].watchers, outside.channels["events"].watchers) == (3, 2)
 
 
 async def test_statistics_have_the_head_and_epoch_of_each_channel() -> None:
@@ -80,42 +67,6 @@ async def test_a_ledger_is_kept_for_each_subscription() -> None:
         assert open_["events"] == Ledger(published=10, delivered=10)
         assert closed["events"] == Ledger(published=11, delivered=10, abandoned=1)
         assert closed["table"].is_balanced
-
-
-async def test_sums_include_ended_sessions() -> None:
-    async with running() as hub, subscribe(hub, "events") as stays:
-        for round_ in range(3):
-            async with subscribe(hub, "events") as leaves:
-                hub.publish("events", round_)
-                await read_data(leaves, "events", 1)
-                await read_data(stays, "events", 1)
-
-        assert hub.statistics().channels["events"].ledger == Ledger(published=6, delivered=6)
-
-
-async def test_ledgers_balance_at_every_moment() -> None:
-    """Between any two turns of the event loop, not only at the end."""
-    async with running(CHANNELS) as hub:
-        full = FakeTransport(lambda frame: False)
-        plug_in(hub, full, "events", "table", "latest", "durable")
-        async with subscribe(hub, "events", "table") as client:
-            for number in range(200):
-                for channel in ("events", "latest", "durable"):
-                    hub.publish(channel, number)
-                hub.publish("table", number, key="abc"[number % 3])
-                assert _balances(hub)
-                await checkpoint()
-                assert _balances(hub)
-            await read(client, lambda item: item.get("data") == 199)
-
-            assert hub.statistics().channels["latest"].ledger.published == 200
-
-
-def _balances(hub: Hub) -> bool:
-    ledgers = [channel.ledger for channel in hub.statistics().channels.values()]
-    for session in hub.sessions:
-        ledgers += hub.ledger(session).values()
-    return all(ledger.is_balanced and min(dataclasses.astuple(ledger)) >= 0 for ledger in ledgers)
 
 
 async def test_statistics_are_an_immutable_snapshot() -> None:
