@@ -16,12 +16,12 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from ..contracts import Handshake
+from ..contracts import Handshake, Peer
+from ..exceptions import AuthenticationUnavailable, HubError
 from ..hub import Hub
-from ..identity import Identity
 from ..protocol import CloseCode
 from ._abilities import Abilities
-from ._refusal import UNCHECKED, Refusal, close_item, note
+from ._refusal import close_item, note_refusal
 from ._sockets.limits import StreamLimits
 from ._sockets.loop import SelectorLoop
 from ._sockets.pending import PendingConnection
@@ -73,10 +73,11 @@ async def serve(
     """
 
     def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
-        return Server(hub, loop, group, ssl_context=ssl_context, limits=limits or Limits())
+        return Server(gateway, loop, group, ssl_context=ssl_context, limits=limits or Limits())
 
-    with using(ssl_context, hub.count):
-        await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+    gateway = hub.gateway
+    with using(ssl_context, gateway.count):
+        await run(gateway, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
 class Server(Registry):
@@ -85,8 +86,8 @@ class Server(Registry):
     limits: Limits
     wire: Final = LineWire()
 
-    def rebuff(self, refusal: Refusal) -> bytes:
-        return self.wire.frame([close_item(refusal.code, refusal.sentence)])
+    def rebuff(self, error: HubError) -> bytes:
+        return self.wire.frame([close_item(error.close_code, error.public_message)])
 
     def welcome(self, sock: socket.socket, address: object) -> None:
         configure_liveness(sock, self.limits.silence_timeout)
@@ -115,14 +116,14 @@ class PendingTCP(PendingConnection[Server]):
         if self._is_shaking:
             self.hang_up(reset=True)
         else:  # the turn of its check has not come
-            self.refuse(UNCHECKED)
+            self.refuse(AuthenticationUnavailable())
 
-    def refuse(self, refusal: Refusal) -> None:
-        note(self._server.hub, refusal)
-        self._become_client().end(refusal.code, refusal.sentence)
+    def refuse(self, error: HubError) -> None:
+        note_refusal(self._server.gateway, error)
+        self._become_client().end(error.close_code, error.public_message)
 
-    def admit(self, identity: Identity | None) -> None:
-        self._become_client().open(identity, self._handshake)
+    def admit(self, peer: Peer) -> None:
+        self._become_client().open(peer)
 
     def _become_client(self) -> LineClient:
         return LineClient(self._server, self.hand_over(), self._server.wire)

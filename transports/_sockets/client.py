@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Generic
 
-from ...contracts import Handshake
+from ...contracts import Peer
 from ...core.session import Session
 from ...core.wire import Wire
 from ...exceptions import HubClosed
-from ...identity import Identity
 from ...protocol import CloseCode
 from .connection import LINGER, Stream
 from .decoder import Decodes, Message, ProtocolFault
@@ -35,11 +34,11 @@ class Client(Stream, Generic[ServerT]):
         server.streams.add(self)
         server.clients += 1
 
-    def open(self, identity: Identity | None, handshake: Handshake, trailing: bytes = b"") -> None:
+    def open(self, peer: Peer, trailing: bytes = b"") -> None:
         """Tell the hub, then hand it what came in the same packet as the handshake. Never raises."""
         try:
             limit = self._server.limits.max_message
-            self._session = self._server.hub.connect(self, self._wire, identity, handshake, max_message=limit)
+            self._session = self._server.gateway.connect(self, self._wire, peer, max_message=limit)
             # A client that subscribes together with its handshake sends nothing more, and would wait for ever.
             if trailing and self._phase == OPEN:
                 self.received(trailing)
@@ -89,12 +88,12 @@ class Client(Stream, Generic[ServerT]):
 
     def violate(self, fault: ProtocolFault) -> None:
         """Called by the transport: the client broke the protocol."""
-        self._server.hub.note("protocol-fault", "a client broke the protocol: %s (%d)", fault, fault.code)
+        self._server.gateway.note("protocol-fault", "a client broke the protocol: %s (%d)", fault, fault.code)
         self.end(fault.code, str(fault))
 
     def give_up(self, kind: str, reason: str) -> None:
         """Called by the transport: the client has taken too long over something."""
-        self._server.hub.note(kind, "a client was closed: %s", reason)
+        self._server.gateway.note(kind, "a client was closed: %s", reason)
         self.end(CloseCode.TIMEOUT, reason)
 
     def fail(self, error: Exception) -> None:
@@ -102,7 +101,7 @@ class Client(Stream, Generic[ServerT]):
         self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     def expired(self) -> None:
-        self._server.hub.count("close-timeout")
+        self._server.gateway.count("close-timeout")
         self.hang_up(reset=True)
 
     def leave(self) -> None:
@@ -119,7 +118,7 @@ class Client(Stream, Generic[ServerT]):
     def _forget_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._server.hub.disconnect(session)
+            self._server.gateway.disconnect(session)
 
     def drained(self) -> None:
         if self._phase != OPEN:
@@ -127,7 +126,7 @@ class Client(Stream, Generic[ServerT]):
         was_full, self._is_full = self._is_full, False
         self.decoded()
         if was_full and self._session is not None:
-            self._server.hub.resumed(self._session)
+            self._server.gateway.resumed(self._session)
 
     @property
     def buffered(self) -> int:
@@ -179,4 +178,4 @@ class Client(Stream, Generic[ServerT]):
 
     def _deliver(self, message: Message) -> None:
         if self._phase == OPEN and self._session is not None:
-            self._server.hub.receive_data(self._session, message.data)
+            self._server.gateway.receive_data(self._session, message.data)

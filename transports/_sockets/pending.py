@@ -12,9 +12,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
-from ...contracts import Handshake
-from ...identity import Identity
-from .._refusal import DRAINING, UNCHECKED, Refusal, admit
+from ...contracts import Handshake, Peer
+from ...exceptions import AuthenticationUnavailable, HubDraining, HubError
 from ..tls import Certificate
 from .connection import LINGER, READ_SIZE, Stream
 from .server import Registry, find_host
@@ -38,7 +37,7 @@ class PendingConnection(Stream, Generic[ServerT]):
         self._address = address
         self._handshake = Handshake()
         self._scope: anyio.CancelScope | None = None
-        self.place = server.hub.doorkeeper.arrived(self.client)
+        self.place = server.gateway.connection_pending(self.client)
         server.streams.add(self)
         server.pending.add(self)
         self.set_deadline(server.limits.handshake_timeout)
@@ -57,11 +56,11 @@ class PendingConnection(Stream, Generic[ServerT]):
         """The deadline has passed, and no check is under way."""
         raise NotImplementedError
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, error: HubError) -> None:
         """Tell the peer why it is not let in."""
         raise NotImplementedError
 
-    def admit(self, identity: Identity | None) -> None:
+    def admit(self, peer: Peer) -> None:
         """Let the peer in; without an identity it is to send a token."""
         raise NotImplementedError
 
@@ -92,7 +91,7 @@ class PendingConnection(Stream, Generic[ServerT]):
             pass
         except ssl.SSLError as error:
             self._is_shaking = False
-            self._server.hub.note("tls-refused", "a TLS handshake failed: %s", error.reason or type(error).__name__)
+            self._server.gateway.note("tls-refused", "a TLS handshake failed: %s", error.reason or type(error).__name__)
             self._server.pending.discard(self)
             self.finish(LINGER)  # behind the alert, which tells the peer why
         except OSError:
@@ -106,7 +105,7 @@ class PendingConnection(Stream, Generic[ServerT]):
                 return
         except NoTLS:
             is_text, self._hello, self._is_shaking = _is_text(self._hello), b"", False
-            self._server.hub.note("tls-refused", "a peer speaks no TLS where it should")
+            self._server.gateway.note("tls-refused", "a peer speaks no TLS where it should")
             self.unencrypted() if is_text else self.hang_up()
             return
         source = self._server.ssl_context
@@ -124,13 +123,13 @@ class PendingConnection(Stream, Generic[ServerT]):
 
     def expired(self) -> None:
         if self._phase > OPEN:  # answered, and the peer stays
-            self._server.hub.count("close-timeout")
+            self._server.gateway.count("close-timeout")
             self.hang_up(reset=True)
         elif self._scope is not None:  # the check of the token; what ends it answers
             self._scope.cancel()
         else:
             timeout = self._server.limits.handshake_timeout
-            self._server.hub.note("handshake-timeout", "a connection was not let in within %g s", timeout)
+            self._server.gateway.note("handshake-timeout", "a connection was not let in within %g s", timeout)
             self.late()
 
     def closed(self) -> None:
@@ -141,7 +140,7 @@ class PendingConnection(Stream, Generic[ServerT]):
     def _leave_server(self) -> None:
         self._server.pending.discard(self)
         self._server.streams.discard(self)
-        self._server.hub.doorkeeper.departed(self.place)
+        self._server.gateway.pending_ended(self.place)
 
     def fail(self, error: Exception) -> None:
         self._server.fault("handshake-fault", error)
@@ -152,8 +151,8 @@ class PendingConnection(Stream, Generic[ServerT]):
     def knock(self) -> None:
         """The peer has done its part: ask the hub, if there is room for one more."""
         server = self._server
-        if server.hub.is_draining:
-            self.refuse(DRAINING)
+        if server.gateway.is_draining:
+            self.refuse(HubDraining())
         elif server.is_full:
             self.refuse(server.full)
         else:
@@ -164,19 +163,25 @@ class PendingConnection(Stream, Generic[ServerT]):
         """Ask the hub who this is, until the deadline of the handshake, and answer. Never raises."""
         if self._phase != OPEN:  # gone while it waited its turn
             return
-        otherwise: Identity | Refusal | None = UNCHECKED
-        outcome = await self.in_time(lambda: admit(self._server.hub, self._handshake), otherwise)
+        otherwise: Peer | HubError = AuthenticationUnavailable()
+        outcome = await self.in_time(self._admit_peer, otherwise)
         if self._phase != OPEN:
             return
         try:
-            if isinstance(outcome, Refusal):
+            if isinstance(outcome, HubError):
                 self.refuse(outcome)
-            elif self._server.hub.is_draining:  # since the check began
-                self.refuse(DRAINING)
+            elif self._server.gateway.is_draining:  # since the check began
+                self.refuse(HubDraining())
             else:
                 self.admit(outcome)
         except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
             self.fail(error)
+
+    async def _admit_peer(self) -> Peer | HubError:
+        try:
+            return await self._server.gateway.admit(self._handshake)
+        except HubError as error:
+            return error
 
     async def in_time(self, ask: Callable[[], Awaitable[T]], otherwise: T) -> T:
         """What `ask` comes to; `otherwise` if it fails, or the deadline passes first. Raises nothing."""
@@ -189,7 +194,7 @@ class PendingConnection(Stream, Generic[ServerT]):
         was_cancelled, self._scope = self._scope.cancelled_caught, None
         if was_cancelled and self._phase == OPEN:
             timeout = self._server.limits.handshake_timeout
-            self._server.hub.note("check-timeout", "a token was not checked within %g s of the accept", timeout)
+            self._server.gateway.note("check-timeout", "a token was not checked within %g s of the accept", timeout)
         return outcome
 
     def hand_over(self) -> Link:

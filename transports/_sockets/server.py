@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Final
 import anyio.abc
 import anyio.lowlevel
 
-from ...exceptions import TooManyRequests
-from ...hub import Hub
+from ...contracts import Gateway
+from ...exceptions import HubError, TooManyRequests, TransportFull
 from ...telemetry import ThrottledLogger
-from .._refusal import Refusal, full, too_many
 from ..tls import Security
 from .limits import StreamLimits
 from .loop import SelectorLoop
@@ -60,14 +59,14 @@ class Registry:
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
         loop: SelectorLoop,
         group: anyio.abc.TaskGroup,
         *,
         ssl_context: Security | None,
         limits: StreamLimits,
     ) -> None:
-        self.hub = hub
+        self.gateway = gateway
         self.loop = loop
         self.ssl_context = ssl_context
         self.limits = limits
@@ -84,34 +83,34 @@ class Registry:
         return self.clients >= self.limits.max_clients
 
     @property
-    def full(self) -> Refusal:
+    def full(self) -> TransportFull:
         """What is told to who finds this `is_full`."""
-        return full(self.limits.max_clients)
+        return TransportFull(self.limits.max_clients)
 
     def accepted(self, sock: socket.socket, address: object) -> None:
         """A client has connected: the listener's part ends here."""
         client = find_host(address)
         try:
-            self.hub.doorkeeper.check_arrival(client)
+            self.gateway.check_address(client)
         except TooManyRequests as error:
-            self._turn_away(sock, too_many(error))
+            self._turn_away(sock, error)
             return
         if len(self.pending) >= self.limits.max_pending:
-            self.pending.choose(self.hub.doorkeeper.place(client)).hang_up(reset=True)
+            self.pending.choose(self.gateway.address_key(client)).hang_up(reset=True)
             limit = self.limits.max_pending
-            self.hub.note("handshake-evicted", "more than %d connections are not let in yet; the oldest went", limit)
+            self.gateway.note("handshake-evicted", "more than %d pending connections; the oldest was closed", limit)
         self.welcome(sock, address)
 
-    def _turn_away(self, sock: socket.socket, refusal: Refusal) -> None:
+    def _turn_away(self, sock: socket.socket, error: HubError) -> None:
         """Hang up on a connection for which nothing may be kept; where that needs no TLS, it is told why."""
         if self.ssl_context is None:
             with suppress(OSError):
-                sock.send(self.rebuff(refusal))
+                sock.send(self.rebuff(error))
                 sock.shutdown(socket.SHUT_WR)
                 sock.recv(READ_AWAY)  # what is unread when a socket is closed destroys what was sent
         sock.close()
 
-    def rebuff(self, refusal: Refusal) -> bytes:
+    def rebuff(self, error: HubError) -> bytes:
         """What tells a peer that has said nothing yet why it is not let in."""
         raise NotImplementedError
 
@@ -125,8 +124,8 @@ class Registry:
 
     def fault(self, kind: str, error: Exception) -> None:
         """Count and log an exception that ended one connection."""
-        self.hub.count(kind)
-        self._muffler.fault(kind, error)
+        self.gateway.count(kind)
+        self._muffler.exception(kind, error)
 
     # --- checks ---
 

@@ -130,7 +130,7 @@ class LineClient(Client["Server"]):
         is_first, self._is_new = self._is_new, False
         if is_first and isinstance(message.data, str) and _REQUEST.match(message.data):
             # Also a page in somebody's browser can send one, with commands in its body: nothing more is read.
-            self._server.hub.note("protocol-fault", "a client broke the protocol: it speaks HTTP")
+            self._server.gateway.note("protocol-fault", "a client broke the protocol: it speaks HTTP")
             self._forget_session()
             self.seal(_ANSWER)
             self.finish(LINGER)

@@ -29,12 +29,12 @@ class EventClient(Client["Server"]):
     def __init__(self, server: Server, link: Link, head: bytes) -> None:
         super().__init__(server, link, WIRE)
         self.gate = Gate()
-        self.write(head + greet(server.hub))
+        self.write(head + greet(server.gateway))
 
     def begin(self, stream: EventStream) -> None:
         """Tell the hub of the client and of what it wants. Never raises."""
         try:
-            self._session = stream.connect(self._server.hub, self)
+            self._session = stream.connect(self._server.gateway, self)
         except HubClosed:
             self.end(CloseCode.SERVICE_RESTART, "the hub is shutting down")
         except Exception as error:  # noqa: BLE001  # the boundary, where it is not the loop that calls
@@ -52,7 +52,7 @@ class EventClient(Client["Server"]):
     # --- ending ---
 
     def last_words(self, code: int, reason: str) -> bytes:
-        return say_goodbye(self._server.hub, code, reason)
+        return say_goodbye(self._server.gateway, code, reason)
 
     def part(self) -> None:
         self.gate.open()

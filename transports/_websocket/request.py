@@ -6,19 +6,18 @@ import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from ...auth import find_token, strip_headers
-from ...contracts import Handshake
+from ...contracts import Handshake, Peer
+from ...exceptions import AuthenticationUnavailable, HubDraining, HubError, OriginNotAllowed
 from ...http import RETRY_SOON, Request, Response
-from ...identity import Identity
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
-from .._refusal import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, note
+from .._refusal import note_refusal, refusal_headers
 from .._sockets.pending import PendingConnection
 from .._sockets.writer import LINGERING, OPEN
 from .connection import WebSocketClient
 from .event_stream import EventClient
 from .handshake import Upgrade, accept, check_upgrade
-from .http11 import MAX_HEAD, Exchange, Refused
+from .http11 import MAX_HEAD, Exchange, RequestError
 
 if TYPE_CHECKING:
     from .server import Server
@@ -58,19 +57,19 @@ class HTTPConnection(PendingConnection["Server"]):
         self._server.held += len(data)
         try:
             if self._server.held > MAX_HELD and self._held > MAX_HEAD:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are under way", [RETRY_SOON])
+                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are under way", [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
                 self._serve(request)
             elif invitation := self._exchange.invite():
                 self.write(invitation)
-        except Refused as refused:
+        except RequestError as refused:
             request = self._exchange.request
             is_too_large = refused.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if is_too_large and request is not None and self._is_for_hub(request):
                 self._answer(self._endpoints.refuse_body(request))
             else:
-                self._server.hub.note(_kind(refused), "a request was refused: %s", refused)
+                self._server.gateway.note(_kind(refused), "a request was refused: %s", refused)
                 self._answer(refused.response)
 
     def _leave_server(self) -> None:
@@ -84,7 +83,7 @@ class HTTPConnection(PendingConnection["Server"]):
 
     def late(self) -> None:
         if self._upgrade is not None:  # the turn of its check has not come
-            self.refuse(UNCHECKED)
+            self.refuse(AuthenticationUnavailable())
         elif self._asked is not None:  # as above
             self._answer(self._endpoints.give_up(self._asked))
         elif self._is_shaking or self._exchange.is_silent:
@@ -105,7 +104,7 @@ class HTTPConnection(PendingConnection["Server"]):
             self._ask(request)
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
         else:
             self._respond(request)
 
@@ -175,8 +174,8 @@ class HTTPConnection(PendingConnection["Server"]):
 
     def _begin_events(self, request: Request, stream: EventStream) -> None:
         server = self._server
-        if server.hub.is_draining or server.is_full:  # since the check began
-            self._answer(self._endpoints.refuse(request, DRAINING if server.hub.is_draining else server.full))
+        if server.gateway.is_draining or server.is_full:  # since the check began
+            self._answer(self._endpoints.refuse(request, HubDraining() if server.gateway.is_draining else server.full))
         else:
             head = self._exchange.begin(stream.content_type, stream.headers)
             EventClient(server, self.hand_over(), head).begin(stream)
@@ -187,30 +186,30 @@ class HTTPConnection(PendingConnection["Server"]):
         server = self._server
         headers = request.headers
         self._upgrade = check_upgrade(request, self._exchange.http_version, compresses=server.compression is not None)
-        found = find_token(headers, request.query, self._upgrade.offered)
-        self._handshake = Handshake(
-            token=found and found.token,
+        self._handshake = Handshake.from_headers(
+            headers,
             transport="websocket",
             path=request.path,
-            headers=strip_headers(headers),
-            origin=headers.get("origin"),
+            query=request.query,
+            subprotocols=self._upgrade.offered,
             client=self.client,
         )
         if server.origins.admits(headers, is_secure=server.ssl_context is not None):
             self.knock()
         else:
-            self.refuse(FOREIGN_ORIGIN)
+            self.refuse(OriginNotAllowed())
 
-    def refuse(self, refusal: Refusal) -> None:
-        note(self._server.hub, refusal)
+    def refuse(self, error: HubError) -> None:
+        note_refusal(self._server.gateway, error)
         if self._handshake.origin is not None:
             # A browser hides the status of a failed handshake from the page, but not a close code.
-            self._become_client().end(refusal.code, refusal.sentence)
+            self._become_client().end(error.close_code, error.public_message)
         else:
-            self._answer(Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers))
+            body = f"{error.public_message}\n".encode()
+            self._answer(Response(error.http_status, body, headers=refusal_headers(error)))
 
-    def admit(self, identity: Identity | None) -> None:
-        self._become_client().open(identity, self._handshake, self._exchange.trailing)
+    def admit(self, peer: Peer) -> None:
+        self._become_client().open(peer, self._exchange.trailing)
 
     def _become_client(self) -> WebSocketClient:
         """Hand the socket over, and the answer with it; this object is of no use afterwards."""
@@ -220,7 +219,7 @@ class HTTPConnection(PendingConnection["Server"]):
         return WebSocketClient(self._server, self.hand_over(), wire, answer)
 
 
-def _kind(refused: Refused) -> str:
+def _kind(refused: RequestError) -> str:
     """What a request that will not be served is counted as."""
     if refused.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return "refused-crowded"

@@ -7,11 +7,12 @@ from typing import Final
 
 import anyio.abc
 
+from ...contracts import Gateway
+from ...exceptions import HubError
 from ...http import Request, Respond, Response
-from ...hub import Hub
 from .._http.endpoints import Endpoints
 from .._origins import Origins
-from .._refusal import Refusal
+from .._refusal import refusal_headers
 from .._sockets.limits import Limits
 from .._sockets.loop import SelectorLoop
 from .._sockets.server import Registry
@@ -33,7 +34,7 @@ class Server(Registry):
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
         loop: SelectorLoop,
         group: anyio.abc.TaskGroup,
         *,
@@ -45,7 +46,7 @@ class Server(Registry):
         limits: Limits,
         compression: Compression | None,
     ) -> None:
-        super().__init__(hub, loop, group, ssl_context=ssl_context, limits=limits)
+        super().__init__(gateway, loop, group, ssl_context=ssl_context, limits=limits)
         self.path = path
         self.origins = origins
         self.endpoints = endpoints
@@ -59,8 +60,8 @@ class Server(Registry):
     def welcome(self, sock: socket.socket, address: object) -> None:
         HTTPConnection(self, sock, address)
 
-    def rebuff(self, refusal: Refusal) -> bytes:
-        response = Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers)
+    def rebuff(self, error: HubError) -> bytes:
+        response = Response(error.http_status, f"{error.public_message}\n".encode(), headers=refusal_headers(error))
         return Exchange().answer(response)
 
     def respond(self, request: Request) -> Response | None:
