@@ -23,7 +23,8 @@ from ._sockets.limits import Limits
 from ._sockets.loop import SelectorLoop
 from ._sockets.serve import BACKLOG, run
 from ._websocket.deflate import Compression
-from ._websocket.server import Server
+from ._websocket.request import HTTPProtocol
+from ._websocket.server import WebSocketServer
 from .tls import Certificate, CertificateError, Security, using
 
 ABILITIES: Final = Abilities(
@@ -74,16 +75,16 @@ async def serve(
     gateway = hub.gateway
     options = Compression() if compression is True else compression or None
 
-    def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
-        return Server(
-            gateway, loop, group,
+    def make_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> WebSocketServer:
+        return WebSocketServer(
+            gateway, loop, group, HTTPProtocol,
             path=path, respond=respond, ssl_context=ssl_context, origins=pages,
             endpoints=Endpoints(gateway, origins=pages) if has_endpoints else None,
             limits=limits or Limits(), compression=options,
         )  # fmt: skip
 
     with using(ssl_context, gateway.count):
-        await run(gateway, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+        await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
 __all__ = ["ABILITIES", "Certificate", "CertificateError", "Compression", "Limits", "serve"]

@@ -48,14 +48,14 @@ async def test_an_idle_client_has_neither_compressor_nor_decompressor() -> None:
         await peer.send_frame(CONTINUATION, packed[3:])
         await peer.send_frame(TEXT, b"plain")
         await gateway.until(lambda: len(gateway.session.received) == 2)
-        client: Any = gateway.session.transport
+        protocol: Any = gateway.session.transport.protocol  # type: ignore[attr-defined]
         async with await Peer.open(port) as other:
             await other.send_frame(TEXT, packed, rsv=RSV1)  # with the decoder that the first has given back
 
             assert (await other.read_close()).code == 1002
 
         assert gateway.sessions[0].received == ["hello hello hello hello", "plain"]
-        assert client._decoder is None
+        assert protocol._decoder is None
         assert await is_served(port)
 
 

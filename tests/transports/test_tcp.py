@@ -46,7 +46,7 @@ async def test_lines_arrive_in_both_directions() -> None:
         pytest.param(b"x" * 65_537 + b"\n", 1009, "65536 bytes", id="a long line"),
         pytest.param(b"x" * 65_538, 1009, "65536 bytes", id="a line without end"),
         pytest.param(b"\xc3\n", 1007, "UTF-8", id="no UTF-8"),
-        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 1002, "no TLS", id="TLS"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 1002, "does not speak TLS", id="TLS"),
     ],
 )
 async def test_what_is_no_line_is_told_so_and_ends_nobody_else(sent: bytes, code: int, words: str) -> None:

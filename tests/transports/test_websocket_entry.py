@@ -15,7 +15,7 @@ from analytics_hub.exceptions import AuthenticationError, AuthenticationUnavaila
 from analytics_hub.http import Request, Response, respond_health
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
-from analytics_hub.transports._websocket.connection import WebSocketClient
+from analytics_hub.transports._websocket.protocol import WebSocketProtocol
 from analytics_hub.transports.websocket import Limits, serve
 
 from .fake_gateway import ALICE, FakeGateway
@@ -467,11 +467,11 @@ async def test_another_path_for_the_socket() -> None:
 
 
 async def test_one_that_cannot_leave_keeps_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(self: WebSocketClient) -> None:
+    def shutdown(self: WebSocketProtocol) -> None:
         raise RuntimeError("no")
 
     gateway = FakeGateway()
-    monkeypatch.setattr(WebSocketClient, "leave", leave)
+    monkeypatch.setattr(WebSocketProtocol, "shutdown", shutdown)
     async with serving(gateway) as port:
         first, second = await Peer.open(port), await Peer.open(port)
         await gateway.until(lambda: len(gateway.sessions) == 2)

@@ -13,25 +13,25 @@ from ...exceptions import HubClosed
 from .listener import Listener, bind
 from .loop import SelectorLoop
 from .poller import open_poller
-from .server import Registry
+from .server import Server
 
 BACKLOG: Final = 1024
 """Connections that the kernel keeps until they are accepted; it may have a lower limit of its own."""
 
-OpenRegistry = Callable[[SelectorLoop, anyio.abc.TaskGroup], Registry]
+ServerFactory = Callable[[SelectorLoop, anyio.abc.TaskGroup], Server]
 
 
 async def run(
     gateway: Gateway,
     host: str,
     port: int,
-    open_registry: OpenRegistry,
+    make_server: ServerFactory,
     *,
     backlog: int,
     clock: Callable[[], float],
     task_status: anyio.abc.TaskStatus[int],
 ) -> None:
-    """Serve what `open_registry` makes until cancelled, or until the hub has shut down and all have left.
+    """Serve what `make_server` returns until cancelled, or until the hub has shut down and all clients have left.
 
     Reports the port through `task_status`. Raises `OSError` if it cannot listen, `HubClosed` for a hub that was never
     entered.
@@ -42,15 +42,15 @@ async def run(
     async with anyio.create_task_group() as group:
         poller = open_poller(group)
         loop = SelectorLoop(poller, clock)
-        server = open_registry(loop, group)
-        listeners = [Listener(loop, sock, server.accepted, gateway.count) for sock in sockets]
+        server = make_server(loop, group)
+        listeners = [Listener(loop, sock, server.connection_accepted, gateway.count) for sock in sockets]
 
         def is_finished() -> bool:
             if not gateway.is_draining:
                 return False
             for listener in listeners:
                 listener.close()
-            return not server.streams
+            return not server.connections
 
         gateway.add_gauge(server.buffered)
         try:
