@@ -231,6 +231,7 @@ class HubDraining(HubClosed):
 class HubNotRunning(HubClosed):
     """The application has not entered its hub."""
 
+    close_code = CloseCode.TRY_AGAIN_LATER
     counter = "refused-closed"
 
     def __init__(self) -> None:
