@@ -28,11 +28,16 @@ GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": 
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 
-def run(*command: object) -> None:
-    """Run a command in the checkout; where it fails, end with its exit code."""
-    code = subprocess.run([str(part) for part in command], check=False, cwd=str(ROOT)).returncode
-    if code:
-        sys.exit(code if code > 0 else 128 - code)
+def run(*command: object, quiet: bool = False) -> None:
+    """Run a command in the checkout; where it fails, end with its exit code.
+
+    With `quiet` its output is shown only then, and as a whole: installers warn of much that is no error.
+    """
+    out, err = (subprocess.PIPE, subprocess.STDOUT) if quiet else (None, None)
+    done = subprocess.run([str(part) for part in command], check=False, cwd=str(ROOT), stdout=out, stderr=err)
+    if done.returncode:
+        print((done.stdout or b"").decode(errors="replace"), end="", file=sys.stderr, flush=True)
+        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
 
 
 def become(*command: object) -> None:
@@ -54,11 +59,12 @@ def prepare(group: str) -> None:
     if not (PYTHON.exists() and UV.exists()):
         if importlib.util.find_spec("ensurepip") is None:
             sys.exit("dev.py: this Python cannot make a virtual environment; on Debian: apt install python3-venv")
-        run(sys.executable, "-m", "venv", *([] if PYTHON.exists() else ["--clear"]), VENV)
-        run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", CONSTRAINTS, "uv")
+        run(sys.executable, "-m", "venv", *([] if PYTHON.exists() else ["--clear"]), VENV, quiet=True)
+        pip = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")  # a question would not be seen
+        run(PYTHON, *pip, "install", "-c", CONSTRAINTS, "uv", quiet=True)
     pinned = ("-c", CONSTRAINTS, "--build-constraints", CONSTRAINTS)
     groups = ("--group", group) if group else ()
-    run(UV, "pip", "install", "--quiet", "--python", PYTHON, *pinned, "-e", ".", *groups)
+    run(UV, "pip", "install", "--quiet", "--python", PYTHON, *pinned, "-e", ".", *groups, quiet=True)
     stamp.write_text(digest)
 
 
