@@ -2,7 +2,7 @@
 """The commands of a checkout; they need nothing but Python beforehand.
 
     python3 dev.py demo     run the hub with a simulated back office (takes the options of `analytics-hub demo`)
-    python3 dev.py test     run the tests (takes the options of pytest)
+    python3 dev.py test     run the tests on all cores (takes the options of pytest; --serial: in one process)
     python3 dev.py lint     run the linters and the type checkers
     python3 dev.py check    lint, then test
     python3 dev.py audit    ask an advisory service about what is installed
@@ -25,6 +25,8 @@ PYTHON, UV = BIN / f"python{EXE}", BIN / f"uv{EXE}"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": "audit"}
+# A file of tests stays in one process, where its fixtures are set up once; tests/runner.py starts the longest first.
+PYTEST = ("pytest", "-p", "tests.runner", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 
@@ -85,7 +87,11 @@ def main(command: str = "help", *arguments: str) -> None:
     for check in CHECKS if command != "test" else ():
         run(BIN / check[0], *check[1:])
     if command != "lint":
-        become(PYTHON, "-m", "pytest", *arguments)
+        if sys.stdout is None:  # closed; pytest would end with a traceback
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.set_inheritable(1, True)
+        become(PYTHON, "-m", *PYTEST, *arguments)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,12 @@ def test_arguments_and_exit_code_are_passed_on(checkout: Checkout) -> None:
     assert checkout.calls()[-1].endswith(" -k ring or log")
 
 
+def test_tests_run_without_stdout(checkout: Checkout) -> None:
+    checkout.dev("test", first="import os; os.close(1); sys.stdout = None")
+
+    assert "python has no stdout" not in checkout.calls()
+
+
 def test_the_demo_runs_where_the_user_is(checkout: Checkout) -> None:
     """`--feed FILE` names a file of the user's."""
     done = checkout.dev("demo", "--rate", "100", FAILING="analytics-hub")
