@@ -23,7 +23,8 @@ from ._sockets.limits import Limits
 from ._sockets.loop import SelectorLoop
 from ._sockets.serve import BACKLOG, run
 from ._websocket.deflate import Compression
-from ._websocket.server import Server
+from ._websocket.request import HTTPProtocol
+from ._websocket.server import WebSocketServer
 from .tls import Certificate, CertificateError, Security, using
 
 ABILITIES: Final = Abilities(
@@ -71,18 +72,19 @@ async def serve(
     pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):
         raise TypeError(f"compression must be True, False or Compression(...), not {compression!r}")
+    gateway = hub.gateway
     options = Compression() if compression is True else compression or None
 
-    def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
-        return Server(
-            hub, loop, group,
+    def make_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> WebSocketServer:
+        return WebSocketServer(
+            gateway, loop, group, HTTPProtocol,
             path=path, respond=respond, ssl_context=ssl_context, origins=pages,
-            endpoints=Endpoints(hub, origins=pages) if has_endpoints else None,
+            endpoints=Endpoints(gateway, origins=pages) if has_endpoints else None,
             limits=limits or Limits(), compression=options,
         )  # fmt: skip
 
-    with using(ssl_context, hub.count):
-        await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+    with using(ssl_context, gateway.count):
+        await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
 __all__ = ["ABILITIES", "Certificate", "CertificateError", "Compression", "Limits", "serve"]
