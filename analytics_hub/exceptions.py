@@ -42,7 +42,6 @@ class InvalidChannel(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class UnknownChannel(HubError, LookupError):
@@ -50,7 +49,6 @@ class UnknownChannel(HubError, LookupError):
 
     http_status = HTTPStatus.NOT_FOUND
     http_code = error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class ChannelLimitReached(HubError):
@@ -59,7 +57,6 @@ class ChannelLimitReached(HubError):
     http_status = HTTPStatus.CONFLICT
     http_code = "too-many-channels"
     error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class InvalidItem(HubError, ValueError):
@@ -67,7 +64,6 @@ class InvalidItem(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class ItemTooLarge(InvalidItem):
@@ -135,6 +131,7 @@ class AuthenticationUnavailable(HubError):
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
     http_code = "unavailable"
     error_code = "unauthenticated"
+    close_code = CloseCode.INTERNAL_ERROR
     retry_after = 1.0
 
     def __init__(self, message: str = "tokens cannot be checked now") -> None:
@@ -251,7 +248,7 @@ class InvalidHandshake(HubError, ValueError):
     """The request cannot become a connection."""
 
     http_status = HTTPStatus.BAD_REQUEST
-    http_code = error_code = "bad-request"
+    http_code = "bad-request"
     close_code = CloseCode.PROTOCOL_ERROR
     counter = "refused-request"
 

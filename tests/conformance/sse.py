@@ -78,37 +78,37 @@ async def connect(port: int, *, buffer: int | None = None) -> AsyncIterator[Exch
 
 
 class EventParser:
-    """Splits a stream into batches. `cursor` is what a browser would send as `Last-Event-ID`."""
+    """Splits a stream into batches. `cursor` is what a browser would send as `Last-Event-ID` after the last batch."""
 
     def __init__(self) -> None:
         self.cursor = ""
         self.retry: int | None = None
         self.session: str | None = None
-        self._rest = b""
-        self._batches: deque[Batch] = deque()
+        self._data = b""
         self._closed: Closed | None = None
 
     def feed(self, data: bytes) -> None:
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        for block in blocks:
-            self._parse(block.decode())
+        self._data += data
 
     def next_batch(self) -> Batch | None:
-        """The next batch, empty for a heartbeat; None if there is none yet. Raises `Closed` after `$close`."""
-        if self._batches:
-            return self._batches.popleft()
+        """The next batch, empty for a heartbeat; None if more data is needed. Raises `Closed` after `$close`."""
+        while b"\n\n" in self._data and self._closed is None:
+            block, _, self._data = self._data.partition(b"\n\n")
+            batch = self._parse(block.decode())
+            if batch is not None:
+                return batch
         if self._closed is not None:
             raise self._closed
         return None
 
-    def _parse(self, block: str) -> None:
+    def _parse(self, block: str) -> Batch | None:
+        """The items of one event; None for a block without any."""
         if block.startswith(":"):
-            self._batches.append([])
-            return
+            return []
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
         if "retry" in fields:
             self.retry = int(fields["retry"])
-            return
+            return None
         assert fields["event"] == "batch"
         self.cursor = fields.get("id", self.cursor)
         batch: Batch = json.loads(fields["data"])
@@ -118,8 +118,7 @@ class EventParser:
         if batch[-1]["type"] == "$close":
             last = batch.pop()
             self._closed = Closed(last["code"], last["reason"])
-        if batch:
-            self._batches.append(batch)
+        return batch or None
 
 
 class EventReader(ABC):

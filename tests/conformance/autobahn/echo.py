@@ -1,7 +1,7 @@
 """The server under test: the native transport, with a hub that sends every message back as one frame of its kind.
 
-Everything is the transport's own but the hub: the handshake, `WebSocketClient`, the decoder, the frames, the
-compression. Prints its port, and ends with its standard input, so that it outlives nobody.
+Everything but the hub is the transport's own: the handshake, `WebSocketProtocol`, the decoder, the frames, the
+compression. Prints its port, and ends with its standard input, so that it does not outlive its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analytics_hub.protocol import Parsed
 from analytics_hub.transports._websocket.frames import FrameWire
 from analytics_hub.transports.websocket import Compression, Limits, serve
 
-from ...transports.fake_hub import FakeHub, FakeSession
+from ...transports.fake_gateway import FakeGateway, FakeHub, FakeSession
 
 BACKENDS: Final = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -63,14 +63,14 @@ def echo(session: FakeSession, data: str | bytes) -> None:
 
 
 async def run(compression: Compression | None) -> None:
-    hub = FakeHub()
-    hub.on_data = echo
-    hub.on_resumed = lambda session: session.transport.resume_reading()
+    gateway = FakeGateway()
+    gateway.on_data = echo
+    gateway.on_resumed = lambda session: session.transport.resume_reading()
     async with anyio.create_task_group() as tasks:
 
         async def listen(*, task_status: anyio.abc.TaskStatus[int]) -> None:
             await serve(
-                hub,  # type: ignore[arg-type]  # does what the transport asks for
+                FakeHub(gateway),  # type: ignore[arg-type]  # it has the gateway, which is all that `serve` uses
                 port=0, path="/", has_endpoints=False, limits=LIMITS, compression=compression or False,
                 task_status=task_status,
             )  # fmt: skip
