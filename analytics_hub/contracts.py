@@ -165,7 +165,7 @@ class Gateway(Protocol):
 
     # Requests of peers without a session.
 
-    def declaration(self, channel: str) -> Channel:
+    def declaration(self, channel: str, /) -> Channel:
         """The declared channel or pattern of `channel`; raises `UnknownChannel` or `InvalidChannel`."""
         ...
 

@@ -135,7 +135,7 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("to read the close frame and close its side", "websocket.close_timeout tcp.close_timeout "
               "asgi.close_timeout", "s", "the connection is aborted", "close-timeout"),
         Limit("control items that wait for it", "Tuning.control_bytes", "bytes", "4503", "closed-4503"),
-        Limit("unsent bytes, beyond which it counts as slow", "transports._sockets.writer:ROOM asgi.max_unsent",
+        Limit("unsent bytes, beyond which it counts as slow", "transports._sockets.connection:ROOM asgi.max_unsent",
               "bytes", "drop-oldest, conflation", "stalled"),
         Limit("frames that a client that confirms is behind", "asgi.max_unconfirmed", "", "the same", "stalled"),
         Limit("bytes that it is behind", "asgi.max_unconfirmed_bytes", "bytes", "the same", "stalled"),

@@ -11,7 +11,7 @@ from analytics_hub.telemetry import COUNTERS, level_of
 from ..project.layout import source_files
 
 WORDS = {name for name in COUNTERS if "-" not in name}
-COUNTING = {"count", "_count", "note", "_note", "fault", "_fault", "give_up"}
+COUNTING = {"count", "_count", "note", "_note", "fault", "_fault", "report_fault", "give_up"}
 """Functions that are given the name of a counter first."""
 
 
