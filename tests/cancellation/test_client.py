@@ -206,8 +206,9 @@ async def test_a_publisher() -> None:
         number = 0
         while was_interrupted:
             number += 1
-            with interrupted_at(number) as calls:
+            with interrupted_at(number) as made:
                 was_interrupted = await anyio.to_thread.run_sync(publish)
+            calls = made
             await sweeper.sweep()
             await is_served_once(server.hub)
         gc.collect()
