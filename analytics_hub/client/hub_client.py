@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..exceptions import HubError
 from ..protocol import Position
@@ -115,6 +116,7 @@ class HubClient:
         try:
             await self._has_started.wait()
             if self._error is not None:
+                await checkpoint_if_cancelled()  # a cancellation may have ended the client first
                 raise self._error
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)

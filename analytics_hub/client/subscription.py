@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..protocol import Position
 from .protocol import ClientProtocol
@@ -49,6 +49,7 @@ class Subscription(Generic[T]):
             while not state.was_accepted and state.error is None:
                 await self._wait()
             if not state.was_accepted and state.error is not None:
+                await checkpoint_if_cancelled()
                 raise state.error.with_traceback(None)
         except BaseException:
             self._unsubscribe()
@@ -80,6 +81,7 @@ class Subscription(Generic[T]):
         await checkpoint()  # before a value is removed, so that a cancelled reader loses nothing
         while not state.has_values:
             if state.error is not None:
+                await checkpoint_if_cancelled()  # a cancellation may have ended the client first
                 raise state.error.with_traceback(None)
             await self._wait()
         try:

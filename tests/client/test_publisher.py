@@ -28,7 +28,7 @@ from analytics_hub import (
 )
 from analytics_hub.client import HubPublisher, PublishFailed, TokenRefused
 from analytics_hub.contracts import Receipt
-from analytics_hub.exceptions import HubError
+from analytics_hub.exceptions import HubError, ItemTooLarge
 from analytics_hub.transports.websocket import serve
 
 WRITERS = frozenset({"writer"})
@@ -120,7 +120,7 @@ def test_refusals_raise_the_exceptions_of_the_package(url: str) -> None:
         publisher.publish("events", object())
     with pytest.raises(InvalidItem, match="bytes"):
         publisher.publish("events", "x" * 100_000)
-    with pytest.raises(HubError, match="a body may have"):
+    with pytest.raises(ItemTooLarge, match="body"):
         publisher.publish_many([{"channel": "events", "data": "x" * 50_000}] * 4)
 
 
