@@ -1,14 +1,14 @@
 """Live analytics, pushed from Python applications to dashboards.
 
-`Hub` is what an application holds: it enters it, publishes to the channels it declared, and a transport
-(`analytics_hub.transports`) serves whoever subscribes. `docs/design.md` tells how it works inside.
+An application enters a `Hub` and publishes to the channels it declared; a transport (`analytics_hub.transports`) serves
+the subscribers. `docs/design.md` explains how it works inside.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .access.revocation import Revocation
+from .access import Revocation
 from .channels import Channel
-from .contracts import Action, Handshake, anonymous
+from .contracts import Action, Handshake, Receipt, anonymous
 from .exceptions import (
     AuthenticationError,
     ChannelLimitReached,
@@ -26,7 +26,6 @@ from .exceptions import (
     UnknownChannel,
 )
 from .hub import Hub, HubStatistics
-from .hub.journal import Receipt
 from .identity import Identity
 from .tuning import Tuning
 

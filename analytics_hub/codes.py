@@ -1,4 +1,4 @@
-"""The codes by which clients learn what happened: close codes, and the codes of `$error` (`docs/protocol.md` §5, §9)."""
+"""The codes of the wire protocol: close codes, and the codes of `$error` (`docs/protocol.md` §5, §9)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ErrorCode = Literal[
 
 
 class CloseCode(IntEnum):
-    """Why a connection ended, and by that what a client may do next (`docs/protocol.md` §9)."""
+    """Why a connection ended, and thereby what a client may do next (`docs/protocol.md` §9)."""
 
     NORMAL = 1000
     GOING_AWAY = 1001

@@ -1,18 +1,20 @@
 """What the hub expects of a transport, an authenticator and a journal, and what a transport may call on the hub.
 
-Contracts only: small, in one place, with the rules that a type cannot say.
+Contracts only: small, in one place, with the rules that a type cannot express.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from .channels import Channel
+from .core.transport import Transport
 from .exceptions import AuthenticationError
 from .identity import Identity
 from .protocol import Selection
+from .protocol.credentials import find_token, strip_headers
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -22,37 +24,11 @@ if TYPE_CHECKING:
 # --- clients
 
 
-class Transport(Protocol):
-    """One client as the hub sees it. Every method returns at once and raises nothing because of the peer."""
-
-    def write(self, frame: bytes) -> bool:
-        """Take `frame` whole (256 KiB of JSON and its headers at most) and keep what the peer cannot take yet.
-
-        False: taken, but the transport wants nothing more until it has called `Gateway.resumed(session)`; the hub
-        keeps to that. After `close`, or once the peer has gone, it does nothing and returns True.
-        """
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Send what was written, then the close code, then end the connection. The hub calls it at most once."""
-
-    def pause_reading(self) -> None:
-        """Give the hub no more data of this client, so that its sender is slowed down, until `resume_reading`."""
-
-    def resume_reading(self) -> None: ...
-
-    def confirmed(self, frames: int) -> None:
-        """The client says that it has received `frames` frames of this connection (`seen`); the number is unchecked.
-
-        For transports that cannot see what the peer has not taken yet. The others have nothing to do.
-        """
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
     """What is known of a peer before it is admitted. `headers` have lower-case names; the token is not among them.
 
-    `repr` never shows the token.
+    `repr` never includes the token.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -65,18 +41,42 @@ class Handshake:
     scope: Mapping[str, Any] | None = field(default=None, repr=False)
     """The ASGI scope, where there is one: what the host's middleware has put there (`session`, `user`)."""
 
+    @classmethod
+    def from_headers(
+        cls,
+        headers: Mapping[str, str],
+        *,
+        transport: str,
+        path: str,
+        query: str = "",
+        subprotocols: Iterable[str] = (),
+        client: str | None = None,
+        scope: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The handshake of an HTTP request; its token is taken out of the headers (`docs/protocol.md` §8)."""
+        found = find_token(headers, query, subprotocols)
+        return cls(
+            token=found and found.token,
+            transport=transport,
+            path=path,
+            headers=strip_headers(headers),
+            origin=headers.get("origin"),
+            client=client,
+            scope=scope,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer that `Gateway.admit` or `Gateway.authenticate` has let pass.
+    """A peer that `Gateway.admit` or `Gateway.authenticate` has accepted.
 
     `handshake.client` is the address behind trusted proxies. `identity` is None for a peer that may send a token as its
-    first message. `checked_at` is the moment, on the hub's monotonic clock, from which on revocations concern it.
+    first message. Revocations from `checked_at` on, on the hub's monotonic clock, concern it; None is now.
     """
 
     handshake: Handshake
-    identity: Identity | None
-    checked_at: float
+    identity: Identity | None = None
+    checked_at: float | None = None
 
 
 class Gateway(Protocol):
@@ -105,10 +105,10 @@ class Gateway(Protocol):
         """Raise `TooManyRequests` if there is no room for a connection that was just accepted."""
 
     def connection_pending(self, client: str | None) -> str | None:
-        """Count an accepted connection until `connection_settled` is called with the key that this returns."""
+        """Count an accepted connection until `pending_ended` is called with the key that this returns."""
         ...
 
-    def connection_settled(self, key: str | None) -> None:
+    def pending_ended(self, key: str | None) -> None:
         """A pending connection was admitted or has ended."""
 
     def address_key(self, client: str | None) -> str | None:
@@ -154,23 +154,23 @@ class Gateway(Protocol):
         """Carry out a subscribe command that came in another form than a client frame."""
 
     def resumed(self, session: Session) -> None:
-        """A transport whose `write` returned False has room again."""
+        """The transport of this session, after its `write` returned False, has room again."""
 
     def disconnect(self, session: Session) -> None:
         """The peer has gone. Harmless if the session has ended already."""
 
     def find_session(self, id: str) -> Session | None:
-        """The session that was told this `id` in its `$hello`, while it lasts."""
+        """The open session with this `id`, which its `$hello` contains."""
         ...
 
     # Requests of peers without a session.
 
-    def declaration(self, channel: str) -> Channel:
+    def declaration(self, channel: str, /) -> Channel:
         """The declared channel or pattern of `channel`; raises `UnknownChannel` or `InvalidChannel`."""
         ...
 
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
-        """What `authorize` says of publishing to each of `channels`; None where it failed to answer."""
+        """The answer of `authorize` for publishing to each of `channels`; None where it failed."""
         ...
 
     def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
@@ -194,7 +194,7 @@ class Gateway(Protocol):
         """Count it and log it, at most once a second for each `kind`. What a peer sent must be escaped."""
 
     def add_gauge(self, gauge: Callable[[], int]) -> None:
-        """Let `gauge`, a bound method, say how many bytes wait in this transport because of clients.
+        """Count the bytes that wait in this transport because of clients: `gauge`, a bound method, returns them.
 
         Only a weak reference is kept: the gauge goes with its object.
         """

@@ -1,4 +1,4 @@
-"""Every exception of the package, under one base, each with the codes that tell a peer of it.
+"""Every exception of the package, under one base, each with the codes that a peer is answered with.
 
 A programming mistake raises in the caller's frame. A peer's mistake never raises out of the hub: it becomes an answer
 with the codes of its class, which `docs/protocol.md` §15 lists.
@@ -19,14 +19,16 @@ TokenFault = Literal["missing", "invalid", "expired"]
 class HubError(Exception):
     """The base of everything below.
 
-    The class attributes say how a peer is told: the status and code of an HTTP answer, the code that closes a
+    The class attributes are what a peer is answered with: the status and code of an HTTP answer, the code that closes a
     connection, and the code of an `$error` item. `retry_after` are seconds, None if trying again is of no use.
+    `counter` is what a transport counts when it refuses a peer with it, None if the hub has counted it.
     """
 
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     http_code: ClassVar[str] = "internal-error"
     close_code: ClassVar[CloseCode] = CloseCode.INTERNAL_ERROR
     error_code: ClassVar[str] = "internal-error"
+    counter: ClassVar[str | None] = None
     retry_after: float | None = None
 
     @property
@@ -40,7 +42,6 @@ class InvalidChannel(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class UnknownChannel(HubError, LookupError):
@@ -48,7 +49,6 @@ class UnknownChannel(HubError, LookupError):
 
     http_status = HTTPStatus.NOT_FOUND
     http_code = error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class ChannelLimitReached(HubError):
@@ -57,7 +57,6 @@ class ChannelLimitReached(HubError):
     http_status = HTTPStatus.CONFLICT
     http_code = "too-many-channels"
     error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class InvalidItem(HubError, ValueError):
@@ -65,7 +64,6 @@ class InvalidItem(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class ItemTooLarge(InvalidItem):
@@ -109,7 +107,7 @@ class JournalError(HubError):
 
 
 class AuthenticationError(HubError):
-    """There is no valid token. `fault` is all that a peer is ever told; `detail` is for the operator's counters."""
+    """There is no valid token. A peer gets no more than `fault`; `detail` is for the operator's counters."""
 
     http_status = HTTPStatus.UNAUTHORIZED
     http_code = error_code = "unauthenticated"
@@ -133,6 +131,7 @@ class AuthenticationUnavailable(HubError):
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
     http_code = "unavailable"
     error_code = "unauthenticated"
+    close_code = CloseCode.INTERNAL_ERROR
     retry_after = 1.0
 
     def __init__(self, message: str = "tokens cannot be checked now") -> None:
@@ -196,6 +195,75 @@ class Overloaded(HubError):
     retry_after = 1.0
 
 
+# --- raised by transports before a peer reaches the hub
+
+
+class OriginNotAllowed(PermissionDenied):
+    """The page is of an origin that may not connect, or has none where one is required."""
+
+    counter = "refused-origin"
+
+    def __init__(self) -> None:
+        super().__init__("this origin is not allowed")
+
+
+class TicketNotExchangeable(PermissionDenied):
+    """A ticket was offered for another ticket."""
+
+    counter = "refused-ticket"
+
+    def __init__(self) -> None:
+        super().__init__("a ticket cannot be exchanged for another ticket")
+
+
+class HubDraining(HubClosed):
+    """The hub is shutting down."""
+
+    counter = "refused-draining"
+
+    def __init__(self) -> None:
+        super().__init__("the hub is shutting down")
+
+
+class HubNotRunning(HubClosed):
+    """The application has not entered its hub."""
+
+    close_code = CloseCode.TRY_AGAIN_LATER
+    counter = "refused-closed"
+
+    def __init__(self) -> None:
+        super().__init__("the hub is not running")
+
+
+class TransportFull(Overloaded):
+    """The transport has reached its limit of clients."""
+
+    counter = "refused-full"
+
+    def __init__(self, max_clients: int) -> None:
+        super().__init__(f"more than {max_clients} connections")
+
+
+class InvalidHandshake(HubError, ValueError):
+    """The request cannot become a connection."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    http_code = "bad-request"
+    close_code = CloseCode.PROTOCOL_ERROR
+    counter = "refused-request"
+
+
+class PathNotFound(InvalidHandshake):
+    """Nothing is served at this path."""
+
+    http_status = HTTPStatus.NOT_FOUND
+    http_code = "not-found"
+
+    def __init__(self) -> None:
+        super().__init__("nothing is served at this path")
+
+
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
-    """The class among `candidates` whose code a peer was told; `HubError` if there is none."""
-    return next((each for each in candidates if code in (each.http_code, each.error_code)), HubError)
+    """The class among `candidates` with this code; `HubError` if there is none."""
+    found = [each for each in candidates if code in (each.http_code, each.error_code)]
+    return min(found, key=lambda each: each.http_code != code, default=HubError)  # some `error_code` are less exact

@@ -14,26 +14,26 @@ T = TypeVar("T")
 
 
 @overload
-async def ask(function: Callable[..., Awaitable[T]], *args: object) -> T: ...
+async def call_hook(function: Callable[..., Awaitable[T]], *args: object) -> T: ...
 @overload
-async def ask(function: Callable[..., T | Awaitable[T]], *args: object) -> T: ...
-async def ask(function: Callable[..., Any], *args: object) -> Any:
-    """What `function` returns, awaited if it can be.
+async def call_hook(function: Callable[..., T | Awaitable[T]], *args: object) -> T: ...
+async def call_hook(function: Callable[..., Any], *args: object) -> Any:
+    """The result of `function`, awaited if it is awaitable. Raises what it raises.
 
-    Raises what it raises. But a cancellation that nobody asked for, such as that of a task which the function waits
-    for, becomes `RuntimeError`: in a task group it would end everything that runs beside it.
+    A cancellation that was not requested for the running task, such as that of a task which the function waits for,
+    becomes `RuntimeError`: in a task group it would end everything that runs beside it.
     """
     try:
         found = function(*args)
         return await found if inspect.isawaitable(found) else found
-    except (anyio.get_cancelled_exc_class(), asyncio.CancelledError):  # the second may come to Trio from a thread
+    except (anyio.get_cancelled_exc_class(), asyncio.CancelledError):  # the second can reach Trio from a thread
         if _is_cancelled():
             raise
-    raise RuntimeError("cancelled, by nobody here")
+    raise RuntimeError(f"{function!r} was cancelled, but not by its caller")
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody wants the running task to end."""
+    """Whether the running task is being cancelled."""
     if anyio.current_effective_deadline() == -math.inf:
         return True
     if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:

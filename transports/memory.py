@@ -1,6 +1,6 @@
 """The in-process subscriber, which is also the test double of a network client.
 
-It speaks the whole protocol, commands and control items included, but for bytes on a wire.
+It has the whole protocol, commands and control items included, except bytes on a wire.
 """
 
 from __future__ import annotations
@@ -13,40 +13,25 @@ from typing import Any, Final, Self
 import anyio
 import msgspec
 
-from ..contracts import Handshake
+from ..contracts import Handshake, Peer
 from ..core.session import Session
-from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, UnknownChannel
+from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, UnknownChannel, find_error
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import Parsed, encode, parse_json
-from ._abilities import Abilities
 
 Item = dict[str, Any]
 Batch = list[Item]
 
-ABILITIES: Final = Abilities(
-    transport="memory",
-    formats=("JSON",),
-    has_handshake=True,
-    refuses_with_status=False,
-    takes_commands=True,
-    tells_binary=True,
-    shows_heartbeats=False,
-    has_close_codes=True,
-    feels_slowness=True,
-    ends_silence=False,
-    compresses="nobody",
-)
-
 ROOM: Final = 16
-"""Writes that may wait for the subscriber before the hub is told to hold back; each is up to 256 KiB."""
+"""Writes that may wait for the subscriber before it counts as congested; each is up to 256 KiB."""
 
 
-_END: Final = b"\x1e"  # RFC 7464's separator: no JSON text can hold it, while a line feed may stand between tokens
+_END: Final = b"\x1e"  # RFC 7464's separator: no JSON text contains it, while a line feed may stand between tokens
 
 
 class _Records:
-    """Frames with a mark at their end, so that several in one write can be told apart."""
+    """Frames with a separator at their end, so that a write of several can be split."""
 
     name = "memory.json"
     has_cursor = False
@@ -65,15 +50,15 @@ _decode: Final = msgspec.json.Decoder(Batch).decode
 class MemoryClient:
     """One client in this process. An async iterator of batches, data and control items in the order of the wire.
 
-    It ends when the session does; `close_code` and `close_reason` then say why. Heartbeats are left out.
+    It ends when the session does, with `close_code` and `close_reason` set. Heartbeats are left out.
     """
 
     def __init__(self, hub: Hub, room: int = ROOM) -> None:
-        self._hub = hub
+        self._gateway = hub.gateway
         self._room = room
         self._writes: deque[bytes] = deque()
         self._batches: deque[Batch] = deque()
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
         self._is_full = False
         self.session: Session | None = None
         self.is_reading_paused = False
@@ -86,14 +71,14 @@ class MemoryClient:
         if self.close_code is not None:
             return True
         self._writes.append(frame)
-        self._news.set()
+        self._changed.set()
         self._is_full = len(self._writes) >= self._room
         return not self._is_full
 
     def close(self, code: int, reason: str) -> None:
         self.close_code = code
         self.close_reason = reason
-        self._news.set()
+        self._changed.set()
 
     def pause_reading(self) -> None:
         self.is_reading_paused = True
@@ -102,15 +87,15 @@ class MemoryClient:
         self.is_reading_paused = False
 
     def confirmed(self, frames: int) -> None:
-        """It knows itself what was read."""
+        """Nothing to do: what was read is known without it."""
 
     # --- as a client
 
     def send(self, command: Mapping[str, Any] | str | bytes) -> None:
-        """Send one command, or raw text or bytes as a peer might."""
+        """Send one command, or any text or bytes that a peer might send."""
         assert self.session is not None
         data = command if isinstance(command, (str, bytes)) else encode(dict(command)).decode()
-        self._hub.receive_data(self.session, data)
+        self._gateway.receive_data(self.session, data)
 
     def __aiter__(self) -> Self:
         return self
@@ -129,17 +114,17 @@ class MemoryClient:
         self._batches.extend(batch for frame in write.split(_END)[:-1] if (batch := _decode(frame)))
         if self._is_full and not self._writes and self.session is not None:
             self._is_full = False
-            self._hub.resumed(self.session)
+            self._gateway.resumed(self.session)
 
     async def _wait(self) -> None:
-        if self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     def leave(self) -> None:
-        """Go without a word, as a peer that vanishes."""
+        """Leave without a close handshake, as a peer that vanishes."""
         if self.session is not None:
-            self._hub.disconnect(self.session)
+            self._gateway.disconnect(self.session)
         if self.close_code is None:
             self.close(1000, "left")
 
@@ -151,9 +136,11 @@ async def connect(
     """A client without subscriptions. Without `identity` the hub's `authenticate` decides, as over a network."""
     handshake = Handshake(token=token, transport="memory")
     if identity is None:
-        identity = await hub.admit(handshake)
+        peer = await hub.gateway.admit(handshake)
+    else:
+        peer = Peer(handshake, identity)
     client = MemoryClient(hub, room)
-    client.session = hub.connect(client, WIRE, identity, handshake)
+    client.session = hub.gateway.connect(client, WIRE, peer)
     try:
         yield client
     finally:
@@ -172,10 +159,10 @@ async def subscribe(
 
     `channels` are names, or mappings with the options of the protocol (`{"channel": "alerts", "last": 5}`). Raises
     `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if one of them is refused, and without `identity` what
-    `Hub.check` raises.
+    `Gateway.authenticate` raises.
     """
     if identity is None:
-        identity = await hub.check(Handshake(token=token, transport="memory"))
+        identity = (await hub.gateway.authenticate(Handshake(token=token, transport="memory"))).identity
     async with connect(hub, identity=identity, room=room) as client:
         client.send({"action": "subscribe", "channels": list(channels)})
         async for batch in client:
@@ -193,15 +180,11 @@ def _is_answered(client: MemoryClient, batch: Batch) -> bool:
         if item["type"] == "$subscribed":
             for answer in item["channels"]:
                 if not answer["ok"]:
-                    raise _REFUSALS.get(answer["code"], HubError)(answer["message"])
+                    raise find_error(answer["code"], _ERRORS)(answer["message"])
             if batch[place + 1 :]:
                 client._batches.appendleft(batch[place + 1 :])
             return True
     return False
 
 
-_REFUSALS: Final[dict[str, type[HubError]]] = {
-    "unknown-channel": UnknownChannel,
-    "forbidden": PermissionDenied,
-    "bad-request": InvalidChannel,
-}
+_ERRORS: Final = (UnknownChannel, PermissionDenied, InvalidChannel)

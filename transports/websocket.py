@@ -9,36 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Final
 
 import anyio
 import anyio.abc
 
 from ..http import Respond
 from ..hub import Hub
-from ._abilities import Abilities
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 from ._sockets.limits import Limits
 from ._sockets.loop import SelectorLoop
 from ._sockets.serve import BACKLOG, run
 from ._websocket.deflate import Compression
-from ._websocket.server import Server
+from ._websocket.request import HTTPProtocol
+from ._websocket.server import WebSocketServer
 from .tls import Certificate, CertificateError, Security, using
-
-ABILITIES: Final = Abilities(
-    transport="websocket",
-    formats=("JSON", "MessagePack"),
-    has_handshake=True,
-    refuses_with_status=True,
-    takes_commands=True,
-    tells_binary=True,
-    shows_heartbeats=True,
-    has_close_codes=True,
-    feels_slowness=True,
-    ends_silence=True,
-    compresses="the hub, if asked to",
-)
 
 
 async def serve(
@@ -71,18 +56,19 @@ async def serve(
     pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):
         raise TypeError(f"compression must be True, False or Compression(...), not {compression!r}")
+    gateway = hub.gateway
     options = Compression() if compression is True else compression or None
 
-    def open_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> Server:
-        return Server(
-            hub, loop, group,
+    def make_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> WebSocketServer:
+        return WebSocketServer(
+            gateway, loop, group, HTTPProtocol,
             path=path, respond=respond, ssl_context=ssl_context, origins=pages,
-            endpoints=Endpoints(hub, origins=pages) if has_endpoints else None,
+            endpoints=Endpoints(gateway, origins=pages) if has_endpoints else None,
             limits=limits or Limits(), compression=options,
         )  # fmt: skip
 
-    with using(ssl_context, hub.count):
-        await run(hub, host, port, open_server, backlog=backlog, clock=clock, task_status=task_status)
+    with using(ssl_context, gateway.count):
+        await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["ABILITIES", "Certificate", "CertificateError", "Compression", "Limits", "serve"]
+__all__ = ["Certificate", "CertificateError", "Compression", "Limits", "serve"]

@@ -1,24 +1,24 @@
-"""Asks the application what an identity may do with a channel, and remembers the answers for a while."""
+"""Calls `authorize` of the application, and caches its answers for a while."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ..clock import Clock
 from ..contracts import Action, Authorize
-from ..hooks import ask
+from ..hooks import call_hook
 from ..identity import Identity
-from ..telemetry import ThrottledLogger
+from ..telemetry import Telemetry
 from ..tuning import Tuning
 
 MAX_ANSWERS: Final = 10_000
-"""Answers that are remembered; beyond it the oldest are forgotten."""
+"""Cached answers; beyond it the oldest are dropped."""
 TURN: Final = 64
-"""Answers after which the event loop has its turn."""
+"""Answers after which the event loop gets a turn."""
 
 _Key = tuple[Identity, Action, str]
 
@@ -28,8 +28,8 @@ class _Answer(NamedTuple):
     until: float
 
 
-class _Question:
-    """What is asked about an identity at this moment. Once it `is_stale`, what was answered so far counts no more."""
+class _Request:
+    """A request about an identity in progress. Once it `is_stale`, the answers so far are void."""
 
     __slots__ = ("is_stale", "subject")
 
@@ -39,92 +39,92 @@ class _Question:
 
 
 class Authorization:
-    """`authorize`, sync or async, bounded in time. Equal identities share answers.
+    """Calls `authorize`, sync or async, bounded in time. Equal identities share answers.
 
-    An answer holds for `Tuning.authorize_ttl` seconds, a failure until the next question.
+    An answer is valid for `Tuning.authorize_ttl` seconds, a failure is not cached.
     """
 
     def __init__(
         self,
         authorize: Authorize | None,
         tuning: Tuning,
-        clock: Callable[[], float],
-        count: Callable[[str], None],
-        muffler: ThrottledLogger,
+        clock: Clock,
+        telemetry: Telemetry,
     ) -> None:
         self._authorize = authorize
         self._timeout = tuning.auth_timeout
         self._ttl = tuning.authorize_ttl
-        self._clock = clock
-        self._count = count
-        self._muffler = muffler
-        self._answers: dict[_Key, _Answer] = {}  # all live equally long, so the oldest are the first
-        self._questions: set[_Question] = set()
+        self._now = clock.monotonic
+        self._telemetry = telemetry
+        self._answers: dict[_Key, _Answer] = {}  # all have the same lifetime, so the oldest are the first
+        self._requests: set[_Request] = set()
 
     @property
     def is_needed(self) -> bool:
-        """Whether the application wants to be asked at all."""
+        """Whether the application has an `authorize`."""
         return self._authorize is not None
 
-    async def ask(self, identity: Identity, action: Action, channels: Iterable[str]) -> dict[str, bool | None]:
-        """What the application says of each of `channels`; None where it failed to say.
+    async def decide(self, identity: Identity, action: Action, channels: Iterable[str]) -> dict[str, bool | None]:
+        """The answer for each of `channels`; None where `authorize` failed.
 
-        The whole takes at most `auth_timeout` seconds. Never raises.
+        All of it takes at most `auth_timeout` seconds. Never raises.
         """
         names = list(channels)
         if not self.is_needed:
             return dict.fromkeys(names, True)
         verdicts: dict[str, bool | None] = dict.fromkeys(names)
-        question = _Question(identity.id)
-        self._questions.add(question)
+        request = _Request(identity.id)
+        self._requests.add(request)
         try:
             with anyio.move_on_after(self._timeout) as scope:
                 while True:
-                    question.is_stale = False
+                    request.is_stale = False
                     verdicts = dict.fromkeys(names)
                     for number, name in enumerate(names, 1):
-                        verdicts[name] = await self._judge(question, (identity, action, name))
+                        verdicts[name] = await self._decide_one(request, (identity, action, name))
                         if number % TURN == 0:
                             await checkpoint()
-                    if not question.is_stale:
+                    if not request.is_stale:
                         break
                     await checkpoint()
         finally:
-            self._questions.discard(question)
+            self._requests.discard(request)
         if scope.cancelled_caught:
             self._fault("authorize took longer than %g s", self._timeout)
-            return dict.fromkeys(names) if question.is_stale else verdicts
+            return dict.fromkeys(names) if request.is_stale else verdicts
         return verdicts
 
     def forget(self, subject: str) -> None:
-        """What was said of the identity with this id counts no more, nor what is being answered now. O(answers)."""
+        """Drop the answers about the identity with this id, those in progress included. O(answers)."""
         for key in [key for key in self._answers if key[0].id == subject]:
             del self._answers[key]
-        for question in self._questions:
-            if question.subject == subject:
-                question.is_stale = True
+        for request in self._requests:
+            if request.subject == subject:
+                request.is_stale = True
 
-    async def _judge(self, question: _Question, key: _Key) -> bool | None:
-        keeps = self._ttl > 0 and _has_hash(key)
-        known = self._answers.get(key) if keeps else None
-        if known is not None and self._clock() < known.until:
+    async def _decide_one(self, request: _Request, key: _Key) -> bool | None:
+        is_cached = self._ttl > 0 and _has_hash(key)
+        known = self._answers.get(key) if is_cached else None
+        if known is not None and self._now() < known.until:
             return known.verdict
         assert self._authorize is not None
         _, action, channel = key
         try:
-            answer: object = await ask(self._authorize, *key)
+            answer: object = await call_hook(self._authorize, *key)
         except Exception as error:  # noqa: BLE001 - authorize is the application's: it may raise anything
             self._fault("authorize failed for %s %s: %r", action, channel, error)
             return None
         if not isinstance(answer, bool):
-            self._fault("authorize returned %s for %s %s, and not a bool", type(answer).__name__, action, channel)
+            self._fault(
+                "authorize returned %s for %s %s; it must return a bool", type(answer).__name__, action, channel
+            )
             return None
-        if keeps and not question.is_stale:
-            self._keep(key, answer)
+        if is_cached and not request.is_stale:
+            self._cache(key, answer)
         return answer
 
-    def _keep(self, key: _Key, verdict: bool) -> None:
-        now = self._clock()
+    def _cache(self, key: _Key, verdict: bool) -> None:
+        now = self._now()
         self._answers.pop(key, None)
         self._answers[key] = _Answer(verdict, now + self._ttl)
         while self._answers and (
@@ -133,12 +133,11 @@ class Authorization:
             del self._answers[oldest]
 
     def _fault(self, message: str, *args: object) -> None:
-        self._count("authorize-failed")
-        self._muffler.log(logging.ERROR, "authorize", message, *args)
+        self._telemetry.fault("authorize-failed", message, *args)
 
 
 def _has_hash(key: _Key) -> bool:
-    """False for an identity of a class of the application's own with something in it that changes."""
+    """False for an identity of a class of the application's own that has a mutable field."""
     try:
         hash(key)
     except TypeError:

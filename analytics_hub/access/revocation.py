@@ -1,32 +1,30 @@
-"""Who was sent away, and who has other roles than its token says: remembered while such tokens may live.
+"""Revoked tokens and identities, and roles that replace those of a token: remembered while such tokens may live.
 
-A token is known by its id. What is decided about an identity concerns the tokens that were issued to it up to then; an
-identity without `Identity.issued` was found out by the application itself, so for it the time of that check counts.
+A token is known by its id. A decision about an identity concerns the tokens that were issued to it up to then; an
+identity without `Identity.issued` was found by the application itself, so for it the time of that check counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from ..channels import MAX_NAME_LENGTH, shorten
-from ..exceptions import AuthenticationError
+from ..clock import Clock
+from ..exceptions import RevokedError
 from ..identity import Identity
+from ..telemetry import Telemetry
 
 MAX_REMEMBERED: Final = 100_000
 
 
-class RevokedError(AuthenticationError):
-    """The application knows who this is, but what it knows it by counts no more."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """What hubs tell each other: `Hub(on_revoke=...)` is called with one, `Hub.apply_revocation` takes it.
+    """A decision that hubs share: `Hub(on_revoke=...)` is called with it, `Hub.apply_revocation` applies it.
 
-    It is about one `identity` or one `token_id`. `at` is Unix time in seconds. With `roles` nobody is sent away: the
-    identity has these roles, whatever its tokens say. Raises `ValueError` for anything else.
+    It is about one `identity` or one `token_id`. `at` is Unix time in seconds. With `roles` nothing is revoked: the
+    identity has these roles, whatever those of its tokens. Raises `ValueError` for anything else.
     """
 
     identity: str | None = None
@@ -36,16 +34,16 @@ class Revocation:
 
     def __post_init__(self) -> None:
         if (self.identity is None) == (self.token_id is None):
-            raise ValueError("a revocation is about an identity or about a token id, and not about both")
+            raise ValueError("a revocation needs either identity or token_id, and not both")
         if self.roles is not None:
             if self.identity is None:
-                raise ValueError("roles are those of an identity, not of a token id")
+                raise ValueError("roles belong to an identity; token_id must be None")
             object.__setattr__(self, "roles", _check_roles(self.roles))
         for what, text in (("identity", self.identity), ("token_id", self.token_id)):
             if text is not None and not (isinstance(text, str) and 0 < len(text) <= MAX_NAME_LENGTH):
                 raise ValueError(f"{what} is {shorten(text)}; it must be a text of 1 to {MAX_NAME_LENGTH} characters")
 
-    def meets(self, identity: Identity) -> bool:
+    def concerns(self, identity: Identity) -> bool:
         """Whether it is about this identity, or its token."""
         return identity.id == self.identity if self.identity is not None else identity.token_id == self.token_id
 
@@ -57,33 +55,26 @@ def _check_roles(roles: Collection[str]) -> frozenset[str]:
     return names
 
 
-class _Entry(NamedTuple):
+class _Decision(NamedTuple):
     at: float
     noted: float
-    """The same on the clock of the hub, which nobody sets."""
+    """The same on the monotonic clock of the hub."""
     until: float
     roles: frozenset[str]
 
     def precedes(self, identity: Identity, since: float) -> bool:
-        """Whether this identity is newer: issued, or found out `since`, after what was decided."""
+        """Whether this identity is newer: issued, or found at `since`, after the decision."""
         return since > self.noted if identity.issued is None else identity.issued > self.at
 
 
 class Revocations:
-    """What was decided in the last `memory` seconds; the newest of it, if it is more than `MAX_REMEMBERED`."""
+    """The decisions of the last `memory` seconds; at most the newest `MAX_REMEMBERED`."""
 
-    def __init__(
-        self,
-        memory: float,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-        count: Callable[[str], None],
-    ) -> None:
+    def __init__(self, memory: float, clock: Clock, telemetry: Telemetry) -> None:
         self._memory = memory
         self._clock = clock
-        self._wall_clock = wall_clock
-        self._count = count
-        self._entries: dict[tuple[str, str], _Entry] = {}  # all are remembered equally long, so the oldest are first
+        self._telemetry = telemetry
+        self._entries: dict[tuple[str, str], _Decision] = {}  # all are remembered equally long, so the oldest are first
 
     def knows(self, revocation: Revocation) -> bool:
         """Whether it, or a newer one, was added."""
@@ -91,19 +82,19 @@ class Revocations:
         return known is not None and known.at >= revocation.at
 
     def add(self, revocation: Revocation) -> None:
-        """Remember it from now on, and with it what was known: a clock on the wall may have been set back."""
+        """Remember it, together with what was known: the time of day may have been set back."""
         key = _key(revocation)
-        at, now = revocation.at, self._clock()
-        noted = now - max(0.0, self._wall_clock() - at)
+        at, now = revocation.at, self._clock.monotonic()
+        noted = now - max(0.0, self._clock.wall() - at)
         if (known := self._find(*key)) is not None:
             at, noted = max(at, known.at), max(noted, known.noted)
         self._entries.pop(key, None)
-        self._entries[key] = _Entry(at, noted, now + self._memory, frozenset(revocation.roles or ()))
+        self._entries[key] = _Decision(at, noted, now + self._memory, frozenset(revocation.roles or ()))
         self._forget(now)
 
-    def _find(self, kind: str, subject: str | None) -> _Entry | None:
+    def _find(self, kind: str, subject: str | None) -> _Decision | None:
         entry = self._entries.get((kind, subject)) if subject is not None else None
-        return entry if entry is not None and entry.until > self._clock() else None
+        return entry if entry is not None and entry.until > self._clock.monotonic() else None
 
     def _forget(self, now: float) -> None:
         while True:
@@ -112,20 +103,20 @@ class Revocations:
                 del self._entries[oldest]
             elif len(self._entries) > MAX_REMEMBERED:
                 del self._entries[oldest]
-                self._count("revocation-forgotten")
+                self._telemetry.count("revocation-forgotten")
             else:
                 return
 
-    def concerns(self, revocation: Revocation, identity: Identity, since: float) -> bool:
-        """Whether one that was just added, and meets an identity that was found out `since`, is not older than that."""
+    def outdates(self, revocation: Revocation, identity: Identity, since: float) -> bool:
+        """Whether a revocation that was just added, and concerns an identity found at `since`, is not older than it."""
         return revocation.token_id is not None or not self._entries[_key(revocation)].precedes(identity, since)
 
-    def settle(self, identity: Identity, since: float) -> Identity:
-        """The identity with the roles that it has by now; raises `RevokedError` if it is revoked."""
+    def apply(self, identity: Identity, since: float) -> Identity:
+        """The identity, found at `since`, with its current roles; raises `RevokedError` if it is revoked."""
         if not self._entries:
             return identity
-        away = self._find("identity", identity.id)
-        if self._find("token", identity.token_id) or (away and not away.precedes(identity, since)):
+        revoked = self._find("identity", identity.id)
+        if self._find("token", identity.token_id) or (revoked and not revoked.precedes(identity, since)):
             raise RevokedError("invalid", "revoked")
         changed = self._find("roles", identity.id)
         return (

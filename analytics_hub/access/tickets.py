@@ -1,78 +1,78 @@
-"""One-time tickets: what a page hands in instead of a token, so that no token need stand in a URL.
+"""One-time tickets: a page sends one instead of a token, so that no token has to stand in a URL.
 
-A ticket is got with any credential (`POST /ticket`), and is as good as that, once, for `Tuning.ticket_ttl` seconds.
-Tickets live in the memory of one process: it is the one that takes them back.
+A ticket is issued for any credential (`POST /ticket`), and replaces it once, within `Tuning.ticket_ttl` seconds.
+Tickets live in the memory of one process: only the process that issued a ticket redeems it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..clock import Clock
 from ..exceptions import AuthenticationError, Overloaded
 from ..identity import Identity
 
 PREFIX: Final = "ticket."
-"""How every ticket begins; what follows may stand in a URL, a header and a subprotocol as it is."""
+"""The rest of a ticket needs no escaping in a URL, a header or a subprotocol."""
 MAX_TICKETS: Final = 100_000
-MAX_FOR_ONE: Final = 16
-"""Of one identity; for a further one the oldest goes."""
+MAX_PER_IDENTITY: Final = 16
+"""For a further one the oldest is dropped."""
 _BYTES: Final = 24
 
 
 class _Ticket(NamedTuple):
     identity: Identity
     since: float
-    """When it was made, by the clock of the hub."""
+    """When it was issued, by the monotonic clock of the hub."""
 
 
 def is_ticket(token: str) -> bool:
-    """Whether this is for the hub itself, and not for `authenticate`."""
+    """Whether this credential is redeemed by the hub itself, and not passed to `authenticate`."""
     return token.startswith(PREFIX)
 
 
 class Tickets:
-    """Those that are out. `repr` shows none."""
+    """The tickets that are not redeemed yet. `repr` shows none."""
 
-    def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
+    def __init__(self, ttl: float, clock: Clock) -> None:
         self.ttl: Final = ttl
-        self._clock = clock
-        self._out: dict[str, _Ticket] = {}  # all live equally long, so the oldest are the first
-        self._of: dict[str, dict[str, None]] = {}
+        self._now = clock.monotonic
+        self._open: dict[str, _Ticket] = {}  # all have the same lifetime, so the oldest are the first
+        self._of_identity: dict[str, dict[str, None]] = {}
         """The tickets of each identity, by its id."""
 
     def __len__(self) -> int:
-        return len(self._out)
+        return len(self._open)
 
     def issue(self, identity: Identity) -> str:
-        """A ticket for who has just been found to be `identity`. Raises `Overloaded`."""
-        now = self._clock()
-        while self._out and self._is_over(oldest := next(iter(self._out)), now):
-            self._take(oldest)
-        own = self._of.get(identity.id, {})
-        if len(own) >= MAX_FOR_ONE:
-            self._take(next(iter(own)))
-        if len(self._out) >= MAX_TICKETS:
-            raise Overloaded(f"{MAX_TICKETS} tickets are out, and there can be no more")
+        """A ticket for a peer that was just identified. Raises `Overloaded`."""
+        now = self._now()
+        while self._open and self._is_expired(oldest := next(iter(self._open)), now):
+            self._remove(oldest)
+        own = self._of_identity.get(identity.id, {})
+        if len(own) >= MAX_PER_IDENTITY:
+            self._remove(next(iter(own)))
+        if len(self._open) >= MAX_TICKETS:
+            raise Overloaded(f"{MAX_TICKETS} tickets are open; no more can be issued for now")
         text = PREFIX + secrets.token_urlsafe(_BYTES)
-        self._out[text] = _Ticket(identity, now)
-        self._of.setdefault(identity.id, {})[text] = None
+        self._open[text] = _Ticket(identity, now)
+        self._of_identity.setdefault(identity.id, {})[text] = None
         return text
 
     def redeem(self, text: str) -> tuple[Identity, float]:
-        """Whose it is, and when that was found out; raises `AuthenticationError` if it is used, old or unknown."""
-        if text not in self._out or self._is_over(text, self._clock()):
+        """Its identity, and when it was issued; raises `AuthenticationError` if it is used, expired or unknown."""
+        if text not in self._open or self._is_expired(text, self._now()):
             raise AuthenticationError("invalid", "ticket")
-        return self._take(text)
+        return self._remove(text)
 
-    def _is_over(self, text: str, now: float) -> bool:
-        return now - self._out[text].since > self.ttl
+    def _is_expired(self, text: str, now: float) -> bool:
+        return now - self._open[text].since > self.ttl
 
-    def _take(self, text: str) -> _Ticket:
-        ticket = self._out.pop(text)
-        own = self._of[ticket.identity.id]
+    def _remove(self, text: str) -> _Ticket:
+        ticket = self._open.pop(text)
+        own = self._of_identity[ticket.identity.id]
         del own[text]
         if not own:
-            del self._of[ticket.identity.id]
+            del self._of_identity[ticket.identity.id]
         return ticket

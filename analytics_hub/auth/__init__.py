@@ -1,8 +1,8 @@
-"""What an application passes to `Hub(authenticate=...)`, and what goes with it: tokens, their keys, host sessions."""
+"""Authenticators for `Hub(authenticate=...)`: tokens, their keys, and sessions of the host application."""
 
 from __future__ import annotations
 
-from .credentials import Credentials, TokenSource, find_token, redact, strip_headers, strip_query
+from ..protocol.credentials import Credentials, TokenSource, find_token, redact, strip_headers, strip_query
 from .jwt.authenticator import MAX_LEEWAY, MAX_TOKEN_LENGTH, TOKEN_DETAILS, JWTAuthenticator
 from .jwt.jwks import JWKS
 from .jwt.keys import Key

@@ -38,7 +38,7 @@ from .subscriptions import Subscriptions
 from .wire import Wire
 
 if TYPE_CHECKING:
-    from ..contracts import Transport
+    from .transport import Transport
 
 
 class Engine:
@@ -410,8 +410,7 @@ class Engine:
 
     # --- statistics
 
-    @property
-    def buffered(self) -> int:
+    def measure_buffered(self) -> int:
         """Bytes of control items and commands that wait; O(sessions)."""
         return sum(session.control_queue_bytes + session.commands_bytes for session in self.sessions.values())
 

@@ -13,8 +13,8 @@ from .statistics import Ledger
 from .wire import Positions, Wire
 
 if TYPE_CHECKING:
-    from ..contracts import Transport
     from .cohort import Cohort, Slice
+    from .transport import Transport
 
 
 class SessionState(Enum):

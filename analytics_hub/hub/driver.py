@@ -1,28 +1,24 @@
-"""The task that drives the engine: it writes what is due and does what the engine asks."""
+"""The task that drives the engine: it writes what is due and carries out the engine's events."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.abc
 from anyio.lowlevel import checkpoint
 
-from ..access.authentication import Authentication
-from ..access.authorization import Authorization
-from ..access.limits import ConnectionLimits
+from ..codes import CloseCode
 from ..core.engine import Engine
-from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
+from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
 from ..core.session import Session
 from ..exceptions import HubError
-from ..protocol import CloseCode
-from ..telemetry import ThrottledLogger, level_of
+from ..telemetry import Telemetry, level_of
 from .inbox import Inbox, task_finder, threadsafe
 from .journal import JournalWriter
-from .reception import Reception
+from .lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,9 +26,19 @@ if TYPE_CHECKING:
 SLICE: Final = 0.005
 """Seconds of writes after which a flush lets the event loop have its turn."""
 _ORDINARY: Final = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART})
-"""Ends that nobody need be told of."""
+"""Close codes that are not logged."""
 IDLE: Final = 1.0
-"""Seconds the driver sleeps at most: the time of day is looked at as often."""
+"""Seconds the driver sleeps at most: the time of day is read as often."""
+
+
+class SessionQuestions(Protocol):
+    """Answers what the engine asks about sessions; the `HubGateway`."""
+
+    async def check_token(self, event: CheckToken) -> None: ...
+
+    async def ask_authorize(self, event: AskAuthorize) -> None: ...
+
+    def session_ended(self, session: Session) -> None: ...
 
 
 class Driver:
@@ -41,103 +47,103 @@ class Driver:
     def __init__(
         self,
         engine: Engine,
-        admission: Authentication,
-        authorization: Authorization,
-        doorkeeper: ConnectionLimits,
-        clerk: JournalWriter,
-        muffler: ThrottledLogger,
-        clock: Callable[[], float],
-        tick: Callable[[], float],
+        life: Lifecycle,
+        telemetry: Telemetry,
+        questions: SessionQuestions,
+        journal: JournalWriter,
     ) -> None:
         self._engine = engine
-        self._admission = admission
-        self._clerk = clerk
-        self._muffler = muffler
-        self._clock = clock
-        self._tick = tick
+        self._life = life
+        self._telemetry = telemetry
+        self._questions = questions
+        self._journal = journal
+        self._now = life.clock.monotonic
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._nudged = anyio.Event()
-        self.is_nudged = False
+        self._wakeup = anyio.Event()
+        self.is_awake = False
+        """The engine will be looked at in this turn or the next."""
         self._is_waking = False
         self.is_draining = False
-        self.quiet = anyio.Event()
+        self.drained = anyio.Event()
         """Set once everything was written, after `is_draining` was; or when nothing will be written any more."""
         self._is_in_task = task_finder()
-        self._wake = threadsafe(self._nudge)
-        self.inbox = Inbox(self._wake)
-        self.reception = Reception(engine, admission, authorization, doorkeeper, tick, self._start)
+        self._wake_threadsafe = threadsafe(self._wake)
+        self.inbox = Inbox(self._wake_threadsafe)
 
     # --- life
 
-    def run(self) -> AbstractAsyncContextManager[None]:
-        """Have the tasks run. Shielded: an application that is cancelled still has its last words delivered."""
-        return self._run()
+    def run(self, background: Callable[[], Coroutine[Any, Any, None]]) -> AbstractAsyncContextManager[None]:
+        """Run the tasks, and `background` beside them. Shielded: a cancelled application still has its data written."""
+        return self._run(background)
 
     @asynccontextmanager
-    async def _run(self) -> AsyncIterator[None]:
-        life = anyio.CancelScope(shield=True)
+    async def _run(self, background: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        scope = anyio.CancelScope(shield=True)
         has_begun = anyio.Event()
         async with anyio.create_task_group() as outer:
-            outer.start_soon(self._live, life, has_begun)  # `start` would wait for ever if asyncio cancelled it
+            # `start` would wait for ever if asyncio cancelled the new task.
+            outer.start_soon(self._run_tasks, scope, has_begun, background)
             try:
                 with anyio.CancelScope(shield=True):
                     await has_begun.wait()
                 yield
             finally:
-                life.cancel()
+                scope.cancel()
 
-    async def _live(self, life: anyio.CancelScope, has_begun: anyio.Event) -> None:
-        with life:
+    async def _run_tasks(
+        self, scope: anyio.CancelScope, has_begun: anyio.Event, background: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        with scope:
             try:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._pump)
-                    tasks.start_soon(self._admission.run)
+                    tasks.start_soon(background)
                     has_begun.set()
             finally:
                 self._tasks = None
-                self.quiet.set()  # nothing will be written any more, so nobody need wait for it
+                self.drained.set()  # nothing will be written any more, so waiting for it is of no use
 
-    def nudge(self) -> None:
-        """Have the next turn of the event loop look at the engine. Cheap if that was asked for already."""
-        if self.is_nudged or self._is_waking:
+    def wake(self) -> None:
+        """Have the next turn of the event loop look at the engine. Cheap if that was requested already."""
+        if self.is_awake or self._is_waking:
             return
         if self._is_in_task():
-            self._nudge()
+            self._wake()
         else:  # a callback, where one more turn does no harm, or a signal handler
             self._is_waking = True
-            self._wake()
+            self._wake_threadsafe()
 
-    def _nudge(self) -> None:
+    def _wake(self) -> None:
         self._is_waking = False
-        self.is_nudged = True
-        self._nudged.set()
+        self.is_awake = True
+        self._wakeup.set()
 
     async def _pump(self) -> None:
         while True:
-            self.is_nudged = False
-            if self._nudged.is_set():
-                self._nudged = anyio.Event()
+            self.is_awake = False
+            if self._wakeup.is_set():
+                self._wakeup = anyio.Event()
             if self.transmit():
                 await checkpoint()
                 continue
             if self.is_draining and self._engine.is_quiet:
-                self.quiet.set()
+                self.drained.set()
             timer = self._engine.get_timer()
-            delay = IDLE if timer is None else min(IDLE, timer - self._clock())
+            delay = IDLE if timer is None else min(IDLE, timer - self._now())
             if delay <= 0:
                 await checkpoint()
                 continue
             with anyio.move_on_after(delay):
-                await self._nudged.wait()
+                await self._wakeup.wait()
 
     def end_all(self, code: int, reason: str) -> None:
         """End every session now, after what was written to it."""
-        if self._tasks is None:  # they died of a bug, which is about to surface
+        if self._tasks is None:  # they were ended by a bug, which is about to surface
             for session in list(self._engine.sessions.values()):
-                self._hang_up(session)
+                self._close_transport(session)
             return
-        now = self._tick()
+        now = self._life.tick()
         for session in list(self._engine.sessions.values()):
             self._engine.end(session, code, reason, now)
         while self.transmit():
@@ -146,21 +152,21 @@ class Driver:
     # --- a turn
 
     def transmit(self) -> bool:
-        """Write what is due and do what the engine asks; True if time ran out before everything was written."""
+        """Write what is due and carry out the engine's events; True if time ran out before everything was written."""
         engine = self._engine
-        if engine.is_broken:  # better no hub than one that tells its clients anything
+        if engine.is_broken:  # its ledgers may be wrong, so it must not go on
             raise MemoryError("memory ran out in the middle of a step of the hub")
-        now = self._tick()
-        self.take_parcels(now)
+        now = self._life.tick()
+        self.publish_queued(now)
         engine.handle_timer(now)
-        clock = self._clock
+        clock = self._now
         is_unfinished = False
         for frame, recipients in engine.data_to_send():
             for session in recipients:
                 try:
-                    has_room = session.peer.write(frame)
-                except Exception as error:  # noqa: BLE001 - a transport must not, but one that does harms nobody else
-                    self._give_up(session, error)
+                    has_room = session.transport.write(frame)
+                except Exception as error:  # noqa: BLE001 - must not raise, but a transport that does ends alone
+                    self._transport_failed(session, error)
                     continue
                 if not has_room:
                     engine.stalled(session, now)
@@ -171,79 +177,76 @@ class Driver:
             self._handle(event)
         return is_unfinished
 
-    def take_parcels(self, now: float) -> None:
-        """Publish what other threads have left."""
-        for parcel in self.inbox.take():
+    def publish_queued(self, now: float) -> None:
+        """Publish what other threads have queued."""
+        for item in self.inbox.drain():
             try:
-                if parcel.deleted:
-                    self._engine.delete(parcel.channel, parcel.key or "", now, stamp=parcel.stamp)
+                if item.deleted:
+                    self._engine.delete(item.channel, item.key or "", now, stamp=item.stamp)
                 else:
-                    self._engine.publish(
-                        parcel.channel, parcel.data, now, type=parcel.type, key=parcel.key, stamp=parcel.stamp
-                    )
+                    self._engine.publish(item.channel, item.data, now, type=item.type, key=item.key, stamp=item.stamp)
             except HubError as error:
-                self._engine.counters["publish-refused"] += 1
-                self._muffler.log(logging.ERROR, "publish", "an item from another thread was refused: %s", error)
+                self._telemetry.fault("publish-refused", "an item from another thread was refused: %s", error)
 
     def _handle(self, event: Event) -> None:
         match event:
             case Close(session, code, reason):
-                self.reception.forget(session)
+                self._questions.session_ended(session)
                 if code not in _ORDINARY:
-                    self._muffler.log(level_of(f"closed-{code}"), f"closed-{code}", "a client was closed: %s", reason)
-                self._hang_up(session, code, reason)
+                    kind = f"closed-{code}"
+                    self._telemetry.log(level_of(kind), kind, "a client was closed: %s", reason)
+                self._close_transport(session, code, reason)
             case Pause() | Confirmed():
-                self._tell(event)
+                self._notify_transport(event)
             case CheckToken():
-                self._start(self.reception.check_token, event)
+                self.start_task(self._questions.check_token, event)
             case AskAuthorize():
-                self._start(self.reception.ask_authorize, event)
+                self.start_task(self._questions.ask_authorize, event)
             case Append():
-                self._start(self._clerk.append, event)
+                self.start_task(self._journal.append, event)
             case Read():
-                self._start(self._clerk.read, event)
-            case Interest():
-                pass  # a broker will want to know
+                self.start_task(self._journal.read, event)
 
-    def _tell(self, event: Pause | Confirmed) -> None:
-        peer = event.session.peer
+    def _notify_transport(self, event: Pause | Confirmed) -> None:
+        transport = event.session.transport
         try:
             if isinstance(event, Confirmed):
-                peer.confirmed(event.frames)
+                transport.confirmed(event.frames)
             elif event.paused:
-                peer.pause_reading()
+                transport.pause_reading()
             else:
-                peer.resume_reading()
+                transport.resume_reading()
         except Exception as error:  # noqa: BLE001 - as for a write
-            self._give_up(event.session, error)
+            self._transport_failed(event.session, error)
 
-    # --- transports that break their promise
+    # --- transports that break their contract
 
-    def _give_up(self, session: Session, error: Exception) -> None:
-        """End a session whose transport is broken, as gently as that allows."""
+    def _transport_failed(self, session: Session, error: Exception) -> None:
         if session.is_closed:
-            return  # something was still on its way to it
-        self._report(error)
-        self._engine.disconnect(session, self._clock())
-        self.reception.forget(session)
-        self._hang_up(session)
+            return  # data was still on its way to it
+        self._log_transport(error)
+        self._engine.disconnect(session, self._now())
+        self._questions.session_ended(session)
+        self._close_transport(session)
 
-    def _hang_up(self, session: Session, code: int = CloseCode.INTERNAL_ERROR, reason: str = "internal error") -> None:
+    def _close_transport(
+        self, session: Session, code: int = CloseCode.INTERNAL_ERROR, reason: str = "internal error"
+    ) -> None:
         try:
-            session.peer.close(code, reason)
+            session.transport.close(code, reason)
         except Exception as error:  # noqa: BLE001 - as for a write
-            self._report(error)
+            self._log_transport(error)
 
-    def _report(self, error: Exception) -> None:
-        self._engine.counters["transport-failed"] += 1
-        self._muffler.log(logging.ERROR, "transport", "a transport raised %r", error)
+    def _log_transport(self, error: Exception) -> None:
+        self._telemetry.fault("transport-failed", "a transport raised %r", error)
 
     # --- calls that take time
 
-    def _start(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run `function` in a task, and look at the engine when it has ended."""
         assert self._tasks is not None
-        self._tasks.start_soon(self._call, function, *args)
+        self._tasks.start_soon(self._run_task, function, *args)
 
-    async def _call(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+    async def _run_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         await function(*args)
-        self.nudge()
+        self.wake()

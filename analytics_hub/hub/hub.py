@@ -1,8 +1,4 @@
-"""What an application holds: the anyio driver of the engine.
-
-The engine decides, the hub does: it owns one task that flushes, tasks for calls that take time (a token to check, a
-journal to write), an inbox for other threads, and nothing for each client.
-"""
+"""The object that an application holds."""
 
 from __future__ import annotations
 
@@ -15,40 +11,44 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
-import anyio.abc
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from ..access.authentication import Authentication
-from ..access.limits import PROXIES, ConnectionLimits
+from ..access import Access, Revocation
+from ..access.proxies import PROXIES
 from ..channels import Channel
-from ..contracts import Authenticate, Authorize, Handshake, Journal, Transport
+from ..clock import Clock
+from ..codes import CloseCode
+from ..contracts import ANONYMOUS, Authenticate, Authorize, Gateway, Journal, Receipt
 from ..core.engine import Engine
 from ..core.ledger import Ledger
 from ..core.session import Session
 from ..core.statistics import EngineStatistics
-from ..core.wire import Wire
-from ..exceptions import AuthenticationError, HubClosed
+from ..exceptions import HubClosed
 from ..identity import Identity
 from ..journals.memory import MemoryJournal
-from ..protocol import CloseCode
-from ..telemetry import ThrottledLogger, level_of, logger
+from ..protocol import Timestamps
+from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type
+from ..telemetry import Telemetry, logger
 from ..tuning import Tuning
 from .driver import Driver
+from .gateway import REVOKED, HubGateway
+from .inbox import QueuedItem
 from .journal import JournalWriter
-from .policy import REVOKED, OnRevoke, Policy
+from .lifecycle import Lifecycle
 
 HubStatistics = EngineStatistics
+OnRevoke = Callable[[Revocation], None]
 
 
-class Hub(Policy):
+class Hub:
     """Channels, their subscribers, and the task that serves them; an async context manager.
 
-    `authenticate` says who a peer is (`JWTAuthenticator`, `anonymous`, or any callable, sync or async, from
-    `Handshake` to `Identity`); `authorize`, if given, is asked after the roles of a channel have admitted an identity,
-    and `on_revoke` is called with each `Revocation` made here. An `authenticate` may have a method `run`, which runs as
-    long as the hub is open.
-    `grace` bounds the shutdown in seconds. `proxies` are the addresses and networks of peers that are proxies: from
-    them, and only from them, `X-Forwarded-For` says who the client is. A hub belongs to the event loop it is entered
-    in, and serves it once.
+    `authenticate` returns the identity of a peer (`JWTAuthenticator`, `anonymous`, or any callable, sync or async, from
+    `Handshake` to `Identity`); if it has a method `run`, that runs as long as the hub is open. `authorize`, if given,
+    is called after the roles of a channel have admitted an identity, and `on_revoke` with each `Revocation` made here.
+    `grace` bounds the shutdown in seconds. `proxies` are the addresses and networks of trusted proxies: for their
+    connections, and no others, `X-Forwarded-For` names the client. A hub belongs to the event loop it is entered in,
+    and serves it once. Transports are given the hub, and call its `gateway`.
     """
 
     def __init__(
@@ -69,58 +69,46 @@ class Hub(Policy):
         self.node: Final = node if node is not None else secrets.token_hex(4)
         self.channels: Final = tuple(channels)
         self._grace = grace
-        self._muffler = ThrottledLogger(clock)
-        engine = Engine(
+        self._on_revoke = on_revoke
+        self._engine = engine = Engine(
             self.channels,
             tuning,
             nonce=secrets.token_urlsafe(9),
             node=self.node,
             asks_to_authorize=authorize is not None,
         )
-        clerk = JournalWriter(engine, journal if journal is not None else MemoryJournal(), self._tick, self._muffler)
-        super().__init__(engine, clerk, clock, wall_clock, self._muffler, authorize, on_revoke)
-        self.doorkeeper: Final = ConnectionLimits(engine.tuning, clock=clock, note=self.note, proxies=proxies)
-        self.doorkeeper.gauges.append(lambda: engine.buffered)
-        self._admission = Authentication(
-            authenticate,
-            engine.tuning.auth_timeout,
-            clock,
-            wall_clock,
-            self.count,
-            self._muffler,
-            self.doorkeeper,
-            self._revocations,
-            self._tickets,
+        both = Clock(clock, wall_clock)
+        telemetry = Telemetry(engine.counters, clock)
+        self._life = life = Lifecycle(engine, both)
+        self._access = Access(
+            engine.tuning, both, telemetry, authenticate=authenticate, authorize=authorize, proxies=proxies
         )
+        self._access.limits.add_gauge(engine.measure_buffered)
+        self._journal = JournalWriter(engine, journal if journal is not None else MemoryJournal(), life, telemetry)
+        self._gateway = HubGateway(self.channels, engine, life, self._access, telemetry, self._journal)
+        self.gateway: Final[Gateway] = self._gateway
+        self._telemetry = telemetry
+        self._timestamps = Timestamps()  # for other threads
+        self._monotonic = clock
+        self._driver: Driver
         self._stack = AsyncExitStack()
 
     # --- life
 
     async def __aenter__(self) -> Self:
-        if self._state != "new":
-            raise HubClosed(f"a hub serves once, and this one is {self._state}; make a new Hub")
-        self.draining = anyio.Event()
-        """Set when the hub drains: transports stop accepting."""
+        if self._life.state != "new":
+            raise HubClosed(f"a hub serves once, and this one is {self._life.state}; make a new Hub")
         self._ended = anyio.Event()
-        self._driver = Driver(
-            self._engine,
-            self._admission,
-            self._authorization,
-            self.doorkeeper,
-            self._clerk,
-            self._muffler,
-            self._clock,
-            self._tick,
-        )
-        self._tick()
-        await self._clerk.open()
+        self._driver = Driver(self._engine, self._life, self._telemetry, self._gateway, self._journal)
+        self._gateway.attach(self._driver)
+        self._life.tick()
+        await self._journal.open()
         async with AsyncExitStack() as stack:  # `asyncio` may cancel each of these steps, shielded or not
-            stack.callback(self._clerk.close)
-            await stack.enter_async_context(self._driver.run())
+            stack.callback(self._journal.close)
+            await stack.enter_async_context(self._driver.run(self._access.run))
             stack.push_async_callback(self._shut_down)
             self._stack = stack.pop_all()
-        self._thread = get_ident()
-        self._state = "open"
+        self._life.enter()
         logger.debug("hub %s is open", self.node)
         return self
 
@@ -128,7 +116,7 @@ class Hub(Policy):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):
-            # The application's own: in the group of a task group that it never saw, nobody would expect it.
+            # The application's own: it must not arrive in the exception group of a task group of ours.
             await self._stack.aclose()
             return None
         return await self._stack.__aexit__(exc_type, exc, traceback)
@@ -139,121 +127,183 @@ class Hub(Policy):
 
     @property
     def is_open(self) -> bool:
-        """Whether it was entered and takes clients and items."""
-        return self._state == "open"
+        """Whether the hub was entered, and accepts clients and items."""
+        return self._life.state == "open"
 
     @property
     def is_draining(self) -> bool:
-        """Whether `shutdown` has begun."""
-        return self._state in ("draining", "closed")
+        """Whether the shutdown has begun."""
+        return self._life.state in ("draining", "closed")
 
     async def shutdown(self, grace: float | None = None) -> None:
-        """Tell every client to come back in a slot of its own, write what is pending, close with 1012.
+        """Tell every client when to reconnect, in a slot of its own; write what is pending; close with 1012.
 
-        Takes at most `grace` seconds, whatever the clients do; cancelled, it skips the waiting and ends them all the
-        same. A second call waits for the first.
+        Takes at most `grace` seconds, whatever the clients do. If it is cancelled, it skips the waiting and closes all
+        sessions at once. A second call waits for the first.
         """
-        if self._state in ("new", "closed"):
+        life = self._life
+        if life.state in ("new", "closed"):
             return
-        self._check_thread("shutdown")
-        if self._state == "draining":
+        life.check_thread("shutdown")
+        if life.state == "draining":
             await self._ended.wait()
             return
-        self._state = "draining"
+        life.state = "draining"
         grace = self._grace if grace is None else grace
-        self.draining.set()
-        self._driver.take_parcels(self._tick())
-        self._engine.drain(grace, self._clock())
+        self._driver.publish_queued(life.tick())
+        self._engine.drain(grace, self._monotonic())
         self._driver.is_draining = True
-        self._driver.nudge()
+        self._driver.wake()
         try:
             with anyio.move_on_after(grace):
-                await self._driver.quiet.wait()
+                await self._driver.drained.wait()
         finally:
-            self._state = "closed"
+            life.state = "closed"
             self._ended.set()
             self._driver.end_all(CloseCode.SERVICE_RESTART, "the server restarts")
 
-    # --- for transports, on the event loop's thread
+    # --- publishing
 
-    async def check(self, handshake: Handshake) -> Identity:
-        """Who the peer is.
+    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
+        """Push `data` to all subscribers of `channel`. Any thread or signal handler may call it; it never waits.
 
-        Raises `AuthenticationError`, `PermissionDenied`, `TooManyRequests`, or `HubError` if nobody can tell.
+        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...) or a `msgspec.Raw`. `type` defaults to
+        the channel's, then to the struct's tag, then to the channel's name; `key`, on a table, to the field that the
+        channel names. Raises `HubClosed`, `UnknownChannel`, `InvalidItem`, `TableFull`, `ChannelLimitReached`, and
+        from other threads `HubOverloaded`; never because of a subscriber. O(1) whatever their number.
         """
-        return await self._admission.check(handshake)
+        engine = self._engine
+        body = encode_data(data)
+        declared = engine.registry.declaration(channel)
+        item_type = find_type(declared, data, type)
+        if key is not None or declared.key is not None:
+            key = find_key(declared, data, key)
+        if get_ident() == self._life.thread and self._life.state == "open" and not engine.is_busy:
+            engine.publish(channel, body, self._monotonic(), type=item_type, key=key)
+            if not self._driver.is_awake and engine.wants_turn:
+                self._driver.wake()
+        else:
+            self._queue(channel, body, item_type, key, deleted=False)
 
-    async def admit(self, handshake: Handshake) -> Identity | None:
-        """As `check`, for somebody who wants to connect; None if a token may come as its first message.
+    async def publish_confirmed(
+        self, channel: str, data: object, *, type: str | None = None, key: str | None = None
+    ) -> Receipt:
+        """Publish, and wait until the item is accepted: on a durable channel, until its journal has it.
 
-        Raises `Overloaded` too.
+        Raises what `publish` does, and `JournalError` if the journal refused the item.
         """
-        return await self._admission.admit(handshake)
+        await checkpoint_if_cancelled()
+        submitted = self._gateway.submit(channel, data, type=type, key=key)
+        if isinstance(submitted, Receipt):
+            await cancel_shielded_checkpoint()
+            return submitted
+        return await submitted.wait()
 
-    def connect(
-        self,
-        transport: Transport,
-        wire: Wire,
-        identity: Identity | None,
-        handshake: Handshake,
-        *,
-        max_message: int | None = None,
-    ) -> Session:
-        """A new client. Without an identity its first command must be `auth`. It may send `max_message` bytes at once.
+    def delete(self, channel: str, key: str) -> None:
+        """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
+        self._engine.registry.declaration(channel)
+        key = check_key(key)
+        if get_ident() == self._life.thread and self._life.state == "open" and not self._engine.is_busy:
+            self._engine.delete(channel, key, self._monotonic())
+            self._driver.wake()
+        else:
+            self._queue(channel, b"null", None, key, deleted=True)
 
-        One that is too many for its identity or its address, or was revoked since it was checked, is closed after this
-        has returned.
+    def _queue(self, channel: str, body: bytes, type: str | None, key: str | None, *, deleted: bool) -> None:
+        """Publish from another thread, or in the middle of a step: check what can be checked now, queue the rest."""
+        self._life.check_open()
+        log = self._engine.registry.logs.get(channel)
+        if log is not None:
+            log.check(key, deleted)
+        else:
+            check_mode(self._engine.registry.declaration(channel), channel, key)
+        self._engine.check_size(channel, body)
+        stamp = self._timestamps.format(self._life.clock.wall())
+        self._driver.inbox.put(QueuedItem(channel, body, type, key, stamp, deleted))
+
+    # --- access
+
+    def revoke(self, identity: str | None = None, *, token_id: str | None = None) -> int:
+        """Close the sessions of an identity, or of the token with this id (4401); returns their number.
+
+        The token, or all tokens issued to the identity up to now, are refused for `Tuning.revocation_memory` seconds,
+        and so are peers that are being checked. A peer with a session of the host may come back as soon as
+        `authenticate` accepts it. `on_revoke` is called with what other nodes must know. O(sessions).
         """
-        if self._state != "open":
-            raise HubClosed("the hub is not running")
-        self._check_thread("connect")
-        now = self._tick()
-        is_revoked = False
-        try:
-            identity = identity and self.settle(identity, handshake)
-        except AuthenticationError:
-            is_revoked = True
-        session = self._engine.connect(wire, identity, now, id=secrets.token_urlsafe(16), max_message=max_message)
-        session.peer = transport
-        handshake = self.doorkeeper.resolve(handshake)
-        self._driver.reception.enter(session, handshake)
-        if is_revoked:
-            self._engine.end(session, CloseCode.UNAUTHENTICATED, REVOKED, now)
-        logger.debug("%s client connected, %d in all", handshake.transport, len(self._engine.sessions))
-        self._driver.nudge()
-        return session
+        return self._decide(Revocation(identity=identity, token_id=token_id, at=self._life.clock.wall()), "revoke")
 
-    def receive_data(self, session: Session, data: str | bytes) -> None:
-        """One client frame: text as `str`, binary as `bytes`."""
-        self._check_thread("receive_data")
-        self._engine.receive_data(session, data, self._tick())
-        self._driver.nudge()
+    def set_roles(self, identity: str, roles: Iterable[str]) -> int:
+        """Give an identity these roles, in place of those of its tokens up to now; returns the number of its sessions.
 
-    def resumed(self, session: Session) -> None:
-        """A transport whose `write` returned False has room again."""
-        self._engine.resumed(session, self._clock())
-        self._driver.nudge()
+        Subscriptions that the roles do not allow end at once, and are named to the client. The roles are remembered,
+        and reported to other nodes, as a revocation is.
+        """
+        if identity == ANONYMOUS.id:
+            raise ValueError(f"identity is {identity!r}, which all anonymous clients share; it has no roles of its own")
+        names = roles if isinstance(roles, str) else frozenset(roles)
+        return self._decide(Revocation(identity=identity, at=self._life.clock.wall(), roles=names), "set_roles")
 
-    def disconnect(self, session: Session) -> None:
-        """The peer has gone. Harmless if the session has ended already."""
-        self._engine.disconnect(session, self._clock())
-        self._driver.reception.forget(session)
-        self._driver.nudge()  # a shutdown may be waiting for nobody else
+    def apply_revocation(self, revocation: Revocation) -> int:
+        """Apply what another hub has decided; returns the number of sessions concerned, 0 if it is known already.
 
-    def note(self, kind: str, message: str, *args: object) -> None:
-        """Count it, and log it at most once a second. `kind` is one of `COUNTERS`; a peer's own words are escaped."""
-        self._engine.counters[kind] += 1
-        self._muffler.log(level_of(kind), kind, message, *args)
+        May be called before the hub is entered, with what was decided while it was down.
+        """
+        self._life.check_thread_if_entered("apply_revocation")
+        revocations = self._access.revocations
+        if revocations.knows(revocation):
+            return 0
+        revocations.add(revocation)
+        sessions = [
+            session
+            for session in self._sessions_of(revocation)
+            if session.identity is not None and revocations.outdates(revocation, session.identity, session.started)
+        ]
+        self._enforce(revocation, sessions)
+        return len(sessions)
 
-    def session(self, id: str) -> Session | None:
-        """The session that was told this `id` in its `$hello`, while it lasts."""
-        return self._engine.sessions.get(id)
+    def _decide(self, revocation: Revocation, call: str) -> int:
+        self._life.check_thread_if_entered(call)
+        self._access.revocations.add(revocation)
+        sessions = self._sessions_of(revocation)
+        self._enforce(revocation, sessions)
+        if self._on_revoke is not None:
+            self._on_revoke(revocation)
+        return len(sessions)
 
-    @property
-    def tuning(self) -> Tuning:
-        return self._engine.tuning
+    def _sessions_of(self, revocation: Revocation) -> list[Session]:
+        sessions = self._engine.sessions.values()
+        return [
+            session for session in sessions if session.identity is not None and revocation.concerns(session.identity)
+        ]
 
-    # --- looking in
+    def _enforce(self, revocation: Revocation, sessions: list[Session]) -> None:
+        for session in sessions:
+            if revocation.roles is None:
+                self._engine.end(session, CloseCode.UNAUTHENTICATED, REVOKED, self._life.tick())
+            else:
+                self._gateway.set_roles(session, revocation.roles)
+        if sessions:
+            self._driver.wake()
+
+    def reauthorize(self, identity: str) -> None:
+        """Drop the cached answers of `authorize` about an identity, and ask again about its subscriptions.
+
+        Subscriptions that are refused now, or have no answer in time, end.
+        """
+        self._life.check_thread_if_entered("reauthorize")
+        self._access.authorization.forget(identity)
+        for session in list(self._engine.sessions.values()):
+            if session.identity is not None and session.identity.id == identity:
+                self._gateway.reauthorize(session)
+
+    def issue_ticket(self, identity: Identity) -> str:
+        """A ticket with which `identity` may connect once, within `Tuning.ticket_ttl` seconds, to this process.
+
+        `POST /ticket` is the same over HTTP. Raises `Overloaded` if too many are open.
+        """
+        return self._gateway.issue_ticket(identity)
+
+    # --- statistics
 
     def statistics(self) -> HubStatistics:
         """Everything that is counted, exact at this moment; O(subscriptions)."""
@@ -265,9 +315,9 @@ class Hub(Policy):
 
     @property
     def sessions(self) -> list[Session]:
-        """The sessions there are now."""
+        """The sessions that are open now."""
         return list(self._engine.sessions.values())
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Look at the clock now. For tests that move a clock of their own; the hub itself knows when to look."""
-        self._driver.nudge()
+        self._driver.wake()

@@ -1,4 +1,4 @@
-"""Where other threads leave what they publish, until the hub's event loop takes it."""
+"""The queue of what other threads publish, until the event loop of the hub takes it over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class QueuedItem(NamedTuple):
-    """One publication on its way: encoded data, and when it was published (RFC 3339)."""
+    """A publication from another thread: encoded data, and when it was published (RFC 3339)."""
 
     channel: str
     data: bytes
@@ -27,44 +27,44 @@ class QueuedItem(NamedTuple):
 
 
 class Inbox:
-    """Bounded by items and bytes. `wake` is called, from the other thread, when the first parcel comes."""
+    """Bounded by items and bytes. `wake` is called, on the other thread, when the queue is no longer empty."""
 
     def __init__(self, wake: Callable[[], None], max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> None:
         self._wake = wake
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._lock = RLock()  # a signal handler may publish in the middle of what its own thread publishes
-        self._parcels: list[QueuedItem] = []
+        self._items: list[QueuedItem] = []
         self._nbytes = 0
 
-    def put(self, parcel: QueuedItem) -> None:
-        """Leave a parcel; raises `HubOverloaded` if there is no room. Never waits for the event loop."""
+    def put(self, item: QueuedItem) -> None:
+        """Queue an item; raises `HubOverloaded` if there is no room. Never waits for the event loop."""
         with self._lock:
-            if len(self._parcels) >= self._max_items or self._nbytes + len(parcel.data) > self._max_bytes:
+            if len(self._items) >= self._max_items or self._nbytes + len(item.data) > self._max_bytes:
                 raise HubOverloaded(
-                    f"{len(self._parcels)} items of {self._nbytes} bytes from other threads wait for the hub; at most "
-                    f"{self._max_items} items and {self._max_bytes} bytes may"
+                    f"{len(self._items)} items of {self._nbytes} bytes from other threads wait for the hub; the limits "
+                    f"are {self._max_items} items and {self._max_bytes} bytes"
                 )
-            is_first = not self._parcels
-            self._parcels.append(parcel)
-            self._nbytes += len(parcel.data)
+            is_first = not self._items
+            self._items.append(item)
+            self._nbytes += len(item.data)
         if is_first:
             self._wake()
 
-    def take(self) -> list[QueuedItem]:
-        """Everything there is, in the order it came."""
-        if not self._parcels:
+    def drain(self) -> list[QueuedItem]:
+        """Everything that is queued, in order."""
+        if not self._items:
             return []
         with self._lock:
-            parcels, self._parcels = self._parcels, []
+            items, self._items = self._items, []
             self._nbytes = 0
-        return parcels
+        return items
 
 
 def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
     """A function that makes the running event loop call `call` soon, and may itself be called from any thread.
 
-    anyio's own `from_thread.run_sync` waits for the result, and a publisher must never wait.
+    anyio's own `from_thread.run_sync` waits for the result, but a publisher must never wait.
     """
     loop = _native_loop()
     schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
@@ -72,16 +72,16 @@ def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
     def wake() -> None:
         try:
             schedule(call)
-        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both say so like this
+        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
             return
 
     return wake
 
 
 def task_finder() -> Callable[[], bool]:
-    """A function that says whether a task of this event loop runs at the moment.
+    """A function that returns whether a task of this event loop is running at the moment.
 
-    If none does, a signal handler may have cut into the event loop itself: into its sleep, or its lists of who is next.
+    If none is, a signal handler may have interrupted the event loop itself: its sleep, or its queue of callbacks.
     """
     if hasattr(_native_loop(), "call_soon_threadsafe"):
         current_task: Callable[[], object] = asyncio.current_task

@@ -7,7 +7,6 @@ from typing import Final
 
 from analytics_hub.channels import Channel
 from analytics_hub.core.engine import Engine
-from analytics_hub.core.session import Session
 from analytics_hub.core.wire import Wire
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import Parsed, encode, parse_json
@@ -46,15 +45,23 @@ class Rig:
         """One session for each list of channels."""
         for number, channels in enumerate(subscriptions):
             identity = Identity(id=f"user-{number}")
-            session = self.engine.connect(self._wire, identity, self.now, id=f"session-{number}")
+            session = self.engine.connect(self, self._wire, identity, self.now, id=f"session-{number}")
             command = encode({"action": "subscribe", "channels": channels})
             self.engine.receive_data(session, command.decode(), self.now)
         self.pump()
 
-    def write(self, session: Session, frame: bytes) -> bool:
-        """Where a transport would send."""
+    def write(self, frame: bytes) -> bool:
+        """Where a transport would send: the rig is the transport of each session."""
         self.writes += 1
         return True
+
+    def close(self, code: int, reason: str) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def confirmed(self, frames: int) -> None: ...
 
     def pump(self, elapsed: float = 0.0) -> None:
         """Let time pass, write all that is due, and forget it."""
@@ -63,6 +70,6 @@ class Rig:
         engine.handle_timer(self.now)
         for frame, recipients in engine.data_to_send():
             for session in recipients:
-                self.write(session, frame)
+                session.transport.write(frame)
         for _ in engine.events():
             pass

@@ -40,7 +40,7 @@ from typing import Any, Final, Protocol
 import anyio
 
 from analytics_hub.transports._asgi.borrowed_task import BorrowedTasks
-from analytics_hub.transports._asgi.sender import DirectSender
+from analytics_hub.transports._asgi.sender_asyncio import DirectSender
 from benchmarks.servers.asgi_hosts import host
 
 FRAME_MESSAGES: Final = 16
@@ -217,10 +217,10 @@ class Ours(Driven):
     def write(self, message: Any) -> None:
         self.sender.put((message, 1))
 
-    def drained(self) -> None:
+    def messages_sent(self) -> None:
         pass
 
-    def lost(self, error: BaseException) -> None:
+    def connection_lost(self, error: BaseException) -> None:
         raise error
 
 

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from analytics_hub import Hub
 from analytics_hub.transports import tcp, websocket
-from analytics_hub.transports._sockets.server import Registry
+from analytics_hub.transports._sockets.server import Server
 
 from ..hub.rig import HANG
 from ..transports.peer import CLOSE, TEXT, Peer, frame, upgrade
@@ -130,25 +130,25 @@ async def until_subscribed(peer: Peer) -> None:
 
 
 @asynccontextmanager
-async def seen_registries(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Registry]]:
-    """Every registry that is made."""
-    made: list[Registry] = []
-    init = Registry.__init__
+async def seen_servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Server]]:
+    """Every server that is made."""
+    made: list[Server] = []
+    init = Server.__init__
 
-    def noted(self: Registry, *arguments: Any, **options: Any) -> None:
+    def noted(self: Server, *arguments: Any, **options: Any) -> None:
         init(self, *arguments, **options)
         made.append(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "__init__", noted)
+        patch.setattr(Server, "__init__", noted)
         yield made
 
 
-def kept_by(registries: list[Registry], hub: Hub) -> list[str]:
-    """What is left in registries whose server has ended, and what the hub still asks them."""
-    found = [f"{len(hub.doorkeeper.gauges)} gauges"] if len(hub.doorkeeper.gauges) > 1 else []
-    for registry in registries:
-        counts = (registry.clients, len(registry.streams), len(registry.pending), registry._checks)
+def kept_by(servers: list[Server]) -> list[str]:
+    """What is left in servers whose server has ended."""
+    found: list[str] = []
+    for server in servers:
+        counts = (server.clients, len(server.connections), len(server.pending._keys), server._running_checks)
         if any(counts):
             found.append(f"clients, streams, pending, checks: {counts}")
     return found
@@ -170,12 +170,12 @@ async def sweep(serve: Callable[..., Any], visit: Visit, patch: pytest.MonkeyPat
     async def check() -> None:
         await sweeper.sweep()
         await is_served_once(hub)
-        registries.clear()
+        servers.clear()
 
     with anyio.fail_after(2 * HANG):
-        async with patient_hub() as hub, seen_registries(patch) as registries:
+        async with patient_hub() as hub, seen_servers(patch) as servers:
             await is_served_once(hub)
-            sweeper = Sweeper(lambda: kept_for_clients(hub), lambda: kept_by(registries, hub))
+            sweeper = Sweeper(lambda: kept_for_clients(hub), lambda: kept_by(servers))
             return await cancel_everywhere(work, check)
 
 

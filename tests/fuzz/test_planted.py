@@ -12,10 +12,10 @@ import pytest
 
 from analytics_hub import protocol
 from analytics_hub.access.limits import ConnectionLimits
-from analytics_hub.auth import credentials as finding
 from analytics_hub.auth.jwt.claims import Claims
 from analytics_hub.auth.jwt.keys import VerifyingKey
 from analytics_hub.client import protocol as client
+from analytics_hub.protocol import credentials as finding
 from analytics_hub.protocol import formats
 from analytics_hub.transports import _origins
 from analytics_hub.transports._http import cursor
@@ -65,7 +65,7 @@ def hunt(target: Target) -> Finding | None:
         ("jwt", Claims, "is_well_formed", always(True)),
         ("origin", _origins, "_is_ours", always(True)),
         ("forwarded", ConnectionLimits, "_behind", lambda self, forwarded: forwarded.partition(",")[0]),
-        ("items-json", client, "MOST_LEAVING", 1_000_000),
+        ("items-json", client, "MAX_UNSUBSCRIBING", 1_000_000),
     ],
 )
 def test_planted_bugs_are_found(

@@ -21,10 +21,10 @@ FACADE = PACKAGE
 
 # From the ground up: what stands in a line imports only what stands in the same line or above it.
 LAYERS = (
-    ("channels", "codes", "exceptions", "identity", "tuning"),
+    ("channels", "clock", "codes", "exceptions", "identity", "tuning"),
     ("protocol",),
     ("contracts", "core"),
-    ("access", "asyncapi", "auth", "clock", "hooks", "http", "journals", "telemetry"),
+    ("access", "asyncapi", "auth", "hooks", "http", "journals", "telemetry"),
     ("hub",),
     ("client", "trading", "transports"),
     (FACADE, "testing"),
@@ -34,17 +34,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 PURE = RANK["core"]
 
 # Two modules that know each other by their nature: the first imports the second for type checkers only.
-MUTUAL = (
-    ("core.session", "core.cohort"),  # a session is a member of its cohort
-    ("core.session", "contracts"),  # a transport belongs to its session
-    ("transports._asgi.app_state", "transports._asgi.client"),
-    ("transports._asgi.sender_trio", "transports._asgi.sender"),
-    ("transports._sockets.server", "transports._sockets.pending"),
-    ("transports._tcp.client", "transports.tcp"),
-    ("transports._websocket.connection", "transports._websocket.server"),
-    ("transports._websocket.event_stream", "transports._websocket.server"),
-    ("transports._websocket.request", "transports._websocket.server"),
-)
+MUTUAL = (("core.session", "core.cohort"),)  # a session has a cohort, a cohort has sessions
 
 # Whatever would give the core a clock, randomness, concurrency, I/O or a log.
 FORBIDDEN_IN_CORE = {

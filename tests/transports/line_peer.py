@@ -11,23 +11,23 @@ from analytics_hub import Hub
 from analytics_hub.transports import tcp
 
 from . import peer as websocket_peer
-from .fake_hub import FakeHub, FakeSession
+from .fake_gateway import FakeGateway, FakeSession
 from .peer import Peer
 
 SUBSCRIBE: Final = b'{"action":"subscribe","channels":["routing"]}'
 
 
-def serving(hub: FakeHub | Hub, **options: Any) -> Any:
+def serving(hub: FakeGateway | Hub, **options: Any) -> Any:
     return websocket_peer.serving(hub, serve=tcp.serve, **options)
 
 
 @asynccontextmanager
-async def calling(hub: FakeHub, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
+async def calling(gateway: FakeGateway, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
     """A client that the hub knows of, and its session."""
-    count = len(hub.sessions)
+    count = len(gateway.sessions)
     async with await Peer.connect(port, **options) as peer:
-        await hub.until(lambda: len(hub.sessions) > count)
-        yield peer, hub.sessions[-1]
+        await gateway.until(lambda: len(gateway.sessions) > count)
+        yield peer, gateway.sessions[-1]
 
 
 async def read_frame(peer: Peer) -> list[Any]:
@@ -48,7 +48,7 @@ async def read_close(peer: Peer) -> tuple[int, str]:
     return last["code"], last["reason"]
 
 
-async def is_served(hub: FakeHub, port: int) -> bool:
-    async with calling(hub, port) as (peer, session):
+async def is_served(gateway: FakeGateway, port: int) -> bool:
+    async with calling(gateway, port) as (peer, session):
         session.write(b'"witness"')
         return await read_frame(peer) == ["witness"]

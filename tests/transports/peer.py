@@ -20,7 +20,7 @@ import anyio.to_thread
 from analytics_hub.hub import Hub
 from analytics_hub.transports import websocket
 
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway, FakeHub
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -41,19 +41,24 @@ class Clock:
 
 @asynccontextmanager
 async def serving(
-    hub: FakeHub | Hub, *, cancels: bool = True, serve: Callable[..., Awaitable[None]] = websocket.serve, **options: Any
+    hub: FakeGateway | Hub,
+    *,
+    cancels: bool = True,
+    serve: Callable[..., Awaitable[None]] = websocket.serve,
+    **options: Any,
 ) -> AsyncIterator[int]:
     """The port of a server for `hub`, which is cancelled in the end, or waited for.
 
     Where a test moves no clock, nothing happens because the machine stood still for some seconds.
     """
+    entered = FakeHub(hub) if isinstance(hub, FakeGateway) else hub
     if serve is websocket.serve and not options.keys() & {"clock", "limits"}:
         options["limits"] = websocket.Limits(handshake_timeout=60.0, close_timeout=60.0)
     with anyio.fail_after(HANG_GUARD):
         async with anyio.create_task_group() as group:
 
             async def run(*, task_status: anyio.abc.TaskStatus[int]) -> None:
-                await serve(hub, port=0, task_status=task_status, **options)
+                await serve(entered, port=0, task_status=task_status, **options)
 
             yield await group.start(run)
             if cancels:

@@ -17,7 +17,7 @@ from analytics_hub.transports import tcp, websocket
 from analytics_hub.transports.tls import Certificate, CertificateError, using
 
 from .certificates import encode_key, make_key, sign, write_certificate
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway, FakeHub
 from .peer import PING, PONG, Peer, Received, serving
 
 pytestmark = pytest.mark.anyio
@@ -111,7 +111,7 @@ async def test_what_is_no_certificate_is_refused_at_once(client_side: ssl.SSLCon
 
 
 async def test_renegotiation_is_switched_off_in_a_context_of_the_users_own(server_side: ssl.SSLContext) -> None:
-    async with serving(FakeHub(), ssl_context=server_side):
+    async with serving(FakeGateway(), ssl_context=server_side):
         assert server_side.options & ssl.OP_NO_RENEGOTIATION
 
 
@@ -129,9 +129,9 @@ async def is_alive(peer: Peer) -> bool:
 
 async def test_new_handshakes_use_the_new_certificate_and_who_is_connected_stays(tmp_path: Path) -> None:
     path = write_certificate(tmp_path / "localhost.pem")
-    hub, certificate, old = FakeHub(), Certificate(path), trusting(path)
+    gateway, certificate, old = FakeGateway(), Certificate(path), trusting(path)
     async with (
-        serving(hub, ssl_context=certificate) as port,
+        serving(gateway, ssl_context=certificate) as port,
         await Peer.open(port, tls=old) as early,
     ):
         write_certificate(path)
@@ -142,26 +142,26 @@ async def test_new_handshakes_use_the_new_certificate_and_who_is_connected_stays
             assert await is_alive(late)
         with pytest.raises(ssl.SSLCertVerificationError):
             await Peer.open(port, tls=old)
-        await hub.until(lambda: hub.counters["tls-refused"] == 1)  # the client has said so by an alert
+        await gateway.until(lambda: gateway.counters["tls-refused"] == 1)  # the client has said so by an alert
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 async def test_sighup_has_it_read_again(tmp_path: Path) -> None:
     path = write_certificate(tmp_path / "localhost.pem")
-    hub, certificate = FakeHub(), Certificate(path)
-    async with serving(hub, ssl_context=certificate) as port, anyio.create_task_group() as tasks:
+    gateway, certificate = FakeGateway(), Certificate(path)
+    async with serving(gateway, ssl_context=certificate) as port, anyio.create_task_group() as tasks:
         await tasks.start(certificate.reload_on_hangup)
         async with await Peer.open(port, tls=trusting(path)) as early:
             write_certificate(path)
             os.kill(os.getpid(), signal.SIGHUP)
-            await hub.until(lambda: hub.counters["certificate-reloaded"] == 1)
+            await gateway.until(lambda: gateway.counters["certificate-reloaded"] == 1)
             async with await Peer.open(port, tls=trusting(path)) as late:
                 assert await is_alive(late)
                 assert await is_alive(early)
 
             path.unlink()
             os.kill(os.getpid(), signal.SIGHUP)
-            await hub.until(lambda: hub.counters["certificate-failed"] == 1)
+            await gateway.until(lambda: gateway.counters["certificate-failed"] == 1)
             assert await is_alive(early)
         tasks.cancel_scope.cancel()
 

@@ -19,7 +19,7 @@ from analytics_hub.transports.websocket import Compression, serve
 
 from ..support.browser import Browser
 from .deflating import BOMB, OFFER, RSV1, deflate, inflate
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway
 from .peer import CONTINUATION, PATH, TEXT, Peer, frame, is_served, serving, upgrade
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ ITEM = {"symbol": "EURUSD", "side": "buy", "volume": 2.5, "decision": "B-book", 
 
 
 async def test_nothing_is_compressed_unless_the_application_asked_for_it() -> None:
-    async with serving(FakeHub()) as port, await Peer.connect(port) as peer:
+    async with serving(FakeGateway()) as port, await Peer.connect(port) as peer:
         await peer.send(upgrade(OFFER))
 
         assert "sec-websocket-extensions" not in (await peer.read_head()).headers
@@ -37,36 +37,36 @@ async def test_nothing_is_compressed_unless_the_application_asked_for_it() -> No
 
 async def test_a_level_alone_is_no_compression() -> None:
     with pytest.raises(TypeError, match="must be True, False or Compression"):
-        await serve(cast("Hub", FakeHub()), port=0, compression=cast("Any", 6))
+        await serve(cast("Hub", FakeGateway()), port=0, compression=cast("Any", 6))
 
 
 async def test_an_idle_client_has_neither_compressor_nor_decompressor() -> None:
-    hub = FakeHub()
-    async with serving(hub, compression=True) as port, await Peer.open(port, OFFER) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway, compression=True) as port, await Peer.open(port, OFFER) as peer:
         packed = deflate(b"hello hello hello hello")
         await peer.send_frame(TEXT, packed[:3], rsv=RSV1, fin=False)
         await peer.send_frame(CONTINUATION, packed[3:])
         await peer.send_frame(TEXT, b"plain")
-        await hub.until(lambda: len(hub.session.received) == 2)
-        client: Any = hub.session.transport
+        await gateway.until(lambda: len(gateway.session.received) == 2)
+        protocol: Any = gateway.session.transport.protocol  # type: ignore[attr-defined]
         async with await Peer.open(port) as other:
             await other.send_frame(TEXT, packed, rsv=RSV1)  # with the decoder that the first has given back
 
             assert (await other.read_close()).code == 1002
 
-        assert hub.sessions[0].received == ["hello hello hello hello", "plain"]
-        assert client._decoder is None
+        assert gateway.sessions[0].received == ["hello hello hello hello", "plain"]
+        assert protocol._decoder is None
         assert await is_served(port)
 
 
 async def test_a_bomb_over_the_wire_is_told_so_and_nothing_is_delivered() -> None:
-    hub = FakeHub()
-    async with serving(hub, compression=True) as port, await Peer.open(port, OFFER) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway, compression=True) as port, await Peer.open(port, OFFER) as peer:
         await peer.send(frame(TEXT, deflate(b"first"), rsv=RSV1) + frame(TEXT, BOMB[:60_000], rsv=RSV1))
         close = await peer.read_close()
 
         assert (close.code, close.reason) == (1009, "a message may have 65536 bytes in 1024 fragments")
-        assert hub.session.received == ["first"]
+        assert gateway.session.received == ["first"]
 
 
 def talk(port: int, subprotocols: list[Any], count: int) -> list[Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from analytics_hub.http import MAX_BODY, Request, Response
 from analytics_hub.transports._origins import Origins
 from analytics_hub.transports._websocket.handshake import accept, check_upgrade
-from analytics_hub.transports._websocket.http11 import MAX_PIECES, Exchange, Refused
+from analytics_hub.transports._websocket.http11 import MAX_PIECES, Exchange, RequestError
 
 from .peer import ACCEPT, KEY, upgrade
 
@@ -23,7 +23,7 @@ def receive(*portions: bytes) -> Request:
 
 
 def refusal(*portions: bytes) -> Response:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         check_upgrade(receive(*portions), "1.1", compresses=True)
     return caught.value.response
 
@@ -100,7 +100,7 @@ def test_a_request_target_may_be_a_whole_url() -> None:
     ],
 )
 def test_what_is_no_request_is_refused(head: bytes, status: int) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         receive(head)
 
     assert caught.value.response.status == status
@@ -113,7 +113,7 @@ def test_no_bytes_raise_anything_but_a_refusal(portions: list[bytes]) -> None:
     try:
         for portion in portions:
             exchange.receive(portion)
-    except Refused as refused:
+    except RequestError as refused:
         answer = exchange.answer(refused.response)
 
     assert answer.startswith(b"HTTP/1.1 4")
@@ -136,7 +136,7 @@ def test_no_mutation_of_a_handshake_raises_anything_but_a_refusal(data: st.DataO
             chosen = check_upgrade(request, exchange.http_version, compresses=True)
             Origins().admits(request.headers, is_secure=False)
             answer = accept(exchange, chosen)
-    except Refused as refused:
+    except RequestError as refused:
         answer = exchange.answer(refused.response)
 
     assert answer[:12] in (b"", b"HTTP/1.1 101") or answer.startswith(b"HTTP/1.1 4")
@@ -220,7 +220,7 @@ def test_malformed_upgrades_are_refused(head: bytes, status: int) -> None:
 
 
 def test_an_upgrade_begins_with_http_1_1() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RequestError):
         check_upgrade(receive(upgrade(version="HTTP/1.0")), "1.0", compresses=False)
 
 

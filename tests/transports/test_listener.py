@@ -17,7 +17,7 @@ from analytics_hub.transports._sockets.listener import LONGEST_PAUSE, Listener, 
 from analytics_hub.transports._sockets.loop import SelectorLoop
 from analytics_hub.transports._sockets.poller import READ
 
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway
 from .peer import Clock, serving
 
 pytestmark = pytest.mark.anyio
@@ -201,15 +201,15 @@ def test_a_server_without_descriptors_waits_and_recovers(anyio_backend: tuple[st
 
 
 async def test_a_connection_that_cannot_be_taken_is_one_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
 
     def refuse(sock: socket.socket) -> None:
         raise OSError(errno.EINVAL, "gone already")
 
-    async with serving(hub) as port:
+    async with serving(gateway) as port:
         monkeypatch.setattr("analytics_hub.transports._sockets.listener.configure", refuse)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setblocking(False)
             await anyio.wait_readable(client)
             assert client.recv(1) == b""
-        assert hub.counters["accept-failed"] == 1
+        assert gateway.counters["accept-failed"] == 1

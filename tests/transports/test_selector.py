@@ -29,7 +29,7 @@ from analytics_hub.transports._sockets.poller import (
     open_poller,
 )
 
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway
 from .peer import CLOSE, PING, PONG, TEXT, Clock, Peer, Received, frame, is_served, serving
 
 pytestmark = pytest.mark.anyio
@@ -259,10 +259,10 @@ async def test_pollers_do_the_same(make: Callable[[anyio.abc.TaskGroup], Poller]
 async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Windows gets; the rest of the transport does not know the difference."""
     monkeypatch.setattr(life, "open_poller", TaskPoller)
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         async with await Peer.open(port, room=4096, then=frame(TEXT, b"0")) as peer:
-            session = hub.session
+            session = gateway.session
             count = 0
             while session.write(b'"%d%s"' % (count, b"x" * 4000)):
                 count += 1
@@ -270,7 +270,7 @@ async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch:
             await peer.send_frame(TEXT, b"1")
             for number in range(count + 1):
                 assert (await peer.read_frame()).payload.startswith(b'["%dx' % number)
-            await hub.until(lambda: session.resumed == 1)
+            await gateway.until(lambda: session.resumed == 1)
             assert session.received == ["0"]
             session.transport.resume_reading()
             await peer.send_frame(PING)
@@ -281,7 +281,7 @@ async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch:
             await peer.send_frame(CLOSE, struct.pack("!H", 1000))
             assert await peer.read_end() == b""
         (await Peer.open(port)).reset()
-        await hub.until(lambda: not hub.connected)
+        await gateway.until(lambda: not gateway.connected)
         assert await is_served(port)
 
 
@@ -293,13 +293,13 @@ async def test_a_selector_without_descriptor_is_not_waited_on(monkeypatch: pytes
 
 async def test_a_loop_that_is_told_of_faults_keeps_their_text_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    hub = FakeHub()
+    gateway = FakeGateway()
 
     def explode(session: object, data: str | bytes) -> None:
         raise RuntimeError(data)
 
-    hub.on_data = explode
-    async with serving(hub) as port, await Peer.open(port) as peer:
+    gateway.on_data = explode
+    async with serving(gateway) as port, await Peer.open(port) as peer:
         await peer.send_frame(TEXT, b"a secret token")
         assert (await peer.read_frame()).code == 1011
 

@@ -12,7 +12,7 @@ import pytest
 
 from analytics_hub import Channel, Hub, anonymous
 
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway
 from .line_peer import SUBSCRIBE, calling, is_served, read_close, read_frame, serving
 from .peer import Clock, Peer
 
@@ -88,21 +88,21 @@ async def test_who_ends_its_own_side_is_there_as_long_as_it_takes_what_is_sent()
 
 
 async def test_who_ends_its_own_side_may_be_paused_like_any_other() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port, calling(hub, port) as (peer, session):
+    gateway = FakeGateway()
+    async with serving(gateway) as port, calling(gateway, port) as (peer, session):
         peer.sock.shutdown(socket.SHUT_WR)
         assert await read_frame(peer) == []
         session.transport.pause_reading()
         session.transport.resume_reading()
-        assert await is_served(hub, port)
+        assert await is_served(gateway, port)
         session.write(b"1")
 
         assert await read_frame(peer) == [1]
 
 
 async def test_the_last_line_must_be_utf_8_too() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port, calling(hub, port) as (peer, session):
+    gateway = FakeGateway()
+    async with serving(gateway) as port, calling(gateway, port) as (peer, session):
         await peer.send(b"1\n\xff")
         peer.sock.shutdown(socket.SHUT_WR)
 
@@ -111,8 +111,8 @@ async def test_the_last_line_must_be_utf_8_too() -> None:
 
 
 async def test_who_does_not_hang_up_after_the_close_is_cut_off() -> None:
-    hub, clock = FakeHub(), Clock()
-    async with serving(hub, clock=clock) as port, calling(hub, port) as (peer, session):
+    gateway, clock = FakeGateway(), Clock()
+    async with serving(gateway, clock=clock) as port, calling(gateway, port) as (peer, session):
         session.transport.close(1000, "enough")
         assert await read_close(peer) == (1000, "enough")
         clock.now += 5.1
@@ -121,20 +121,20 @@ async def test_who_does_not_hang_up_after_the_close_is_cut_off() -> None:
 
 
 async def test_a_server_that_is_cancelled_says_goodbye() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         peer = await Peer.connect(port)
-        await hub.until(lambda: hub.sessions)
+        await gateway.until(lambda: gateway.sessions)
 
     assert await read_close(peer) == (1001, "the server is going away")
-    assert hub.connected == 0
+    assert gateway.connected == 0
     peer.close()
 
 
 async def test_a_hub_that_has_drained_ends_the_server() -> None:
-    hub = FakeHub()
-    async with serving(hub, cancels=False) as port, calling(hub, port) as (peer, session):
-        hub.is_draining = True
+    gateway = FakeGateway()
+    async with serving(gateway, cancels=False) as port, calling(gateway, port) as (peer, session):
+        gateway.is_draining = True
         session.transport.close(1012, "restart")
 
         assert await read_close(peer) == (1012, "restart")
@@ -144,11 +144,11 @@ async def test_a_hub_that_has_drained_ends_the_server() -> None:
 
 
 async def test_who_floods_after_the_close_is_cut_off() -> None:
-    hub = FakeHub()
-    hub.on_data = lambda session, data: session.transport.close(4429, "too many commands")
-    async with serving(hub) as port, calling(hub, port) as (peer, session):
+    gateway = FakeGateway()
+    gateway.on_data = lambda session, data: session.transport.close(4429, "too many commands")
+    async with serving(gateway) as port, calling(gateway, port) as (peer, session):
         await peer.send(b"x\n" * 1_000_000)
         await peer.wait_hung_up()
 
         assert session.received == ["x"]
-        await hub.until(lambda: session.disconnected)
+        await gateway.until(lambda: session.disconnected)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub.transports._sockets.connection import READ_SIZE
+from analytics_hub.transports._sockets.connection import READ_SIZE, ROOM
 from analytics_hub.transports._sockets.poller import READ, WRITE
-from analytics_hub.transports._sockets.tls import MAX_HELLO, RECORD, TLS, NoTLS, is_hello_whole
-from analytics_hub.transports._sockets.writer import ROOM
+from analytics_hub.transports._sockets.tls import MAX_HELLO, RECORD, TLS, NotTLS, is_hello_complete
 from analytics_hub.transports.tls import refuse_renegotiation
 
 from .certificates import write_certificate
@@ -74,7 +73,7 @@ def connect(
     tls, client = TLS(server), Client(context)
     is_done, flight = False, client.shake_hands()
     while not is_done:
-        is_done = tls.shake_hands(flight)
+        is_done = tls.do_handshake(flight)
         flight = client.shake_hands(tls.take_answers())
     return tls, client
 
@@ -90,9 +89,9 @@ def read(tls: TLS, data: bytes) -> bytes:
 def test_a_hello_is_whole_at_its_last_byte(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     hello = Client(contexts[1]).shake_hands()
 
-    assert [is_hello_whole(hello[:size]) for size in range(len(hello))] == [False] * len(hello)
-    assert is_hello_whole(hello)
-    assert is_hello_whole(hello + b"more")
+    assert [is_hello_complete(hello[:size]) for size in range(len(hello))] == [False] * len(hello)
+    assert is_hello_complete(hello)
+    assert is_hello_complete(hello + b"more")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +107,8 @@ def test_a_hello_is_whole_at_its_last_byte(contexts: tuple[ssl.SSLContext, ssl.S
     ],
 )
 def test_what_no_client_says_is_no_hello(data: bytes) -> None:
-    with pytest.raises(NoTLS):
-        is_hello_whole(data)
+    with pytest.raises(NotTLS):
+        is_hello_complete(data)
 
 
 def test_other_bytes_in_a_handshake_are_answered_with_an_alert(
@@ -118,10 +117,10 @@ def test_other_bytes_in_a_handshake_are_answered_with_an_alert(
     tls = TLS(contexts[0])
 
     with pytest.raises(ssl.SSLError):
-        tls.shake_hands(b"\x16\x03\x01\x00\x08\x01\x00\x00\x04\xff\xff\xff\xff")
+        tls.do_handshake(b"\x16\x03\x01\x00\x08\x01\x00\x00\x04\xff\xff\xff\xff")
 
     assert tls.take_answers()[0] == 0x15
-    tls.say_goodbye()
+    tls.shutdown()
 
 
 # --- bytes in, bytes out --------------------------------------------------------------------------------------------
@@ -149,7 +148,7 @@ def test_the_end_may_come_with_the_last_bytes(
     assert tls.has_ended
 
     tls, client = connect(contexts, version)
-    tls.say_goodbye()
+    tls.shutdown()
     assert client.hear(tls.take_answers()) == b""
     assert client.tls.read(1) == b""  # an end, and not just nothing more
 
@@ -173,14 +172,14 @@ def fed(stream: Recording, data: bytes) -> None:
     """Let it read `data`, and then find that there is no more."""
     stream.fake.incoming += [data[at : at + READ_SIZE] for at in range(0, len(data), READ_SIZE)]
     while stream.fake.incoming:
-        stream.ready(READ)
-    stream.ready(READ)
+        stream.connection.ready(READ)
+    stream.connection.ready(READ)
 
 
 def flushed(stream: Recording) -> bytes:
     """What has gone out since, once there was room for all of it."""
     while stream.poller.events & WRITE:
-        stream.ready(WRITE)
+        stream.connection.ready(WRITE)
     sent, stream.fake.sent = stream.fake.sent, b""
     return sent
 
@@ -195,16 +194,16 @@ def test_whatever_the_kernel_takes_everything_arrives_in_order(
     tls, client = connect(contexts)
     stream = Recording([*script], tls)
     for frame in frames:
-        was_taken = stream.write(frame)
+        was_taken = stream.connection.write(frame)
 
-        assert was_taken == (stream.buffered <= ROOM)
-        assert bool(stream.poller.events & WRITE) == bool(stream.buffered)
+        assert was_taken == (stream.connection.buffered <= ROOM)
+        assert bool(stream.poller.events & WRITE) == bool(stream.connection.buffered)
         if not was_taken:
             while stream.poller.events & WRITE:
-                stream.ready(WRITE)
-            assert stream.told.pop() == "drained"
-    stream.seal(b"bye")
-    stream.finish(1.0)
+                stream.connection.ready(WRITE)
+            assert stream.events.pop() == "drained, full"
+    stream.connection.write_last(b"bye")
+    stream.connection.finish(1.0)
 
     assert client.hear(flushed(stream)) == b"".join(frames) + b"bye"
     assert client.tls.read(1) == b""
@@ -219,10 +218,10 @@ def test_records_are_heard_however_they_are_cut(contexts: tuple[ssl.SSLContext, 
 
     stream.fake.incoming = [records[at : at + 999] for at in range(0, len(records), 999)]
     while stream.fake.incoming:
-        stream.ready(READ)
+        stream.connection.ready(READ)
 
-    assert b"".join(cast("list[bytes]", stream.told)) == data
-    assert b"" not in stream.told
+    assert b"".join(cast("list[bytes]", stream.events)) == data
+    assert b"" not in stream.events
 
 
 def test_what_came_with_the_end_of_the_handshake_needs_no_readable_socket(
@@ -234,7 +233,7 @@ def test_what_came_with_the_end_of_the_handshake_needs_no_readable_socket(
     stream = Recording(tls=tls)
     stream.turn()
 
-    assert stream.told == [b"at once"]
+    assert stream.events == [b"at once"]
 
 
 def test_an_end_that_came_with_the_last_bytes_is_told_after_a_pause(
@@ -244,16 +243,16 @@ def test_an_end_that_came_with_the_last_bytes_is_told_after_a_pause(
     tls, client = connect(contexts)
     stream = Recording(tls=tls)
     stream.fake.incoming = [client.say(b"request") + client.end()]
-    stream.ready(READ)
-    stream.pause_reading()
+    stream.connection.ready(READ)
+    stream.connection.pause_reading()
     stream.turn()
 
-    assert stream.told == [b"request"]
-    stream.write(b"answer")
+    assert stream.events == [b"request"]
+    stream.connection.write(b"answer")
     assert client.hear(stream.fake.sent) == b"answer"
-    stream.resume_reading()
+    stream.connection.resume_reading()
     stream.turn()
-    assert stream.told == [b"request", "closed"]
+    assert stream.events == [b"request", "lost"]
 
 
 def test_a_peer_that_goes_without_a_goodbye_has_gone(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
@@ -261,10 +260,10 @@ def test_a_peer_that_goes_without_a_goodbye_has_gone(contexts: tuple[ssl.SSLCont
     stream = Recording(tls=tls)
     stream.fake.incoming = [client.say(b"half a message")[:20], b""]
 
-    stream.ready(READ)
-    stream.ready(READ)
+    stream.connection.ready(READ)
+    stream.connection.ready(READ)
 
-    assert stream.told == ["closed"]
+    assert stream.events == ["lost"]
     assert not stream.fake.was_reset
 
 
@@ -291,9 +290,9 @@ def test_an_answer_that_the_kernel_refuses_while_reading_waits_its_turn(forged: 
 
     fed(stream, forger.key_update() + forger.record(b"before ") + forger.key_update() + forger.record(b"after"))
 
-    assert stream.told == [b"before after"]
+    assert stream.events == [b"before after"]
     assert stream.poller.events == READ | WRITE
-    assert stream.write(b"frame")
+    assert stream.connection.write(b"frame")
     assert client.hear(flushed(stream)) == b"frame"
     assert stream.poller.events == READ
 
@@ -301,26 +300,26 @@ def test_an_answer_that_the_kernel_refuses_while_reading_waits_its_turn(forged: 
 def test_an_answer_goes_between_the_frames_that_wait(forged: tuple[TLS, Client, Forger]) -> None:
     tls, client, forger = forged
     stream = Recording([10, 0, 0, 0, 0], tls)
-    assert not stream.write(b"x" * 100_000)
+    assert not stream.connection.write(b"x" * 100_000)
 
     fed(stream, forger.key_update())
     fed(stream, forger.record(b"data"))
-    stream.write(b"y")
+    stream.connection.write(b"y")
 
-    assert stream.told == [b"data"]
+    assert stream.events == [b"data"]
     assert client.hear(flushed(stream)) == b"x" * 100_000 + b"y"
-    assert stream.told == [b"data", "drained"]
+    assert stream.events == [b"data", "drained, full"]
 
 
 def test_an_answer_goes_out_after_the_last_words(forged: tuple[TLS, Client, Forger]) -> None:
     """One that was left out would be missed in the count of records, and the goodbye after it not be understood."""
     tls, client, forger = forged
     stream = Recording([10, 0, 0, 0, 0], tls)
-    stream.seal(b"last words")
+    stream.connection.write_last(b"last words")
 
     fed(stream, forger.key_update())
     fed(stream, forger.record(b"bye"))
-    stream.finish(1.0)
+    stream.connection.finish(1.0)
 
     assert client.hear(flushed(stream)) == b"last words"
     assert client.tls.read(1) == b""
@@ -334,12 +333,12 @@ def test_a_peer_that_asks_for_keys_and_never_reads_is_cut_off(forged: tuple[TLS,
 
     while not stream.fake.is_closed:
         stream.fake.incoming = [b"".join(forger.key_update() for _ in range(100))]
-        stream.ready(READ)
+        stream.connection.ready(READ)
         asked += 100
 
     assert asked <= 4000
     assert stream.fake.was_reset
-    assert stream.told == ["closed"]
+    assert stream.events == ["lost"]
 
 
 def test_one_turn_hears_no_more_than_one_read_has_brought(forged: tuple[TLS, Client, Forger]) -> None:
@@ -348,7 +347,7 @@ def test_one_turn_hears_no_more_than_one_read_has_brought(forged: tuple[TLS, Cli
     stream = Recording(tls=tls)
     stream.fake.incoming = [forger.key_update() for _ in range(10)]
 
-    stream.ready(READ)
+    stream.connection.ready(READ)
 
     assert len(stream.fake.incoming) == 9
 
@@ -361,16 +360,16 @@ def test_renegotiation_is_refused(certificate: Path, tmp_path: Path) -> None:
     refuse_renegotiation(server)
     tls, client = TLS(server), Client(context)
     hello = client.shake_hands()
-    tls.shake_hands(hello)
+    tls.do_handshake(hello)
     answer = tls.take_answers()
-    assert tls.shake_hands(client.shake_hands(answer))
+    assert tls.do_handshake(client.shake_hands(answer))
     client.shake_hands(tls.take_answers())
     forger.learn(hello, answer)
     stream = Recording(tls=tls)
 
     fed(stream, forger.renegotiation())
 
-    assert stream.told == []
+    assert stream.events == []
     with pytest.raises(ssl.SSLError, match="NO_RENEGOTIATION"):
         client.hear(flushed(stream))
 
@@ -384,7 +383,7 @@ class Renegotiating:
     def encrypt(self, data: bytes) -> bytes:
         raise ssl.SSLWantReadError
 
-    def say_goodbye(self) -> None: ...
+    def shutdown(self) -> None: ...
 
     def take_answers(self) -> bytes:
         return b""
@@ -395,24 +394,24 @@ def test_who_would_renegotiate_is_lost_and_nobody_spins() -> None:
     for script in scripts:
         stream = Recording(script)
         if script:
-            assert stream.write(b"in the clear")
-        stream._tls = cast("Any", Renegotiating())
+            assert stream.connection.write(b"in the clear")
+        stream.connection._tls = cast("Any", Renegotiating())
 
-        assert stream.write(b"frame")
-        assert stream.write(b"more")
-        assert stream.told == []
+        assert stream.connection.write(b"frame")
+        assert stream.connection.write(b"more")
+        assert stream.events == []
         stream.turn()
 
-        assert stream.told == ["closed"]
+        assert stream.events == ["lost"]
         assert stream.poller.events == 0
 
 
 def test_the_end_of_the_server_is_said_in_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     tls, client = connect(contexts)
     stream = Recording(tls=tls)
-    stream.seal(b"last words")
-    stream.leave()
+    stream.connection.write_last(b"last words")
+    stream.connection.abort()
 
     assert client.hear(stream.fake.sent) == b"last words"
     assert client.tls.read(1) == b""
-    assert stream.told == ["closed"]
+    assert stream.events == ["lost"]

@@ -17,7 +17,7 @@ import pytest
 from analytics_hub.transports import tcp, websocket
 from analytics_hub.transports.tls import Certificate
 
-from .fake_hub import FakeHub
+from .fake_gateway import FakeGateway
 from .forger import Forger, old_hello
 from .line_peer import read_close
 from .peer import PING, PONG, Clock, Peer, Received, descriptors, frame, serving, upgrade
@@ -29,24 +29,24 @@ class House:
     """A hub behind one of the transports."""
 
     def __init__(self, serve: Callable[..., Awaitable[None]]) -> None:
-        self.hub = FakeHub()
-        self.counters = self.hub.counters
+        self.gateway = FakeGateway()
+        self.counters = self.gateway.counters
         self.is_websocket = serve is websocket.serve
         self._serve = serve
 
     def serving(self, **options: Any) -> AbstractAsyncContextManager[int]:
-        return serving(self.hub, serve=self._serve, **options)
+        return serving(self.gateway, serve=self._serve, **options)
 
     async def open(self, port: int, tls: ssl.SSLContext) -> Peer:
         """A client that was let in."""
-        before = len(self.hub.sessions)
+        before = len(self.gateway.sessions)
         peer = await (Peer.open(port, tls=tls) if self.is_websocket else Peer.connect(port, tls=tls))
-        await self.hub.until(lambda: len(self.hub.sessions) > before)
+        await self.gateway.until(lambda: len(self.gateway.sessions) > before)
         return peer
 
     async def is_served(self, port: int, tls: ssl.SSLContext) -> bool:
         async with await self.open(port, tls) as witness:
-            self.hub.sessions[-1].write(b'"here"')
+            self.gateway.sessions[-1].write(b'"here"')
             frame = b'["here"]\n' if not self.is_websocket else b'\x81\x08["here"]'
             return await witness.read(len(frame)) == frame
 
@@ -79,7 +79,7 @@ async def test_who_speaks_in_the_clear_is_told_in_the_clear(
             assert await peer.read_end() == b""
 
         assert house.counters["tls-refused"] == 2
-        assert not house.hub.handshakes
+        assert not house.gateway.handshakes
         assert await house.is_served(port, client_side)
 
 
@@ -109,7 +109,7 @@ async def test_who_does_not_trust_us_is_one_refused(house: House, own: Certifica
         with pytest.raises(ssl.SSLCertVerificationError):
             await Peer.connect(port, tls=ssl.create_default_context())
 
-        await house.hub.until(lambda: house.counters["tls-refused"] == 1)
+        await house.gateway.until(lambda: house.counters["tls-refused"] == 1)
 
 
 async def test_halves_of_handshakes_leave_nothing(
@@ -158,7 +158,7 @@ async def test_a_client_that_goes_without_a_goodbye_has_hung_up(
             peer = await house.open(port, client_side)
             with socket.socket(fileno=peer.sock.detach()) as raw:
                 raw.send(say)
-            await house.hub.until(lambda: house.hub.connected == 0)
+            await house.gateway.until(lambda: house.gateway.connected == 0)
 
         assert await house.is_served(port, client_side)
     assert "Traceback" not in caplog.text
@@ -168,10 +168,10 @@ async def test_key_updates_without_end_hold_nobody_up(
     own: Certificate, client_side: ssl.SSLContext, tmp_path: Path
 ) -> None:
     """They cost a turn each 4 KiB, as all that peers say does, and are answered."""
-    hub = FakeHub()
+    gateway = FakeGateway()
     context = ssl.create_default_context(cafile=own.certfile)
     forger = Forger(context, tmp_path / "keys")
-    async with serving(hub, ssl_context=own) as port, await Peer.connect(port, tls=context) as peer:
+    async with serving(gateway, ssl_context=own) as port, await Peer.connect(port, tls=context) as peer:
         forger.learn()
         async with Peer(socket.socket(fileno=os.dup(peer.sock.fileno()))) as line:
             await line.send(forger.record(upgrade()))

@@ -12,7 +12,7 @@ from analytics_hub.contracts import anonymous
 from analytics_hub.hub import Hub
 from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS
 
-from .fake_hub import FakeHub, FakeSession
+from .fake_gateway import FakeGateway, FakeSession
 from .peer import (
     BINARY,
     CLOSE,
@@ -44,8 +44,8 @@ pytestmark = pytest.mark.anyio
 )
 async def test_trap_1_a_malformed_extension_offer_ends_nobody(offer: str) -> None:
     """wsproto raises `ValueError` out of the accept: one request used to end a server."""
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         async with await Peer.connect(port) as peer:
             await peer.send(upgrade(f"Sec-WebSocket-Extensions: {offer}"))
             answer = await peer.read_head()
@@ -58,8 +58,8 @@ async def test_trap_1_a_malformed_extension_offer_ends_nobody(offer: str) -> Non
 @pytest.mark.parametrize("name", ["Host", "Connection", "Sec-WebSocket-Protocol", "Upgrade", "X-Anything"])
 async def test_trap_2_a_header_that_is_not_ascii_is_a_bad_request(name: str) -> None:
     """wsproto raises `UnicodeDecodeError`, before any token is looked at."""
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         async with await Peer.connect(port) as peer:
             await peer.send(upgrade(f"{name}: \xe9\xff", drop=(name,)))
 
@@ -69,22 +69,22 @@ async def test_trap_2_a_header_that_is_not_ascii_is_a_bad_request(name: str) -> 
 
 async def test_trap_3_after_a_parse_error_nothing_more_is_taken() -> None:
     """wsproto stops decoding for good and stores what comes: 64 MiB were taken and the connection stayed."""
-    hub = FakeHub()
+    gateway = FakeGateway()
     clock = Clock()
-    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+    async with serving(gateway, clock=clock) as port, await Peer.open(port) as peer:
         await peer.send_frame(0x3)
 
         close = await peer.read_frame()
         assert close.code == 1002
         await peer.send(b"\0" * 64 * 1024 * 1024)  # returns only because the server has hung up meanwhile
-        assert hub.session.disconnected == 1
-        assert hub.session.received == []
+        assert gateway.session.disconnected == 1
+        assert gateway.session.received == []
 
 
 async def test_trap_3_a_silent_peer_is_hung_up_on_after_a_parse_error() -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
     clock = Clock()
-    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+    async with serving(gateway, clock=clock) as port, await Peer.open(port) as peer:
         await peer.send_frame(0x3)
         assert (await peer.read_frame()).code == 1002
         assert await peer.read_end() == b""
@@ -96,8 +96,8 @@ async def test_trap_3_a_silent_peer_is_hung_up_on_after_a_parse_error() -> None:
 
 async def test_traps_4_and_8_compression_is_declined_and_compressed_frames_are_refused() -> None:
     """There is no inflating without a bound, because nothing is inflated."""
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         for offer in ("permessage-deflate", "permessage-deflate; unknown=1", "x-webkit-deflate-frame"):
             async with await Peer.connect(port) as peer:
                 await peer.send(upgrade(f"Sec-WebSocket-Extensions: {offer}"))
@@ -120,23 +120,23 @@ async def test_traps_4_and_8_compression_is_declined_and_compressed_frames_are_r
     ],
 )
 async def test_trap_5_a_message_over_the_limits_is_refused_by_its_headers(sent: bytes) -> None:
-    hub = FakeHub()
-    async with serving(hub) as port, await Peer.open(port) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway) as port, await Peer.open(port) as peer:
         await peer.send(sent)
 
         assert (await peer.read_frame()).code == 1009
-        assert hub.session.received == []
+        assert gateway.session.received == []
         assert await is_served(port)
 
 
 async def test_trap_5_a_message_at_the_limit_is_taken() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port, await Peer.open(port) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway) as port, await Peer.open(port) as peer:
         await peer.send_frame(TEXT, b"x" * 65_536)
         await peer.send(frame(TEXT, b"y", fin=False) + frame(CONTINUATION, fin=False) * 1022 + frame(CONTINUATION))
-        await hub.until(lambda: len(hub.session.received) == 2)
+        await gateway.until(lambda: len(gateway.session.received) == 2)
 
-        assert hub.session.received == ["x" * 65_536, "y"]
+        assert gateway.session.received == ["x" * 65_536, "y"]
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ async def test_trap_5_a_message_at_the_limit_is_taken() -> None:
 )
 async def test_trap_6_a_head_is_bounded_even_when_it_comes_at_once(headers: list[str], status: int) -> None:
     """h11 bounds only a head that is incomplete: 5000 headers in 64 KiB were accepted."""
-    hub = FakeHub()
-    async with serving(hub) as port, await Peer.connect(port) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway) as port, await Peer.connect(port) as peer:
         await peer.send(upgrade(*headers))
 
         assert (await peer.read_answer()).status == status
-        assert hub.sessions == []
+        assert gateway.sessions == []
 
 
 async def test_trap_6_a_request_line_without_end_is_refused() -> None:
-    async with serving(FakeHub()) as port, await Peer.connect(port) as peer:
+    async with serving(FakeGateway()) as port, await Peer.connect(port) as peer:
         await peer.send(b"GET /" + b"a" * (MAX_HEAD + 1))
 
         assert (await peer.read_answer()).status == 414
@@ -175,28 +175,28 @@ async def test_trap_6_a_request_line_without_end_is_refused() -> None:
     ],
 )
 async def test_trap_7_what_wsproto_takes_for_a_handshake_is_refused(head: bytes) -> None:
-    hub = FakeHub()
-    async with serving(hub) as port, await Peer.connect(port) as peer:
+    gateway = FakeGateway()
+    async with serving(gateway) as port, await Peer.connect(port) as peer:
         await peer.send(head)
 
         assert (await peer.read_answer()).status == 400
-        assert hub.sessions == []
+        assert gateway.sessions == []
 
 
 async def test_trap_9_frames_in_the_packet_of_the_handshake_are_served() -> None:
     """wsproto decodes them only when more bytes come, and a client that waits for an answer sends none."""
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         async with await Peer.open(port, then=frame(TEXT, b"one") + frame(TEXT, b"two") + frame(PING, b"?")) as peer:
             assert await peer.read_frame() == Received(PONG, b"?")
-        assert hub.session.received == ["one", "two"]
+        assert gateway.session.received == ["one", "two"]
 
 
 async def test_trap_11_a_reset_while_the_server_writes_ends_that_client_only() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         peer = await Peer.open(port)
-        session = hub.session
+        session = gateway.session
         peer.reset()
         while not session.disconnected:
             session.write(b"1")
@@ -209,9 +209,9 @@ async def test_trap_11_a_reset_while_the_server_writes_ends_that_client_only() -
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 async def test_trap_12_a_slow_handshake_is_ended(sent: bytes) -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
     clock = Clock()
-    async with serving(hub, clock=clock) as port, await Peer.connect(port) as peer:
+    async with serving(gateway, clock=clock) as port, await Peer.connect(port) as peer:
         await peer.send(sent)
         assert await is_served(port)  # so it has been accepted
 
@@ -219,34 +219,34 @@ async def test_trap_12_a_slow_handshake_is_ended(sent: bytes) -> None:
 
         answer = await peer.read_end()
         assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
-        assert hub.counters["handshake-timeout"] == 1
+        assert gateway.counters["handshake-timeout"] == 1
 
 
 async def test_trap_12_a_close_that_is_never_answered_ends() -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
     clock = Clock()
-    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
-        hub.session.transport.close(1012, "restart")
+    async with serving(gateway, clock=clock) as port, await Peer.open(port) as peer:
+        gateway.session.transport.close(1012, "restart")
         close = await peer.read_frame()
         assert (close.code, close.reason) == (1012, "restart")
 
         clock.now += 5.1
 
         assert await peer.read_end() == b""
-        assert hub.session.disconnected == 1
+        assert gateway.session.disconnected == 1
 
 
 async def test_trap_12_silence_is_ended_after_pings() -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
     clock = Clock()
-    async with serving(hub, clock=clock) as port, await Peer.open(port) as peer:
+    async with serving(gateway, clock=clock) as port, await Peer.open(port) as peer:
         for _ in range(2):
             clock.now += 20.1
             assert (await peer.read_frame()).opcode == PING
         clock.now += 20.1
 
         assert (await peer.read_close()).code == 4408
-        assert hub.counters["closed-silent"] == 1
+        assert gateway.counters["closed-silent"] == 1
 
 
 async def test_trap_13_a_hub_that_drains_says_so_and_closes_with_1012() -> None:
@@ -268,16 +268,16 @@ async def test_trap_13_a_hub_that_drains_says_so_and_closes_with_1012() -> None:
 
 
 async def test_an_exception_in_the_hub_ends_the_connection_that_caused_it() -> None:
-    hub = FakeHub()
+    gateway = FakeGateway()
 
     def explode(session: FakeSession, data: str | bytes) -> None:
         raise RuntimeError(data)
 
-    hub.on_data = explode
-    async with serving(hub) as port:
+    gateway.on_data = explode
+    async with serving(gateway) as port:
         async with await Peer.open(port) as peer:
             await peer.send_frame(TEXT, b"boom")
 
             assert (await peer.read_frame()).code == 1011
-        assert hub.counters["connection-fault"] == 1
+        assert gateway.counters["connection-fault"] == 1
         assert await is_served(port)

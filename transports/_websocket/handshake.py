@@ -20,7 +20,7 @@ from wsproto.utilities import generate_accept_token
 from ...http import Request
 from ...protocol.formats import SUBPROTOCOLS, Format, choose_format
 from .deflate import Agreement, negotiate
-from .http11 import Exchange, Refused
+from .http11 import Exchange, RequestError
 
 VERSION: Final = "13"
 
@@ -50,35 +50,35 @@ class Upgrade:
 
 
 def check_upgrade(request: Request, http_version: str, *, compresses: bool) -> Upgrade:
-    """The upgrade that `request` asks for, or `Refused`."""
+    """The upgrade that `request` asks for, or `RequestError`."""
     headers = request.headers
     is_upgrade = "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
     if request.method != "GET" and (is_upgrade or request.method != "HEAD"):
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", [("Allow", "GET")])
+        raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", [("Allow", "GET")])
     if not is_upgrade:
-        raise Refused(
+        raise RequestError(
             HTTPStatus.UPGRADE_REQUIRED,
             "this is a WebSocket: connect with Upgrade: websocket",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
     if http_version != "1.1":
-        raise Refused(HTTPStatus.BAD_REQUEST, "a WebSocket begins with HTTP/1.1")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket begins with HTTP/1.1")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        raise Refused(HTTPStatus.BAD_REQUEST, "a WebSocket begins without a body")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket begins without a body")
     if (version := headers.get("sec-websocket-version")) != VERSION:
-        raise Refused(
+        raise RequestError(
             HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED,
             f"Sec-WebSocket-Version must be {VERSION}",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
-        raise Refused(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
     offered = tuple(_split(headers.get("sec-websocket-protocol", "")))
     chosen = choose_format(offered)
     if chosen is None:
         supported = ", ".join(SUBPROTOCOLS)
-        raise Refused(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; this server speaks {supported}, or offer none")
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; offer {supported} or none")
     offers = headers.get("sec-websocket-extensions", "")
     return Upgrade(key, offered, chosen, negotiate(offers) if compresses else None)
 

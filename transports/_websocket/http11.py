@@ -40,7 +40,7 @@ _ONCE: Final = frozenset(
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """The request will not be served; says with what status and in which words."""
 
     def __init__(self, status: int, sentence: str, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -80,7 +80,7 @@ class Exchange:
         return self._http.trailing_data[0]
 
     def receive(self, data: bytes) -> Request | None:
-        """The request, once it is whole; raises `Refused`, which `answer` can send."""
+        """The request, once it is whole; raises `RequestError`, which `answer` can send."""
         if self._incomplete is None:
             searched = max(0, len(self._head) - len(_HEAD_END) + 1)
             self._head += data
@@ -97,7 +97,7 @@ class Exchange:
         except h11.RemoteProtocolError as error:
             # The hint is 501 for transfer codings that do not exist; what the peer did wrong is never our 5xx.
             status = error.error_status_hint if error.error_status_hint < 500 else HTTPStatus.BAD_REQUEST
-            raise Refused(status, "this is not a request as RFC 9112 has it") from error
+            raise RequestError(status, "this is not a request as RFC 9112 has it") from error
 
     def _next(self) -> Request | None:
         while True:
@@ -110,7 +110,7 @@ class Exchange:
                 self._incomplete.pieces += 1
                 _check_body(len(self._incomplete.body))
                 if self._incomplete.pieces > MAX_PIECES:
-                    raise Refused(HTTPStatus.BAD_REQUEST, f"a body may come in {MAX_PIECES} pieces")
+                    raise RequestError(HTTPStatus.BAD_REQUEST, f"a body may come in {MAX_PIECES} pieces")
             elif isinstance(event, h11.EndOfMessage):
                 assert self._incomplete is not None
                 request = self._incomplete.request
@@ -124,17 +124,17 @@ class Exchange:
         self.http_version = event.http_version.decode()
         self._method = event.method.decode()
         if self.http_version not in ("1.0", "1.1"):
-            raise Refused(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
         headers: dict[str, str] = {}
         for raw_name, raw_value in event.headers:
             name, value = raw_name.decode(), raw_value.decode()
             if name in headers:
                 if name in _ONCE:
-                    raise Refused(HTTPStatus.BAD_REQUEST, f"the header {name} must come once")
+                    raise RequestError(HTTPStatus.BAD_REQUEST, f"the header {name} must come once")
                 value = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
             headers[name] = value
         if "content-length" in headers and "transfer-encoding" in headers:
-            raise Refused(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
         path, query = _split(event.target.decode())
         self.request = Request(self._method, path, query, headers)
         _check_body(int(headers.get("content-length", "0")))
@@ -185,39 +185,39 @@ _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 def _check_start(head: bytearray) -> None:
     # A TLS client on the plain port begins with 0x16; it would say nothing more before it is answered.
     if head and not 0x21 <= head[0] <= 0x7E:
-        raise Refused(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
 
 
 def _check_size(head: bytearray, end: int) -> None:
     if (len(head) if end < 0 else end) <= MAX_HEAD:
         return
     if head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
-        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
-    raise Refused(
+        raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
+    raise RequestError(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request line and headers may have {MAX_HEAD} bytes together"
     )
 
 
 def _check_lines(head: bytes) -> None:
     if not head.isascii():
-        raise Refused(HTTPStatus.BAD_REQUEST, "a request line and headers are ASCII")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "a request line and headers are ASCII")
     request_line, *headers = head.split(b"\r\n")
     if len(request_line) > MAX_LINE:
-        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
+        raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
     if len(headers) > MAX_HEADERS or any(len(line) > MAX_LINE for line in headers):
-        raise Refused(
+        raise RequestError(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there may be {MAX_HEADERS} headers of {MAX_LINE} bytes"
         )
     # h11 takes a bare line feed for the end of a line and folds continued lines; proxies differ (RFC 9112 §2.2, §5.2).
     if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b""):
-        raise Refused(HTTPStatus.BAD_REQUEST, "lines end in CR LF")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "lines end in CR LF")
     if any(line[:1] in (b" ", b"\t") for line in headers):
-        raise Refused(HTTPStatus.BAD_REQUEST, "a header is one line")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "a header is one line")
 
 
 def _check_body(length: int) -> None:
     if length > MAX_BODY:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY} bytes")
+        raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY} bytes")
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def _split(target: str) -> tuple[str, str]:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise Refused(HTTPStatus.BAD_REQUEST, "the request target must be a path")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "the request target must be a path")
         return parts.path or "/", parts.query
     path, _, query = target.partition("?")
     return path, query

@@ -12,7 +12,7 @@ import h11
 from analytics_hub.http import MAX_BODY, Request
 from analytics_hub.transports._websocket.deflate import negotiate
 from analytics_hub.transports._websocket.handshake import Upgrade, accept, check_upgrade
-from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, Exchange, Refused
+from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, Exchange, RequestError
 
 from ..target import Target, cut
 
@@ -38,7 +38,7 @@ def check_head(data: bytes) -> None:
             exchange.invite()
         else:
             return
-    except Refused as refused:
+    except RequestError as refused:
         check_answer(exchange.answer(refused.response), refused.response.status)
         return
     _check_request(request, exchange)
@@ -47,7 +47,7 @@ def check_head(data: bytes) -> None:
     assert len(exchange.trailing) <= taken
     try:
         upgrade = check_upgrade(request, exchange.http_version, compresses=True)
-    except Refused as refused:
+    except RequestError as refused:
         check_answer(exchange.answer(refused.response), refused.response.status)
     else:
         _check_upgrade(head.decode("ascii"), request, upgrade)
