@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from . import runner
+from ..support import runner
+from ..support.runner import Estimate, Progress
 from .layout import ROOT
-from .runner import Estimate, Progress
 
 SECONDS = st.floats(0.001, 1000)
 
@@ -308,7 +308,18 @@ def suite(tmp_path: Path) -> Path:
 
 @contextmanager
 def started(suite: Path, *arguments: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.runner", "-ra", "--color=no", "--tb=line"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "xdist",
+        "-p",
+        "tests.support.runner",
+        "-ra",
+        "--color=no",
+        "--tb=line",
+    ]
     environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "100"}
     with subprocess.Popen(
         [*command, *arguments],
