@@ -25,9 +25,9 @@ PYTHON, UV = BIN / f"python{EXE}", BIN / f"uv{EXE}"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": "audit"}
-# A file of tests stays in one process, where its fixtures are set up once; tests/support/runner.py starts the longest
+# A file of tests stays in one process, where its fixtures are set up once; tools/progress.py starts the longest
 # first.
-PYTEST = ("pytest", "-p", "tests.support.runner", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+PYTEST = ("pytest", "-p", "tools.progress", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..support import runner
-from ..support.runner import Estimate, Progress
+from tools import progress as runner
+from tools.progress import Estimate, Progress
+
 from .layout import ROOT
 
 SECONDS = st.floats(0.001, 1000)
@@ -315,7 +316,7 @@ def started(suite: Path, *arguments: str, stdout: int = subprocess.PIPE) -> Iter
         "-p",
         "xdist",
         "-p",
-        "tests.support.runner",
+        "tools.progress",
         "-ra",
         "--color=no",
         "--tb=line",
