@@ -76,7 +76,7 @@ def main(command: str = "help", *arguments: str) -> None:
         asked = command in ("help", "-h", "--help")
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # whoever runs this has chosen a Python
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # the Python that runs this was chosen
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("XDG_CACHE_HOME", str(VENV / "cache"))
     prepare(GROUPS[command])
