@@ -270,7 +270,7 @@ def test_new_and_long_files_come_first(files: list[str], durations: dict[str, fl
 # --- real runs
 
 SUITE: Mapping[str, str] = {
-    "conftest.py": "from tools import progress as runner\nrunner.REPEAT = progress.REWRITE = 0.0\n",
+    "conftest.py": "from tools import progress\nprogress.REPEAT = progress.REWRITE = 0.0\n",
     "test_one.py": """
 import pytest
 
