@@ -19,8 +19,8 @@ from analytics_hub.protocol import (
     MAX_SEQ,
     Command,
     ErrorCode,
+    InvalidCommand,
     Parsed,
-    Refused,
     Seen,
     Selection,
     Subscribe,
@@ -41,13 +41,13 @@ _COMMANDS: Final = get_args(Command)
 def check_json(data: bytes) -> None:
     """Text, as the transports hand it over: they have checked that it is UTF-8."""
     _check_parsed(JSON.parse(data.decode("utf-8", "replace")))
-    assert isinstance(JSON.parse(data)[0], Refused)
+    assert isinstance(JSON.parse(data)[0], InvalidCommand)
 
 
 def check_msgpack(data: bytes) -> None:
     parsed = MSGPACK.parse(data)
     _check_parsed(parsed)
-    if not any(isinstance(each, Refused) for each in parsed):
+    if not any(isinstance(each, InvalidCommand) for each in parsed):
         assert _written(parsed) == _written(JSON.parse(_written(parsed).decode()))
 
 
@@ -59,7 +59,7 @@ def _check_parsed(parsed: list[Parsed]) -> None:
     assert 0 < len(parsed) <= MAX_COMMANDS
     for each in parsed:
         _check_id(each.id)
-        if isinstance(each, Refused):
+        if isinstance(each, InvalidCommand):
             assert each.code in _CODES
             assert len(each.message) <= MAX_SENTENCE, f"an answer of {len(each.message)} characters"
             each.message.encode()
