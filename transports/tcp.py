@@ -8,32 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 import anyio
 import anyio.abc
 
 from ..hub import Hub
-from ._abilities import Abilities
 from ._sockets.loop import SelectorLoop
 from ._sockets.serve import BACKLOG, run
 from ._tcp.protocol import PendingLineProtocol
 from ._tcp.server import Limits, LineServer
 from .tls import Certificate, CertificateError, Security, using
-
-ABILITIES: Final = Abilities(
-    transport="tcp",
-    formats=("JSON",),
-    has_handshake=False,
-    refuses_with_status=False,
-    takes_commands=True,
-    tells_binary=False,
-    shows_heartbeats=True,
-    has_close_codes=False,
-    feels_slowness=True,
-    ends_silence=False,
-    compresses="nobody",
-)
 
 
 async def serve(
@@ -62,4 +46,4 @@ async def serve(
         await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["ABILITIES", "Certificate", "CertificateError", "Limits", "serve"]
+__all__ = ["Certificate", "CertificateError", "Limits", "serve"]

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Final
 
 import anyio
 import anyio.abc
 
 from ..http import Respond
 from ..hub import Hub
-from ._abilities import Abilities
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 from ._sockets.limits import Limits
@@ -26,20 +24,6 @@ from ._websocket.deflate import Compression
 from ._websocket.request import HTTPProtocol
 from ._websocket.server import WebSocketServer
 from .tls import Certificate, CertificateError, Security, using
-
-ABILITIES: Final = Abilities(
-    transport="websocket",
-    formats=("JSON", "MessagePack"),
-    has_handshake=True,
-    refuses_with_status=True,
-    takes_commands=True,
-    tells_binary=True,
-    shows_heartbeats=True,
-    has_close_codes=True,
-    feels_slowness=True,
-    ends_silence=True,
-    compresses="the hub, if asked to",
-)
 
 
 async def serve(
@@ -87,4 +71,4 @@ async def serve(
         await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["ABILITIES", "Certificate", "CertificateError", "Compression", "Limits", "serve"]
+__all__ = ["Certificate", "CertificateError", "Compression", "Limits", "serve"]

@@ -20,8 +20,8 @@ from .client import Client, Connect, Reader, TransportUnderTest
 
 TRANSPORTS: Final = (
     TransportUnderTest(abilities.MEMORY, memory.serving),
-    TransportUnderTest(abilities.WEBSOCKET, websocket.WebSocketDoor().open),
-    TransportUnderTest(abilities.TCP, tcp.TCPDoor().open),
+    TransportUnderTest(abilities.WEBSOCKET, websocket.serving),
+    TransportUnderTest(abilities.TCP, tcp.serving),
     TransportUnderTest(abilities.SSE, sse.serving),
     TransportUnderTest(abilities.ASGI, asgi.serving),
     TransportUnderTest(replace(abilities.SSE, transport="sse-asgi"), sse_asgi.serving),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from ...codes import CloseCode
 from ...contracts import Peer
 from ...core.session import Session
 from ...core.wire import Wire
 from ...exceptions import HubClosed
+from ...protocol import CloseCode
 from .connection import CLOSING, LAST_WRITTEN, LINGER, OPEN, Connection
 from .decoder import Decoder, Message, ProtocolFault
 from .protocol import ConnectionProtocol

@@ -6,10 +6,10 @@ import re
 import socket
 from typing import Final
 
-from ...codes import CloseCode
 from ...contracts import Handshake, Peer
 from ...core.session import Session
 from ...exceptions import AuthenticationUnavailable, HubError
+from ...protocol import CloseCode
 from .._refusal import note_refusal
 from .._sockets.connection import LINGER, OPEN, Connection
 from .._sockets.decoder import Decoder, Message, ProtocolFault

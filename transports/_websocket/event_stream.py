@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...codes import CloseCode
 from ...exceptions import HubClosed
+from ...protocol import CloseCode
 from .._http.commands import Gate
 from .._http.events import EventStream
 from .._http.sse import greet, say_goodbye

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...codes import CloseCode
 from ...contracts import Peer
+from ...protocol import CloseCode
 from .._sockets import decoder as base
 from .._sockets.connection import LINGER, OPEN, Connection
 from .._sockets.decoder import Message, ProtocolFault
