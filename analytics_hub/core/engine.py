@@ -38,7 +38,7 @@ from .subscriptions import Subscriptions
 from .wire import Wire
 
 if TYPE_CHECKING:
-    from ..contracts import Transport
+    from .transport import Transport
 
 
 class Engine:

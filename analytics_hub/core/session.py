@@ -13,9 +13,9 @@ from .subscription import Subscription
 from .wire import Positions, Wire
 
 if TYPE_CHECKING:
-    from ..contracts import Transport
     from .cohort import Cohort, Slice
     from .membership import Detached
+    from .transport import Transport
 
 
 class SessionState(Enum):

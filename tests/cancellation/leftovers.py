@@ -63,19 +63,23 @@ class Process:
 
 def kept_for_clients(hub: Hub) -> list[str]:
     """What the hub keeps although there is no client."""
-    if hub._state == "new":
+    if hub._life.state == "new":
         return []
     found = []
     if not is_empty(hub):
         found.append(f"sessions {hub.statistics().sessions}, subscriptions {hub.statistics().subscriptions}")
-    if hub._driver.reception.handshakes:
-        found.append(f"{len(hub._driver.reception.handshakes)} handshakes")
-    if hub._clerk.waiters:
-        found.append(f"{len(hub._clerk.waiters)} who wait for the journal")
-    if hub._authorization._questions:
-        found.append(f"{len(hub._authorization._questions)} questions")
-    door = hub.doorkeeper
-    for name, counts in (("identities", door._identities), ("addresses", door._addresses), ("new", door._strangers)):
+    if hub._gateway._handshakes:
+        found.append(f"{len(hub._gateway._handshakes)} handshakes")
+    if hub._journal.pending:
+        found.append(f"{len(hub._journal.pending)} receipts that wait for the journal")
+    if hub._access.authorization._requests:
+        found.append(f"{len(hub._access.authorization._requests)} requests for authorization")
+    limits = hub._access.limits
+    for name, counts in (
+        ("identities", limits._identities),
+        ("addresses", limits._addresses),
+        ("pending", limits._pending),
+    ):
         if counts:
             found.append(f"{name} {counts}")
     return found

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from analytics_hub.core.commands import Refusal
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
 
 from . import stories
 from . import strategies as draw
-from .answers import Malformed
+from .answers import REFUSALS, Malformed
 from .client import Client
 from .finish import finish
 from .wire import Fields
@@ -301,13 +301,13 @@ class EngineMachine(RuleBasedStateMachine):
             draw.identities(),
             draw.identities(),
             draw.identities("ben"),
-            st.sampled_from(get_args(Refusal)),
+            st.sampled_from([error for error, *_ in REFUSALS]),
         ),
     )
-    def answer_token(self, index: int, result: Identity | str) -> None:
+    def answer_token(self, index: int, result: Identity | HubError) -> None:
         self._answer_token(result, index % len(self.world.token_checks))
 
-    def _answer_token(self, result: Identity | str, index: int) -> None:
+    def _answer_token(self, result: Identity | HubError, index: int) -> None:
         if index >= 0:
             self.world.answer_token(self._dated(result) if isinstance(result, Identity) else result, index)
 

@@ -591,10 +591,13 @@ def find_in_copy(mutant: Mutant | None, seed: int = SEED) -> Verdict:
     """Run the machines against a copy of the core with `mutant` applied, or none."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         top = Path(folder)
-        skip = shutil.ignore_patterns("__pycache__", "transports")  # a link, and the core needs none
-        shutil.copytree(ROOT / "analytics_hub", top / "analytics_hub", ignore=skip)
-        shutil.copytree(ROOT / "tests" / "core", top / "tests" / "core", ignore=skip)
-        (top / "tests" / "__init__.py").touch()
+        skip = shutil.ignore_patterns("__pycache__")
+        for part in ("analytics_hub/core", "analytics_hub/protocol", "tests/core"):
+            shutil.copytree(ROOT / part, top / part, ignore=skip)
+        for path in (ROOT / "analytics_hub").glob("*.py"):
+            shutil.copy(path, top / "analytics_hub")
+        for package in ("analytics_hub", "tests"):  # the core needs no more of the package
+            (top / package / "__init__.py").write_text("")
         if mutant is not None:
             apply(mutant, top / "analytics_hub" / "core")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}

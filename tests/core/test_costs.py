@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from analytics_hub import Channel, Tuning
+from analytics_hub.channels import Channel
 from analytics_hub.core.commands import TURN
 from analytics_hub.core.subscriptions import MAX_CLOSED
 from analytics_hub.exceptions import ChannelLimitReached, UnknownChannel
+from analytics_hub.tuning import Tuning
 
 from .rig import Peer, Rig
 

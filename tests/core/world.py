@@ -17,12 +17,14 @@ from analytics_hub.core import commands as dialogue_module
 from analytics_hub.core.engine import Delivery
 from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
 from analytics_hub.core.session import Session
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
 
 from . import invariants
 from .answers import Command, Malformed
 from .client import Client, Drain
 from .publishing import Publishing, Setup
+from .rig import FakeTransport
 from .wire import LineWire
 
 __all__ = ["OPS", "Setup", "World"]
@@ -50,9 +52,8 @@ class World(Publishing):
     def connect(self, identity: Identity | None = OPS, wire: str = "line") -> Client:
         number = len(self.clients)
         line = LineWire(wire)
-        session = self.engine.connect(line, identity, self.tick(), id=f"session-{number}")
+        session = self.engine.connect(FakeTransport(), line, identity, self.tick(), id=f"session-{number}")
         client = Client(self, number, session, line, identity)
-        session.peer = client
         self.clients.append(client)
         self.check()
         return client
@@ -209,10 +210,8 @@ class World(Publishing):
         if is_first:
             invariants.check_after_flush(self, delivery)
 
-    @staticmethod
-    def client_of(session: Session) -> Client:
-        assert isinstance(session.peer, Client)
-        return session.peer
+    def client_of(self, session: Session) -> Client:
+        return next(client for client in self.clients if client.session is session)
 
     def handle_events(self) -> None:
         for event in self.engine.events():
@@ -285,11 +284,11 @@ class World(Publishing):
 
     # --- answers
 
-    def answer_token(self, result: Identity | str, index: int = 0) -> None:
+    def answer_token(self, result: Identity | HubError, index: int = 0) -> None:
         check = self.token_checks.pop(index)
         client = self.client_of(check.session)
         was_closed = client.session.is_closed
-        self.engine.authenticated(check.session, result, self.tick())  # type: ignore[arg-type]  # any refusal
+        self.engine.authenticated(check.session, result, self.tick())
         self.see_logs()
         if not was_closed and not self._is_cut_off(client):
             client.authenticated(result)

@@ -65,7 +65,7 @@ def hunt(target: Target) -> Finding | None:
         ("jwt", Claims, "is_well_formed", always(True)),
         ("origin", _origins, "_is_ours", always(True)),
         ("forwarded", ConnectionLimits, "_behind", lambda self, forwarded: forwarded.partition(",")[0]),
-        ("items-json", client, "MOST_LEAVING", 1_000_000),
+        ("items-json", client, "MAX_UNSUBSCRIBING", 1_000_000),
     ],
 )
 def test_planted_bugs_are_found(

@@ -214,5 +214,5 @@ async def test_where_pages_alone_may_connect_others_are_refused_before_their_tok
 
 
 async def test_origins_are_checked_where_they_are_written() -> None:
-    with pytest.raises(ValueError, match=r"origin '\*': every page of every site"):
+    with pytest.raises(ValueError, match=r"origin '\*': it would admit every page"):
         await serve(Hub([Channel("a")], authenticate=anonymous), origins=["*"])

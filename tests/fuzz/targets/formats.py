@@ -71,7 +71,9 @@ def check_transcoding(data: bytes) -> None:
         msgspec.json.decode(data)
     except (ValueError, RecursionError):
         return
-    assert packed != INVALID
+    if packed == INVALID:
+        assert data.count(b"[") + data.count(b"{") > 500, "nested too deeply to be packed"
+        return
     assert _same(msgspec.msgpack.decode(packed), json.loads(data, parse_int=_integer))
 
 

@@ -7,8 +7,8 @@ from http.client import HTTPConnection
 from typing import Any, Final, cast
 
 from analytics_hub.client.publisher import HubPublisher
+from analytics_hub.contracts import Receipt
 from analytics_hub.exceptions import HubError
-from analytics_hub.hub.journal import Receipt
 
 from ..target import Target
 from .items import LONGEST_WAIT

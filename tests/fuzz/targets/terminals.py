@@ -9,14 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from analytics_hub.cli.errors import CommandError
-from analytics_hub.cli.publish import MAX_LINE, MOST_BYTES, MOST_ITEMS, Press
+from analytics_hub.cli.publish import MAX_BYTES, MAX_ITEMS, MAX_LINE, LinePublisher
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.client.decoding import JSON_CODEC
 from analytics_hub.client.publisher import Outcome
 from analytics_hub.client.target import Target as Address
 from analytics_hub.client.values import Gap, Item
+from analytics_hub.contracts import Receipt
 from analytics_hub.exceptions import InvalidItem
-from analytics_hub.hub.journal import Receipt
 
 from ..target import Target, Trees, cut
 
@@ -46,14 +46,14 @@ def check_input(data: bytes) -> None:
     batches: list[int] = []
 
     def publish(items: Sequence[dict[str, Any]]) -> list[Outcome]:
-        assert 0 < len(items) <= MOST_ITEMS
+        assert 0 < len(items) <= MAX_ITEMS
         body = msgspec.json.encode(items)
-        assert len(items) == 1 or len(body) <= MOST_BYTES + 4096
+        assert len(items) == 1 or len(body) <= MAX_BYTES + 4096
         batches.append(len(items))
         return [_OUTCOMES[number % 3] for number in range(len(items))]
 
     how = data[0] if data else 0
-    press = Press(publish, "c" if how & 0x80 else None, True, shown.append, said.append)
+    press = LinePublisher(publish, "c" if how & 0x80 else None, True, shown.append, said.append)
     text = data[1:]
     try:
         press.run(io.BufferedReader(_Source(how & 0x7F, text)))

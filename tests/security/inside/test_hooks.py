@@ -163,7 +163,7 @@ async def test_c04_authorize_fails_for_one_client(fault: Callable[[], Any]) -> N
             pass
 
 
-class FaultyJournal(MemoryJournal):
+class MoodyJournal(MemoryJournal):
     """Fails whenever it is asked something, until it is mended."""
 
     def __init__(self, fault: Callable[[], Any]) -> None:
@@ -186,7 +186,7 @@ class FaultyJournal(MemoryJournal):
 # How long a journal may take to answer is the application's to say.
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault is not hang])
 async def test_c04_a_journal_fails_for_one_item(fault: Callable[[], Any]) -> None:
-    journal = FaultyJournal(fault)
+    journal = MoodyJournal(fault)
     async with running(journal=journal) as hub, subscribe(hub, "events", identity=READER):
         with pytest.raises(JournalError):
             await hub.publish_confirmed("durable", 1)
