@@ -8,18 +8,15 @@ from urllib.parse import quote
 import msgspec
 
 from analytics_hub.channels import check_name
-from analytics_hub.contracts import Handshake, anonymous
+from analytics_hub.contracts import Handshake, Peer
 from analytics_hub.exceptions import InvalidChannel
 from analytics_hub.http import Request, Response
-from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
-from analytics_hub.protocol import MAX_SEQ, CloseCode, Position, Selection, Subscribe
-from analytics_hub.protocol.formats import JSON
+from analytics_hub.protocol import MAX_SEQ, CloseCode, Position
 from analytics_hub.transports._http.cursor import LOST, MAX_CURSOR, decode_cursor, encode_cursor
 from analytics_hub.transports._http.events import EventStream, open_stream
 from analytics_hub.transports._sockets.decoder import ProtocolFault
 from analytics_hub.transports._tcp.lines import LINES, LineDecoder
-from analytics_hub.tuning import Tuning
 
 from ..target import Target, cut
 
@@ -77,32 +74,23 @@ def check_positions(data: bytes) -> None:
 
 # --- queries ----------------------------------------------------------------------------------------------------------
 
-_MOST: Final = 5
-_HUB: Final = Hub([], authenticate=anonymous, tuning=Tuning(max_subscriptions=_MOST))
-
 
 def check_query(data: bytes) -> None:
     """The query, and after a line break the `Last-Event-ID`. What comes of it is commands that the hub understands."""
     query, _, last_id = data.decode("latin-1").partition("\n")
     headers = {"last-event-id": last_id} if last_id else {}
-    stream = open_stream(_HUB, Request("GET", "/events", query, headers), Identity(id="ann"), Handshake())
+    stream = open_stream(Request("GET", "/events", query, headers), Peer(Handshake(), Identity(id="ann")))
     if isinstance(stream, Response):
         assert stream.status == 400
         assert len(msgspec.json.decode(stream.body)["error"]["message"]) <= MAX_SENTENCE
         return
     assert isinstance(stream, EventStream)
     assert "ey.J" not in repr(stream)
-    if not stream.command:
-        return
     names: list[str] = []
-    for command in JSON.parse(stream.command):
-        assert isinstance(command, Subscribe), command
-        assert 0 < len(command.channels) <= _MOST
-        for selection in command.channels:
-            assert isinstance(selection, Selection)
-            names.append(selection.channel)
-            if selection.since is not None:
-                _check_position(selection.since)
+    for selection in stream.selections:
+        names.append(selection.channel)
+        if selection.since is not None:
+            _check_position(selection.since)
     assert len(names) == len(set(names))
     assert len(names) <= len(data)
 
