@@ -68,7 +68,9 @@ def like(draw: st.DrawFn, value: Any, names: Sequence[str] = ()) -> Any:
             return draw(other)
         if isinstance(part, dict):
             fields = {name: copy(each) for name, each in part.items() if not draw(_SELDOM)}
-            return fields | {draw(st.sampled_from(names)): draw(other)} if names and draw(_SELDOM) else fields
+            if draw(_SELDOM) and names:
+                fields[draw(st.sampled_from(names))] = draw(other)
+            return fields
         if isinstance(part, list):
             kept = [copy(each) for each in part if not draw(_SELDOM)]
             return kept * draw(st.integers(2, 99)) if draw(_SELDOM) else kept

@@ -8,10 +8,10 @@ from typing import Final
 
 from ..project.layout import ROOT
 from .pairs import PAIRS, Pair
-from .probe import ENDED, LOGGED, QUESTIONS
+from .probe import CHECKS, ENDED, LOGGED
 
 PAGE: Final = ROOT / "docs" / "hosts.md"
-COLUMNS: Final = (*QUESTIONS, LOGGED, ENDED)
+COLUMNS: Final = (*CHECKS, LOGGED, ENDED)
 _SECTION: Final = re.compile(r"(?<=<!-- seen by tests/hosts -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 

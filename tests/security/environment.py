@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from .target import FAULTS, MIB, Environment, Report, Target, choose, open_environment
+from .server import Report
+from .target import FAULTS, MIB, Environment, Target, choose, open_environment
 
 SPARE_OBJECTS: Final = 1000
 """Objects that caches of the interpreter and of libraries may have gained; each client that leaks costs dozens."""

@@ -101,7 +101,7 @@ class Options:
 
     @property
     def logs_access(self) -> bool:
-        return logging.getLevelName(self.server_log_level) <= logging.INFO
+        return self.server_log_level in ("DEBUG", "INFO")
 
 
 class Audit:
@@ -312,11 +312,11 @@ async def serve_uvicorn(hub: Hub, options: Options, stop: anyio.Event, ready: Re
             await self._serve(sockets)  # without its signal handlers: the hub drains first
 
     sock, timing = _listen(options.port), options.pick(websocket.Limits)  # the timing is the server's here
-    files = {} if options.certificate is None else dict.fromkeys(("ssl_certfile", "ssl_keyfile"), options.certificate)
     config = uvicorn.Config(
         _new_app(hub, options),
         lifespan="off", log_config=None, access_log=options.logs_access, timeout_graceful_shutdown=1,
-        ws_ping_interval=timing.ping_interval, ws_ping_timeout=timing.silence_timeout - timing.ping_interval, **files,
+        ws_ping_interval=timing.ping_interval, ws_ping_timeout=timing.silence_timeout - timing.ping_interval,
+        ssl_certfile=options.certificate, ssl_keyfile=options.certificate,
     )  # fmt: skip
     server = Server(config)
     async with anyio.create_task_group() as group:

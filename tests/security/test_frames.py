@@ -14,7 +14,8 @@ import pytest
 from ..transports.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Received
 from .client import connections, frame
 from .environment import assert_recovers, targets
-from .target import MIB, NATIVE, Report, Target
+from .server import Report
+from .target import MIB, NATIVE, Target
 
 environment = targets(*NATIVE)
 

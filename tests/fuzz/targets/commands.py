@@ -37,7 +37,7 @@ from analytics_hub.protocol import (
 from analytics_hub.protocol.formats import JSON, MSGPACK, Format
 from analytics_hub.tuning import Tuning
 
-from ..strategies import DEEP, VALUE, alike, joined, json_of, msgpack_of, prefixed
+from ..strategies import DEEP, LEAF, TEXT, VALUE, alike, joined, json_of, msgpack_of, prefixed
 from ..target import Target
 
 MAX_ERROR_TEXT: Final = 1024
@@ -81,7 +81,7 @@ def _check_parsed(parsed: list[Parsed]) -> None:
             assert each.channels
             for channel in each.channels:
                 if isinstance(channel, Selection):
-                    _check_selection(channel)
+                    check_selection(channel)
 
 
 def _check_id(id: object) -> None:
@@ -91,7 +91,7 @@ def _check_id(id: object) -> None:
     assert len(msgspec.json.encode(id)) <= MAX_ID
 
 
-def _check_selection(selection: Selection) -> None:
+def check_selection(selection: Selection) -> None:
     assert selection.last is None or 0 <= selection.last <= MAX_SEQ
     assert selection.max_hz is None or 0 < selection.max_hz <= 1000
     assert selection.since is None or (len(selection.since.epoch) <= 128 and 0 <= selection.since.seq <= MAX_SEQ)
@@ -158,7 +158,7 @@ class World:
         engine.handle_timer(self.now)
         for delivery in engine.data_to_send():
             for line in delivery.frame.splitlines():
-                JSON_CODEC.read(line.decode())
+                JSON_CODEC.decode_items(line.decode())
         for event in [*engine.events()]:
             if isinstance(event, CheckToken):
                 error = _ERRORS.get(event.token, AuthenticationError("invalid"))
@@ -234,7 +234,8 @@ _NAMES: Final = (
     *("expired", "forbidden", "unavailable", "limited", "overloaded"),
     *("frames", "since", "epoch", "seq", "last", "max_hz", "snapshot", "n.1", "alerts", "latest", "user:3", "table"),
 )
-_COMMAND: Final = alike(_GOOD, _NAMES)
+_UNKNOWN: Final = st.fixed_dictionaries({"action": TEXT}, optional={"id": LEAF, "extra": VALUE})
+_COMMAND: Final = alike(_GOOD, _NAMES) | _UNKNOWN
 _MESSAGE: Final = _COMMAND | st.lists(_COMMAND, max_size=5) | VALUE
 COMMANDS_JSON: Final = Target(
     "commands-json", check_json, _AS_JSON, _JSON_WORDS, json_of(_MESSAGE) | DEEP, longest=4096

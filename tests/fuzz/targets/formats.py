@@ -31,8 +31,8 @@ def check_data(data: bytes) -> None:
     assert _is_equal(json.loads(text, parse_int=_integer), json.loads(data, parse_int=_integer))
     _check_nesting(body, json.loads(text, parse_int=_integer))
     item = b'{"channel":"c","seq":1,"type":"t","data":%b}' % body
-    (from_json,) = JSON_CODEC.read(JSON.join([item]).decode())
-    (from_msgpack,) = MSGPACK_CODEC.read(MSGPACK.join([item]))
+    (from_json,) = JSON_CODEC.decode_items(JSON.join([item]).decode())
+    (from_msgpack,) = MSGPACK_CODEC.decode_items(MSGPACK.join([item]))
     packed = transcode(body)
     assert packed != INVALID
     assert bytes(from_json.data) == body  # type: ignore[union-attr]

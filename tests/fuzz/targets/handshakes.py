@@ -237,51 +237,6 @@ HEAD: Final = Target(
     longest=24_000,
 )
 
-OFFERS: Final = (
-    b"permessage-deflate",
-    b"permessage-deflate; client_max_window_bits",
-    b"permessage-deflate; server_no_context_takeover; client_no_context_takeover",
-    b"permessage-deflate; server_max_window_bits=10, permessage-deflate",
-    b'permessage-deflate; server_max_window_bits="15"; client_max_window_bits="9"',
-    b"permessage-deflate; server_max_window_bits=8, x-webkit-deflate-frame",
-    b"permessage-deflate; server_max_window_bits=8, permessage-deflate; server_max_window_bits=12",
-    b"permessage-deflate; mux=1, foo; bar",
-)
-
-_CHUNKS: Final = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n"
-HEAD: Final = Target(
-    "head",
-    check_head,
-    samples=tuple(
-        how + sample
-        for how in (b"\0", b"\x02", b"\x09")
-        for sample in (
-            _UPGRADE % (b"", b""),
-            _UPGRADE % (b"", _FRAME),
-            _UPGRADE % (b"Origin: https://hub\r\nSec-WebSocket-Protocol: analytics-hub.v1.json, bearer.ey.J\r\n", b""),
-            _UPGRADE % (b"Sec-WebSocket-Extensions: %b\r\nCookie: a=b\r\nCookie: c=d\r\n" % _OFFERS[3], b""),
-            _UPGRADE % (b"X-Long: " + b"y" * 300 + b"\r\n" + b"A: b\r\n" * 30, b""),
-            (_UPGRADE % (b"X-Long: " + b"y" * 8000 + b"\r\nX-Longer: " + b"z" * 8000, b"\r\n"))[:MAX_HEAD],
-            b"GET /events?channels=alerts&token=ey.J HTTP/1.0\r\n\r\n",
-            b"GET http://hub:7999/events?x HTTP/1.1\r\nHost: hub:7999\r\nAccept: text/event-stream\r\n\r\n",
-            b"POST /publish HTTP/1.1\r\nHost: hub\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
-            b"POST /publish HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n%b" % _CHUNKS,
-            b"HEAD /healthz HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-        )
-    ),
-    words=(
-        *(b"GET ", b"POST ", b"HEAD ", b"OPTIONS ", b"PRI * HTTP/2.0", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/0.9"),
-        *(b"Host: a\r\n", b"Host:\r\n", b"Upgrade: h2c, WebSocket\r\n", b"Connection: keep-alive, Upgrade\r\n"),
-        *(b"Content-Length: 0\r\n", b"Content-Length: 147456\r\n", b"Content-Length: 147457\r\n", b"chunked"),
-        *(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Expect: 100-continue\r\n"),
-        *(b"Sec-WebSocket-Version: 8\r\n", b"Sec-WebSocket-Version: 13, 8\r\n", b"Sec-WebSocket-Key: AAAA\r\n"),
-        *(b"Sec-WebSocket-Protocol: ", b"analytics-hub.v1.msgpack", b"bearer.", b"Origin: null\r\n", b" folded\r\n"),
-        *(b"http://", b"https://[::1]:80/", b"//", b"*", b"?token=", b"#", b"\r", b": ", b",", b"X: " + b"y" * 8190),
-        *(b"A: b\r\n" * 100, b"/" + b"a" * 8200, b"\0", b"\r\n "),
-    ),
-    longest=24_000,
-)
-
 OFFERS: Final = Target(
     "offers",
     check_offers,

@@ -153,7 +153,9 @@ _STORIES: Final = (
     [_STORY[0], _STORY[3]],
     [_STORY[0], _STORY[1], _STORY[4], _STORY[2]],
 )
-_UNREQUESTED: Final = [{"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MAX_UNSUBSCRIBING + 9)]
+_UNREQUESTED: Final = [
+    {"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MAX_UNSUBSCRIBING + 9)
+]
 _NAMES: Final = (
     *("type", "channel", "channels", "seq", "data", "timestamp", "key", "deleted", "id", "ok", "epoch", "old", "new"),
     *("recovered", "code", "message", "from", "to", "count", "reason", "in", "after", "heartbeat", "reconnect", "min"),

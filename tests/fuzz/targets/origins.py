@@ -8,7 +8,7 @@ from typing import Final
 
 from analytics_hub.access.proxies import PROXIES, TrustedProxies
 from analytics_hub.contracts import Handshake
-from analytics_hub.transports._asgi.scope import Scope, find_path, read_headers, take_query
+from analytics_hub.transports._asgi.scope import Scope, find_path, pop_query, read_headers
 from analytics_hub.transports._origins import Origins, parse_origin, preflight
 
 from ..target import Target
@@ -100,9 +100,9 @@ def check_scope(data: bytes) -> None:
     headers = read_headers(scope)
     assert len(headers) <= len(lines)
     assert all(name == name.lower() for name in headers)
-    take_query(scope)
+    pop_query(scope)
     stripped = scope["query_string"]
-    take_query(scope)
+    pop_query(scope)
     assert scope["query_string"] == stripped
 
 

@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from analytics_hub.channels import Channel
-from analytics_hub.contracts import Handshake
+from analytics_hub.contracts import Handshake, Peer
 from analytics_hub.http import Request, Response
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
@@ -84,9 +84,9 @@ class Listener:
 async def _post(path: str, query: str, body: bytes) -> None:
     async with Hub(_CHANNELS, authenticate=_authenticate, tuning=_TUNING, grace=0.0) as hub:
         listener = Listener()
-        session = hub.connect(listener, WIRE, Identity(id="ann"), Handshake())
-        hub.receive_data(session, '{"action":"subscribe","channels":["events","latest","typed","user:1"]}')
-        endpoints = Endpoints(hub)
+        session = hub.gateway.connect(listener, WIRE, Peer(Handshake(), Identity(id="ann")))
+        hub.gateway.receive_data(session, '{"action":"subscribe","channels":["events","latest","typed","user:1"]}')
+        endpoints = Endpoints(hub.gateway)
         answer = await endpoints.answer(Request("POST", path, query.replace("{session}", session.id), {}, body))
         assert isinstance(answer, Response)
         _check_answer(answer, path, body)

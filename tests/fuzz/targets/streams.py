@@ -9,21 +9,19 @@ import msgspec
 from hypothesis import strategies as st
 
 from analytics_hub.channels import check_name
-from analytics_hub.contracts import Handshake, anonymous
+from analytics_hub.contracts import Handshake, Peer
 from analytics_hub.exceptions import InvalidChannel
 from analytics_hub.http import Request, Response
-from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
-from analytics_hub.protocol import MAX_SEQ, CloseCode, Position, Selection, Subscribe
-from analytics_hub.protocol.formats import JSON
+from analytics_hub.protocol import MAX_SEQ, CloseCode, Position
 from analytics_hub.transports._http.cursor import LOST, MAX_CURSOR, decode_cursor, encode_cursor
 from analytics_hub.transports._http.events import EventStream, open_stream
 from analytics_hub.transports._sockets.decoder import ProtocolFault
 from analytics_hub.transports._tcp.lines import LINES, LineDecoder
-from analytics_hub.tuning import Tuning
 
 from ..strategies import NUMBER, joined, prefixed
 from ..target import Target, cut
+from .commands import check_selection
 
 MAX_ERROR_TEXT: Final = 1024
 _MAX_EPOCH: Final = 128
@@ -79,32 +77,23 @@ def check_positions(data: bytes) -> None:
 
 # --- queries ----------------------------------------------------------------------------------------------------------
 
-_MOST: Final = 5
-_HUB: Final = Hub([], authenticate=anonymous, tuning=Tuning(max_subscriptions=_MOST))
+_PEER: Final = Peer(Handshake(), Identity(id="ann"))
 
 
 def check_query(data: bytes) -> None:
-    """The query, and after a line break the `Last-Event-ID`: they become valid commands, or an error."""
+    """The query, and after a line break the `Last-Event-ID`: they become valid selections, or an error."""
     query, _, last_id = data.decode("latin-1").partition("\n")
     headers = {"last-event-id": last_id} if last_id else {}
-    stream = open_stream(_HUB, Request("GET", "/events", query, headers), Identity(id="ann"), Handshake())
+    stream = open_stream(Request("GET", "/events", query, headers), _PEER)
     if isinstance(stream, Response):
         assert stream.status == 400
         assert len(msgspec.json.decode(stream.body)["error"]["message"]) <= MAX_ERROR_TEXT
         return
     assert isinstance(stream, EventStream)
-    assert "ey.J" not in repr(stream)
-    if not stream.command:
-        return
-    names: list[str] = []
-    for command in JSON.parse(stream.command):
-        assert isinstance(command, Subscribe), command
-        assert 0 < len(command.channels) <= _MOST
-        for selection in command.channels:
-            assert isinstance(selection, Selection)
-            names.append(selection.channel)
-            if selection.since is not None:
-                _check_position(selection.since)
+    names = [selection.channel for selection in stream.selections]
+    assert "ey.J" not in repr(stream) or "ey.J" in repr(stream.selections), "the token is shown"
+    for selection in stream.selections:
+        check_selection(selection)
     assert len(names) == len(set(names))
     assert len(names) <= len(data)
 
@@ -162,6 +151,12 @@ _PART: Final = (
 )
 _QUERY: Final = st.lists(_PART, max_size=5).map(lambda parts: "&".join(parts).encode("latin-1", "replace"))
 _EPOCH: Final = st.text(st.characters(exclude_characters="\n", codec="utf-8"), max_size=130)
+_ENTRY: Final = st.builds(
+    lambda name, seq, epoch: f"{name}~{seq}~{epoch}".encode(),
+    _NAME,
+    NUMBER,
+    st.sampled_from(["n.1", ".2", "x*2Ey", ""]),
+)
 _POSITION: Final = st.builds(lambda name, seq, epoch: f"{name} {seq} {epoch}".encode(), _NAME, NUMBER, _EPOCH)
 
 CURSOR: Final = Target(
@@ -174,6 +169,7 @@ CURSOR: Final = Target(
         b"a~1~" + b"e" * 128,
     ),
     words=tuple(b"! ~ . * *2E *7E *25 *00 9007199254740991 9007199254740992 a~1~.2! %41".split()),
+    documents=joined(_ENTRY, b"!"),
     longest=9000,
 )
 POSITIONS: Final = Target(

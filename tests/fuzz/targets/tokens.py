@@ -25,7 +25,7 @@ from analytics_hub.auth.jwt.claims import MAX_TEXT
 from analytics_hub.contracts import Handshake
 from analytics_hub.exceptions import AuthenticationError, TokenFault
 from analytics_hub.identity import Identity
-from analytics_hub.transports._asgi.scope import Scope, take_query
+from analytics_hub.transports._asgi.scope import Scope, pop_query
 
 from ..strategies import DEEP, alike, json_of, prefixed
 from ..target import Target
@@ -109,7 +109,7 @@ def check_stripping(data: bytes) -> None:
     if found is not None:
         assert found.token
         scope: Scope = {"query_string": query.encode("latin-1"), "raw_path": b"/ws?" + query.encode("latin-1")}
-        assert take_query(scope) == query
+        assert pop_query(scope) == query
         assert find_token({}, scope["query_string"].decode("latin-1"), ()) is None
         assert b"?" not in scope["raw_path"]
 

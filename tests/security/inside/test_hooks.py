@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -24,6 +24,7 @@ from analytics_hub import (
 from analytics_hub.client import HubClient
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports import tcp
+from analytics_hub.transports._sockets.connection import Connection
 from analytics_hub.transports.asgi import HubApp
 from analytics_hub.transports.memory import connect, subscribe
 
@@ -214,7 +215,7 @@ async def test_c04_a_failing_token_function_of_a_client_is_retried(fault: Callab
             async with HubClient(url, token):
                 pass
         async with HubClient(url, token, jitter=lambda: 0.0) as client, client.subscribe("events") as events:
-            hub.sessions[0].transport.hang_up(reset=True)
+            cast("Connection", hub.sessions[0].transport).abort(reset=True)
             while tries < 4:
                 await checkpoint()
             while not hub.statistics().subscriptions:
