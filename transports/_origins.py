@@ -1,7 +1,7 @@
 """The pages that may connect: the `Origin` that browsers send, and the headers by which a page may read the answer.
 
 An origin is a scheme, a host and a port, and two are the same if all three are. Browsers send theirs and scripts cannot
-change it, so it identifies what a token does not: a page of another site, in the browser of a user who is logged in.
+change it, so it identifies what a token does not: a page of another site, in the browser of a logged-in user.
 """
 
 from __future__ import annotations

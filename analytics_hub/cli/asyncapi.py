@@ -1,4 +1,4 @@
-"""`analytics-hub asyncapi`: what a hub sends and takes, for people and for generators of types."""
+"""`analytics-hub asyncapi`: what a hub sends and accepts, for readers and for code generators."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..channels import Channel
 from ..exceptions import HubError
 from ..hub import Hub
 
-_WRONG: Final = "right is module:name, where name is a Hub, a list of channels, or a function that returns either"
+_EXPECTED: Final = "expected module:name, where name is a Hub, a list of channels, or a function that returns either"
 
 
 class AppError(HubError):
-    """There are no channels where the user said; the message says why."""
+    """The channels cannot be loaded; the message says why."""
 
 
 def add_asyncapi(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +31,13 @@ def add_asyncapi(parser: argparse.ArgumentParser) -> None:
         "app",
         nargs="?",
         metavar="APP",
-        help="module:name of a Hub, of a list of channels, or of a function that returns either; else the trading "
+        help="module:name of a Hub, of a list of channels, or of a function that returns either; default: the trading "
         "profile",
     )
-    parser.add_argument("--title", default="Analytics hub", help="(%(default)s)")
-    parser.add_argument("--api-version", default="1.0.0", metavar="VERSION", help="of your API (%(default)s)")
+    parser.add_argument("--title", default="Analytics hub", help="title of the document (%(default)s)")
+    parser.add_argument("--api-version", default="1.0.0", metavar="VERSION", help="version of your API (%(default)s)")
     parser.add_argument("--url", help="where clients connect, such as wss://example.org/ws/analytics")
-    parser.add_argument("--schemas", metavar="DIR", help="write a JSON Schema for each channel there instead")
+    parser.add_argument("--schemas", metavar="DIR", help="write a JSON Schema for each channel into DIR instead")
     parser.set_defaults(command=_asyncapi)
 
 
@@ -69,7 +69,7 @@ def _write(folder: Path, schemas: dict[str, dict[str, Any]]) -> None:
 
 
 def find_channels(app: str | None) -> Iterable[Channel]:
-    """The channels of `module:name`, imported from the working directory as servers do; None for the trading ones."""
+    """The channels of `module:name`, imported from the working directory as servers do; None: the trading profile."""
     if app is None:
         from ..trading import CHANNELS
 
@@ -85,23 +85,23 @@ def find_channels(app: str | None) -> Iterable[Channel]:
         channels = []
     if channels and all(isinstance(channel, Channel) for channel in channels):
         return channels
-    raise AppError(f"{app} is of type {type(found).__name__}; {_WRONG}")
+    raise AppError(f"{app} is of type {type(found).__name__}; {_EXPECTED}")
 
 
 def _import(app: str) -> Any:
     name, _, attribute = app.partition(":")
     if not name or not attribute:
-        raise AppError(f"{app!r} names nothing; {_WRONG}")
+        raise AppError(f"{app!r} has no module or no name; {_EXPECTED}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         found = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise AppError(f"there is no module {error.name!r} in {here} or among what is installed") from None
+            raise AppError(f"there is no module {error.name!r} in {here} or among the installed packages") from None
         raise
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise AppError(f"{name} has no {attribute!r}; {_WRONG}")
+            raise AppError(f"{name} has no {attribute!r}; {_EXPECTED}")
         found = getattr(found, part)
     return found

@@ -1,4 +1,4 @@
-"""`analytics-hub publish`: lines of standard input become items of a hub."""
+"""`analytics-hub publish`: publishes the lines of standard input."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import msgspec
 
 from ..channels import clip
 from ..client import HubPublisher
-from ..client.backoff import printable
 from ..client.publisher import Outcome
 from ..client.target import Target
+from ..client.text import printable
 from ..contracts import Receipt
 from ..exceptions import HubError, ItemTooLarge
 from .bearer import add_token_file, token_source
-from .errors import CommandError, write
+from .errors import CommandError, write_line
 
-MOST_ITEMS: Final = 100
-MOST_BYTES: Final = 96 * 1024
-"""In one request; a hub takes 144 KiB."""
+MAX_ITEMS: Final = 100
+MAX_BYTES: Final = 96 * 1024
+"""Bytes in one request, at most; a hub accepts 144 KiB."""
 MAX_LINE: Final = 1024 * 1024
 
 
 class Line(NamedTuple):
-    """A line of the input that can be published."""
+    """An input line that can be published."""
 
     number: int
     channel: str
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True):
-    """As the hub takes it; here it is looked at so that a wrong line is told by its number."""
+    """The format of the hub. It is checked here too, so that an invalid line is reported with its number."""
 
     channel: str
     data: msgspec.Raw = msgspec.Raw()
@@ -45,20 +45,20 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
     deleted: bool = False
 
-    def given(self) -> dict[str, Any]:
-        """The fields that the line had."""
-        fields: dict[str, Any] = {"type": self.type, "key": self.key, "deleted": self.deleted or None}
-        given = {"channel": self.channel} | {name: value for name, value in fields.items() if value is not None}
-        return given | ({"data": self.data} if bytes(self.data) else {})
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that the line has."""
+        optional: dict[str, Any] = {"type": self.type, "key": self.key, "deleted": self.deleted or None}
+        fields = {"channel": self.channel} | {name: value for name, value in optional.items() if value is not None}
+        return fields | ({"data": self.data} if bytes(self.data) else {})
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        'Publish lines of standard input: {"channel":...,"data":...} with "type", "key" or "deleted" where wanted, '
-        "or with --channel the data alone. A line that is refused is reported and the others go on."
+        'Publish lines of standard input: {"channel":...,"data":...}, optionally with "type", "key" or "deleted"; '
+        "with --channel, the data alone. A refused line is reported, and the others are published."
     )
-    parser.add_argument("url", help="where the hub is mounted: http://localhost:7999 or https://host/hub")
-    parser.add_argument("--channel", metavar="NAME", help="lines are data for this channel")
+    parser.add_argument("url", help="URL of the mount of the hub: http://localhost:7999 or https://host/hub")
+    parser.add_argument("--channel", metavar="NAME", help="the lines are data for this channel")
     parser.add_argument("--json", action="store_true", help="print a receipt for each item, as one line of JSON")
     add_token_file(parser)
     parser.set_defaults(command=publish)
@@ -72,40 +72,40 @@ def publish(options: argparse.Namespace) -> int:
     if (source := cast("TextIO | None", sys.stdin)) is None:  # as after `<&-`
         raise CommandError("there is no standard input")
     publisher = HubPublisher(options.url, token_source(options.token_file, target))
-    press = Press(publisher.publish_many, options.channel, options.json)
-    press.run(cast("BufferedReader", source.buffer))
-    refused = f", {press.refused} refused" if press.refused else ""
-    print(f"analytics-hub: published {press.published}{refused}", file=sys.stderr)
-    return 1 if press.refused else 0
+    line_publisher = LinePublisher(publisher.publish_many, options.channel, options.json)
+    line_publisher.run(cast("BufferedReader", source.buffer))
+    refused = f", {line_publisher.refused} refused" if line_publisher.refused else ""
+    print(f"analytics-hub: published {line_publisher.published}{refused}", file=sys.stderr)
+    return 1 if line_publisher.refused else 0
 
 
 @dataclass(slots=True)
-class Press:
-    """Publishes lines in batches: what has come so far, never waiting for more."""
+class LinePublisher:
+    """Publishes lines in batches of those that are available, without waiting for more."""
 
     publish: Callable[[Sequence[dict[str, Any]]], list[Outcome]]
     channel: str | None = None
     as_json: bool = False
-    show: Callable[[str], None] = write
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    write: Callable[[str], None] = write_line
+    report: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     published: int = 0
     refused: int = 0
     _number: int = field(default=0, init=False)
 
     def run(self, source: BufferedReader) -> None:
-        """Publish everything up to the end. Raises `CommandError` if the hub can take no more."""
+        """Publish everything up to the end. Raises `CommandError` if the hub cannot be reached or refuses a batch."""
         for chunk in _chunks(source):
             lines: list[Line] = []
             for text in chunk:
                 self._number += 1
-                line = self._read(text)
+                line = self._parse(text)
                 if line is not None:
                     lines.append(line)
             for batch in _batches(lines):
                 self._publish(batch)
 
-    def _read(self, text: bytes) -> Line | None:
-        """The item of one line; None for an empty one and, with a complaint, for a wrong one."""
+    def _parse(self, text: bytes) -> Line | None:
+        """The item of one line; None for an empty line, and for an invalid one, which is reported."""
         text = text.strip()
         if not text:
             return None
@@ -116,44 +116,44 @@ class Press:
                 return Line(self._number, self.channel, {"channel": self.channel, "data": msgspec.Raw(text)}, len(text))
             item = msgspec.json.decode(text, type=_Item)
         except UnicodeDecodeError:
-            self._complain(self._number, "this is not valid UTF-8")
+            self._refused(self._number, "invalid UTF-8")
         except (ValueError, RecursionError) as error:
-            self._complain(self._number, f"this is no item: {clip(str(error))}")
+            self._refused(self._number, f"invalid item: {clip(str(error))}")
         else:
-            return Line(self._number, item.channel, item.given(), len(text))
+            return Line(self._number, item.channel, item.to_dict(), len(text))
         return None
 
     def _publish(self, batch: Sequence[Line]) -> None:
         try:
             outcomes = self.publish([line.item for line in batch])
-        except ItemTooLarge as error:  # only a line that makes a request of its own is
-            self._complain(batch[0].number, str(error))
+        except ItemTooLarge as error:  # only a batch of a single line can be
+            self._refused(batch[0].number, str(error))
             return
         except HubError as error:
             first, last = batch[0].number, batch[-1].number
             where = f"line {first}" if first == last else f"lines {first} to {last}"
-            doubt = "; they may have been published" if getattr(error, "is_uncertain", False) else ""
-            raise CommandError(f"{where}: {error}{doubt}; {self.published} were published before") from None
+            hint = "; they may have been published" if getattr(error, "is_uncertain", False) else ""
+            raise CommandError(f"{where}: {error}{hint}; {self.published} items were published before") from None
         for line, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, HubError):
-                self._complain(line.number, str(outcome))
+                self._refused(line.number, str(outcome))
                 continue
             self.published += 1
             if self.as_json:
-                self.show(_receipt(line, outcome))
+                self.write(_receipt(line, outcome))
 
-    def _complain(self, number: int, sentence: str) -> None:
+    def _refused(self, number: int, reason: str) -> None:
         self.refused += 1
-        self.say(f"analytics-hub: line {number}: {printable(sentence)}")
+        self.report(f"analytics-hub: line {number}: {printable(reason)}")
 
 
 def _receipt(line: Line, receipt: Receipt | None) -> str:
-    place = {"epoch": receipt and receipt.epoch, "seq": receipt and receipt.seq}
-    return msgspec.json.encode({"line": line.number, "channel": line.channel, **place}).decode()
+    position = {"epoch": receipt and receipt.epoch, "seq": receipt and receipt.seq}
+    return msgspec.json.encode({"line": line.number, "channel": line.channel, **position}).decode()
 
 
 def _chunks(source: BufferedReader) -> Iterator[list[bytes]]:
-    """Whole lines, as many as there are at once."""
+    """Whole lines, as many as one read returns."""
     rest = b""
     while data := source.read1(65_536):
         *lines, rest = (rest + data).split(b"\n")
@@ -168,10 +168,10 @@ def _batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
     batch: list[Line] = []
     size = 0
     for line in lines:
-        if batch and (len(batch) >= MOST_ITEMS or size + line.size > MOST_BYTES):
+        if batch and (len(batch) >= MAX_ITEMS or size + line.size > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(line)
-        size += line.size + len(line.channel) + 32  # what --channel adds to a line
+        size += line.size + len(line.channel) + 32  # the fields that --channel adds to a line
     if batch:
         yield batch

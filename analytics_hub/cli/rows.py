@@ -1,4 +1,4 @@
-"""Items as lines for a terminal."""
+"""Items and gaps as lines of text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..client import Gap, Item
-from ..client.backoff import printable
+from ..client.text import printable
 
 _TIME: Final = slice(11, 23)  # the time of day in 2026-01-19T10:30:45.160Z
 
@@ -20,9 +20,9 @@ def row(item: Item[Any]) -> str:
 
 
 def gap_row(gap: Gap) -> str:
-    """What was lost, among the rows where it is missing."""
+    """A gap on one line, in the form of the rows between which it lies."""
     if gap.count is None:
-        lost = "some items, nobody knows how many"
+        lost = "an unknown number of items"
     else:
         lost = f"{gap.count} item{'' if gap.count == 1 else 's'}"
         lost += "" if gap.first is None else f", {gap.first} to {gap.last}"
@@ -30,7 +30,7 @@ def gap_row(gap: Gap) -> str:
 
 
 def as_json(value: Item[Any] | Gap) -> str:
-    """An item as the wire has it, its data to the letter; a gap as the `$gap` that it was."""
+    """An item as on the wire, with its data unchanged, or a gap as the `$gap` item."""
     fields: dict[str, Any]
     if isinstance(value, Gap):
         fields = {

@@ -1,4 +1,4 @@
-"""`analytics-hub tail`: a terminal that follows channels, across disconnects and restarts."""
+"""`analytics-hub tail`: follows channels in a terminal, across disconnects and restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from ..client import (
-    Complaint,
+    CommandFailed,
     ConnectionClosed,
     Disconnected,
     Draining,
@@ -23,12 +23,12 @@ from ..client import (
     Item,
     Resumed,
 )
-from ..client.backoff import printable
 from ..client.target import Target
+from ..client.text import printable
 from ..exceptions import HubError, InvalidItem
 from ..protocol import CloseCode
 from .bearer import add_token_file, token_source
-from .errors import CommandError, OutputError, write
+from .errors import CommandError, OutputError, write_line
 from .rows import as_json, gap_row, row
 
 DEFAULT_CHANNELS: Final = ("routing-metrics", "lp-performance", "exposure-updates", "alerts")
@@ -36,13 +36,15 @@ DEFAULT_CHANNELS: Final = ("routing-metrics", "lp-performance", "exposure-update
 
 def add_tail(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
     parser.description = "Follow channels of a hub, across disconnects and restarts, until Ctrl-C."
-    parser.add_argument("url", help="where the hub is: ws://localhost:7999 or wss://host/ws/analytics")
-    parser.add_argument("channels", nargs="*", metavar="channel", help="the four trading channels if there is none")
-    parser.add_argument("--channel", action="append", default=[], dest="more", metavar="NAME", help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="one item of JSON a line, gaps included")
+    parser.add_argument("url", help="WebSocket URL of the hub: ws://localhost:7999 or wss://host/ws/analytics")
+    parser.add_argument("channels", nargs="*", metavar="channel", help="the four trading channels by default")
+    parser.add_argument(
+        "--channel", action="append", default=[], dest="more", metavar="NAME", help="another channel, may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print items and gaps as JSON, one a line")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--last", type=count, metavar="N", help="start N items back")
-    start.add_argument("--snapshot", action="store_true", help="start with everything that is kept")
+    start.add_argument("--last", type=count, metavar="N", help="start with the last N items")
+    start.add_argument("--snapshot", action="store_true", help="start with a snapshot of what the channel keeps")
     add_token_file(parser)
     parser.set_defaults(command=tail)
 
@@ -55,36 +57,36 @@ def tail(options: argparse.Namespace) -> int:
     tokens = token_source(options.token_file, target)
     channels = tuple(dict.fromkeys(options.channels + options.more or DEFAULT_CHANNELS))
     follower = Follower(channels, options.last, options.snapshot, options.json)
-    client = HubClient(options.url, tokens, on_event=follower.report)
+    client = HubClient(options.url, tokens, on_event=follower.on_event)
     try:
         anyio.run(follower.follow, client)
     except KeyboardInterrupt:
         return 0
     except ConnectionClosed as error:
-        say(str(error))
+        print_notice(str(error))
         return 0 if error.code == CloseCode.NORMAL else 1
-    raise CommandError("nothing is left to follow")
+    raise CommandError("no channel is left to follow")
 
 
-def say(text: str) -> None:
-    """A notice about the connection."""
+def print_notice(text: str) -> None:
+    """Print a notice about the connection to stderr."""
     print(f"analytics-hub: {printable(text)}", file=sys.stderr)
 
 
 @dataclass(slots=True)
 class Follower:
-    """Follows `channels` and prints what comes."""
+    """Follows `channels` and prints their items with `write`, and notices with `report`."""
 
     channels: Sequence[str]
     last: int | None = None
     snapshot: bool = False
     as_json: bool = False
-    show: Callable[[str], None] = write
-    say: Callable[[str], None] = say
+    write: Callable[[str], None] = write_line
+    report: Callable[[str], None] = print_notice
     _failure: Exception | None = None
 
     async def follow(self, client: HubClient) -> None:
-        """Returns when every channel was refused or ended; raises why the client has ended, or `OutputError`."""
+        """Return when every channel was refused or has ended. Raises why the client has ended, or `OutputError`."""
         async with client:
             async with anyio.create_task_group() as tasks:
                 for channel in self.channels:
@@ -100,9 +102,9 @@ class Follower:
                     try:
                         item = await anext(items)
                     except InvalidItem as error:
-                        self.say(str(error))
+                        self.report(str(error))
                     else:
-                        self.show(self._line(item))
+                        self.write(self._line(item))
         except OutputError as error:
             self._failure = error
             tasks.cancel_scope.cancel()
@@ -110,22 +112,22 @@ class Follower:
             if client.state == "closed":
                 self._failure = error
             else:
-                self.say(f"{channel} refused, {error}")
+                self.report(f"channel {channel} refused: {error}")
 
     def _line(self, item: Item[Any] | Gap) -> str:
         if self.as_json:
             return as_json(item)
         return row(item) if isinstance(item, Item) else gap_row(item)
 
-    def report(self, event: Event) -> None:
-        """Say what has happened to the connection."""
+    def on_event(self, event: Event) -> None:
+        """Report what has happened to the connection."""
         match event:
-            case Disconnected(sentence, delay):
-                self.say(f"{sentence}; again in {delay:.1f} s")
+            case Disconnected(reason, delay):
+                self.report(f"{reason}; reconnecting in {delay:.1f} s")
             case Draining(delay):
-                self.say(f"the server drains and asks to come back in {delay:.1f} s")
+                self.report(f"the server is shutting down; reconnecting in {delay:.1f} s")
             case Resumed(channel, position, complete):
-                outcome = "resumed without loss" if complete else "resumed, but not everything was kept"
-                self.say(f"{channel} {outcome} after {position.seq}")
-            case Complaint(code, message):
-                self.say(f"{code}: {message}")
+                outcome = "without loss" if complete else "but not all items were kept"
+                self.report(f"channel {channel} resumed after item {position.seq}, {outcome}")
+            case CommandFailed(code, message):
+                self.report(f"{code}: {message}")

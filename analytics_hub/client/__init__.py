@@ -1,6 +1,6 @@
-"""A client of a hub in Python: `HubClient` follows channels on asyncio or Trio, `HubPublisher` publishes from anywhere.
+"""Clients of a hub: `HubClient` follows channels on asyncio or Trio, `HubPublisher` publishes over HTTP.
 
-`docs/client.md` shows both at work.
+`docs/client.md` shows both in use.
 """
 
 from ..protocol import Position
@@ -8,11 +8,11 @@ from .exceptions import ClientClosed, ConnectFailed, ConnectionClosed, Handshake
 from .hub_client import HubClient
 from .publisher import HubPublisher, PublishFailed
 from .subscription import Subscription
-from .values import Complaint, Connected, Disconnected, Draining, Epochs, Event, Gap, Item, Resumed
+from .values import CommandFailed, Connected, Disconnected, Draining, Epochs, Event, Gap, Item, Resumed
 
 __all__ = [
     "ClientClosed",
-    "Complaint",
+    "CommandFailed",
     "ConnectFailed",
     "Connected",
     "ConnectionClosed",

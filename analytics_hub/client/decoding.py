@@ -1,7 +1,7 @@
-"""What a message of the server holds, in either format; and commands as the client writes them.
+"""Decoding of server messages and encoding of commands, in both formats.
 
-Reading is more lenient than `analytics_hub.control`, which says what this version of the hub writes: words and fields
-that a later hub adds must not stop a client that was installed earlier.
+Decoding is more lenient than `analytics_hub.protocol`, which describes what this version of the hub writes: types and
+fields that a later hub adds must not break an older client.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
 
-class Data(msgspec.Struct):
-    """A data item whose `data` is still encoded."""
+class DataItem(msgspec.Struct):
+    """A data item. Its `data` is not decoded yet."""
 
     channel: str
     seq: _Seq
@@ -34,8 +34,8 @@ class Data(msgspec.Struct):
     deleted: bool = False
 
 
-class Answer(msgspec.Struct):
-    """What `$subscribed` or `$unsubscribed` says of one channel."""
+class ChannelAnswer(msgspec.Struct):
+    """One channel of a `$subscribed` or `$unsubscribed`."""
 
     channel: str
     ok: bool = False
@@ -46,20 +46,18 @@ class Answer(msgspec.Struct):
     message: str = ""
 
 
-class Announced(msgspec.Struct):
-    """The bounds of the back-off."""
-
+class ReconnectBounds(msgspec.Struct):
     min: _Seconds = 0.5
     max: _Seconds = 30.0
 
 
-class Control(msgspec.Struct):
-    """The fields of all the control items that are looked at; which are there depends on the type."""
+class ControlItem(msgspec.Struct):
+    """The fields that the client uses of all kinds of control items; which of them are set depends on `type`."""
 
     type: str
     id: str | int | float | None = None
     timestamp: str = ""
-    channels: list[Answer] = []
+    channels: list[ChannelAnswer] = []
     channel: str = ""
     from_: _Seq | None = msgspec.field(default=None, name="from")
     to: _Seq | None = None
@@ -72,7 +70,7 @@ class Control(msgspec.Struct):
     in_: _Seconds | None = msgspec.field(default=None, name="in")
     node: str = ""
     heartbeat: _Seconds = 20.0
-    reconnect: Announced = msgspec.field(default_factory=Announced)
+    reconnect: ReconnectBounds = msgspec.field(default_factory=ReconnectBounds)
 
 
 class _Head(msgspec.Struct):
@@ -85,62 +83,52 @@ _KNOWN: Final = frozenset(
 
 
 class Decoder(Protocol[T_co]):
-    """What the decoders of msgspec's formats have in common."""
+    """The common interface of msgspec's decoders."""
 
     def decode(self, buf: Any, /) -> T_co: ...
 
 
 class Codec(NamedTuple):
-    """One format, from the client's side."""
+    """One format, as the client uses it."""
 
     format: Format
     items: Decoder[list[msgspec.Raw]]
     head: Decoder[_Head]
-    data: Decoder[Data]
-    control: Decoder[Control]
-    decoder: Callable[[Any], Decoder[Any]]
-    """Makes a decoder for a type."""
-    pack: Callable[[object], bytes]
+    data: Decoder[DataItem]
+    control: Decoder[ControlItem]
+    new_decoder: Callable[[Any], Decoder[Any]]
+    """Creates a decoder for a type."""
+    encode: Callable[[object], bytes]
 
-    def read(self, message: str | bytes) -> list[Data | Control]:
-        """The items of one message that concern this version of the client. Raises `NotAHub` if there are none such."""
+    def decode_items(self, message: str | bytes) -> list[DataItem | ControlItem]:
+        """The items of a message, without control items of unknown types. Raises `NotAHub` if it cannot be decoded."""
         if isinstance(message, bytes) is not self.format.is_binary:
-            raise NotAHub(f"the server sent {'text' if self.format.is_binary else 'binary data'}; {_DOUBT}")
-        found: list[Data | Control] = []
+            raise NotAHub(f"the server sent {'text' if self.format.is_binary else 'binary data'}; {_HINT}")
+        found: list[DataItem | ControlItem] = []
         try:
             for raw in self.items.decode(message):
                 type_ = self.head.decode(raw).type
                 if type_ in _KNOWN:
                     found.append(self.control.decode(raw))
-                elif not type_.startswith("$"):  # a control item of a later server concerns later clients
+                elif not type_.startswith("$"):
                     found.append(self.data.decode(raw))
         except (ValueError, RecursionError):
-            raise NotAHub(f"the server sent something that is not an array of items; {_DOUBT}") from None
+            raise NotAHub(f"the server sent something that is not an array of items; {_HINT}") from None
         return found
 
-    def write(self, command: dict[str, Any]) -> str | bytes:
-        packed = self.pack(command)
-        return packed if self.format.is_binary else packed.decode()
+    def encode_command(self, command: dict[str, Any]) -> str | bytes:
+        encoded = self.encode(command)
+        return encoded if self.format.is_binary else encoded.decode()
 
 
-_DOUBT: Final = "is this an analytics hub?"
+_HINT: Final = "is this an analytics hub?"
 
-JSON_CODEC: Final = Codec(
-    JSON,
-    msgspec.json.Decoder(list[msgspec.Raw]),
-    msgspec.json.Decoder(_Head),
-    msgspec.json.Decoder(Data),
-    msgspec.json.Decoder(Control),
-    msgspec.json.Decoder,
-    msgspec.json.Encoder().encode,
-)
-MSGPACK_CODEC: Final = Codec(
-    MSGPACK,
-    msgspec.msgpack.Decoder(list[msgspec.Raw]),
-    msgspec.msgpack.Decoder(_Head),
-    msgspec.msgpack.Decoder(Data),
-    msgspec.msgpack.Decoder(Control),
-    msgspec.msgpack.Decoder,
-    msgspec.msgpack.Encoder().encode,
-)
+
+def _new_codec(wire: Format, new_decoder: Callable[[Any], Decoder[Any]], encode: Callable[[object], bytes]) -> Codec:
+    items, head, data, control = map(new_decoder, (list[msgspec.Raw], _Head, DataItem, ControlItem))
+    return Codec(wire, items, head, data, control, new_decoder, encode)
+
+
+JSON_CODEC: Final = _new_codec(JSON, msgspec.json.Decoder, msgspec.json.Encoder().encode)
+MSGPACK_CODEC: Final = _new_codec(MSGPACK, msgspec.msgpack.Decoder, msgspec.msgpack.Encoder().encode)
 CODECS: Final = (JSON_CODEC, MSGPACK_CODEC)

@@ -1,4 +1,4 @@
-"""What a client raises besides the exceptions of the package (`analytics_hub.exceptions`)."""
+"""Exceptions of the client, in addition to those of the package (`analytics_hub.exceptions`)."""
 
 from __future__ import annotations
 
@@ -6,49 +6,41 @@ from ..exceptions import AuthenticationError, HubError, TokenFault
 
 
 class ClientClosed(HubError):
-    """The client or the subscription was left, or the client not entered yet."""
+    """The client or the subscription is closed, or the client has not been entered yet."""
 
 
 class ConnectionClosed(HubError):
-    """The connection has ended for good: the same again would end the same. `code` is the server's close code."""
+    """The server closed the connection with `code`. An application gets it if reconnecting would end the same way."""
 
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
         self.code = code
 
 
 class HandshakeRefused(HubError):
-    """Whatever answers there answered with an HTTP `status` instead of a connection."""
+    """The server answered the handshake with an HTTP `status` other than 101."""
 
-    def __init__(self, sentence: str, status: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class TokenRefused(AuthenticationError):
-    """The server wants another token, and there is none."""
+    """The server rejected the token, and there is no other one."""
 
-    def __init__(self, sentence: str, fault: TokenFault) -> None:
-        super().__init__(fault, sentence)
-        self.args = (sentence,)
+    def __init__(self, message: str, fault: TokenFault) -> None:
+        super().__init__(fault, message)
+        self.args = (message,)
 
 
 class NotAHub(HubError):
-    """Whatever answers there does not speak this protocol."""
+    """The server does not speak this protocol."""
 
 
 class ConnectFailed(HubError):
-    """There was no connection, and the next attempt would fail the same way."""
+    """The connection could not be established, and another attempt would fail the same way."""
 
 
-class Closed(HubError):
-    """A connection was closed with a code; what that means is decided elsewhere."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code} {reason}")
-        self.code = code
-        self.reason = reason
-
-
-class Lost(HubError):
-    """A connection did not come about, or has ended without a word."""
+class ConnectionLost(HubError):
+    """A connection could not be established or ended without a close code. The client handles it and reconnects."""

@@ -10,18 +10,20 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..exceptions import HubError
 from ..protocol import Position
 from ..protocol.formats import JSON, MSGPACK
-from .connections import Connections
+from .connection_manager import ConnectionManager
 from .exceptions import ClientClosed
-from .feed import ROOM, Feed, Options
 from .protocol import ClientProtocol
 from .subscription import Subscription
-from .target import Target, is_header
+from .subscription_state import BUFFER, Options, SubscriptionState
+from .target import Target, is_valid_header
 from .tokens import Token, TokenSource
 from .values import Event
+from .websocket import ConnectOptions
 
 T = TypeVar("T")
 
@@ -32,27 +34,27 @@ TIMEOUT: Final = 10.0
 
 _SUBPROTOCOLS: Final = {
     "json": (JSON.subprotocol,),
-    "msgpack": (MSGPACK.subprotocol, JSON.subprotocol),  # an older server knows the second one only
+    "msgpack": (MSGPACK.subprotocol, JSON.subprotocol),  # an older server supports only the second one
 }
 
 
 class HubClient:
-    """A client of one hub, for as many channels as wanted, on asyncio or Trio.
+    """A client of one hub, for any number of channels, on asyncio or Trio.
 
     `async with HubClient(url, token=...) as client, client.subscribe("alerts") as items: async for item in items: ...`
 
-    Entering it waits until the server has let it in, however often that takes; it raises at once what would not change
-    by itself: `TokenRefused`, `PermissionDenied`, `HandshakeRefused`, `ConnectFailed`, `NotAHub`. From then on it
-    reconnects by itself, and resumes every subscription where it was. When there is no point in going on, all
-    subscriptions raise why, `ConnectionClosed` included.
+    Entering it waits until the server accepts the client, with as many attempts as that takes. It raises at once if
+    another attempt would fail the same way: `TokenRefused`, `PermissionDenied`, `HandshakeRefused`, `ConnectFailed`,
+    `NotAHub`. From then on it reconnects by itself and resumes every subscription at its position. When reconnecting is
+    pointless, all subscriptions raise the reason, which may also be `ConnectionClosed`.
 
-    `token` is a text, or a function, async or not, that returns a fresh one: it is asked before each connection and
-    when the token is about to expire. What it raises before the first connection comes out of `async with`; later a
-    `HubError` ends the client, and anything else is taken for a failure that passes. `token_in="message"` sends it as
-    the first message, for proxies that take the `Authorization` header away.
+    `token` is a text, or a function, async or not, that returns a fresh one: it is called before each connection and
+    when the token is about to expire. An exception that it raises before the first connection leaves `async with`;
+    later a `HubError` ends the client, and any other exception counts as a temporary failure. `token_in="message"`
+    sends the token as the first message, for proxies that remove the `Authorization` header.
 
-    `encoding="msgpack"` is worth it where numbers prevail. `timeout` is in seconds, for connecting and again for the
-    handshake. `on_event` is called with what happens to the connection (`analytics_hub.client.Event`); without it
+    `encoding="msgpack"` pays off for data that is mostly numbers. `timeout` is in seconds, for connecting and again for
+    the handshake. `on_event` is called with the events of the connection (`analytics_hub.client.Event`); without it
     disconnects are logged as warnings.
     """
 
@@ -71,22 +73,23 @@ class HubClient:
     ) -> None:
         target = Target.parse(url)
         for name, value in (headers or {}).items():
-            if not is_header(name, value):
-                raise ValueError(f"the header {name!r} cannot be sent: its name or its value is none of HTTP")
-        self._tokens = TokenSource(token if token is not None else target.token)
+            if not is_valid_header(name, value):
+                raise ValueError(f"the header {name!r} cannot be sent: HTTP does not allow its name or its value")
+        self._tokens = TokenSource(token if token is not None else target.token, token_in)
         self._protocol = ClientProtocol(jitter)
-        self._news = anyio.Event()
-        self._connections = Connections(
+        self._has_started = anyio.Event()
+        self._connections = ConnectionManager(
             self._protocol,
-            target,
+            ConnectOptions(
+                target=target,
+                headers=dict(headers or {}),
+                subprotocols=_SUBPROTOCOLS[encoding],
+                ssl_context=ssl_context,
+                timeout=timeout,
+            ),
             self._tokens,
-            token_in=token_in,
-            subprotocols=_SUBPROTOCOLS[encoding],
-            headers=dict(headers or {}),
-            ssl_context=ssl_context,
-            timeout=timeout,
             on_event=on_event,
-            opened=self._news.set,
+            on_open=self._has_started.set,
         )
         self._is_entered = False
         self._is_closed = False
@@ -95,24 +98,25 @@ class HubClient:
 
     @property
     def state(self) -> State:
-        """`waiting` is between two attempts."""
+        """`waiting` means between two attempts."""
         if self._is_closed:
             return "closed"
         return self._connections.state if self._is_entered else "new"
 
-    # --- life
+    # --- lifecycle
 
     async def __aenter__(self) -> Self:
         if self._is_entered:
-            raise ClientClosed("a client is entered once; make a new HubClient")
+            raise ClientClosed("a HubClient can be entered only once; create a new one")
         self._is_entered = True
-        token = await self._tokens.ask()
+        token = await self._tokens.get()
         tasks = self._tasks = anyio.create_task_group()
         await tasks.__aenter__()
         tasks.start_soon(self._run, token)
         try:
-            await self._news.wait()
+            await self._has_started.wait()
             if self._error is not None:
+                await checkpoint_if_cancelled()  # a cancellation may have ended the client first
                 raise self._error
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
@@ -126,7 +130,7 @@ class HubClient:
         self._tasks.cancel_scope.cancel()
         if isinstance(exc, anyio.get_cancelled_exc_class()):
             return await self._tasks.__aexit__(exc_type, exc, traceback)
-        # The application's own: in the group of a task group that it never saw, nobody would expect it.
+        # An exception of the application must not leave in the exception group of an internal task group.
         try:
             await self._tasks.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class():
@@ -134,7 +138,7 @@ class HubClient:
                 raise
         return None
 
-    # --- for users
+    # --- for applications
 
     @overload
     def subscribe(
@@ -145,7 +149,7 @@ class HubClient:
         last: int | None = None,
         snapshot: bool = False,
         max_hz: float | None = None,
-        buffer: int = ROOM,
+        buffer: int = BUFFER,
     ) -> Subscription[Any]: ...
 
     @overload
@@ -158,7 +162,7 @@ class HubClient:
         last: int | None = None,
         snapshot: bool = False,
         max_hz: float | None = None,
-        buffer: int = ROOM,
+        buffer: int = BUFFER,
     ) -> Subscription[T]: ...
 
     def subscribe(
@@ -170,65 +174,66 @@ class HubClient:
         last: int | None = None,
         snapshot: bool = False,
         max_hz: float | None = None,
-        buffer: int = ROOM,
+        buffer: int = BUFFER,
     ) -> Subscription[Any]:
-        """A subscription to one channel, to be entered with `async with`; one at a time for each channel.
+        """A subscription to one channel, to be entered with `async with`; at most one at a time for each channel.
 
-        It starts where the server starts it (`docs/protocol.md` §4), or as one of `since`, `last` and `snapshot` says.
-        `max_hz` caps how often it is sent something. `data` is decoded as `type`, whatever msgspec can decode to.
+        It starts where the server starts it by default (`docs/protocol.md` §4), or as one of `since`, `last` and
+        `snapshot` says. `max_hz` limits how often it is flushed. `data` is decoded as `type`, any type that msgspec can
+        decode to.
 
-        `buffer` items wait here for a reader that is slow. When they are full, this channel alone is stopped at the
-        server until half of them are taken, and then goes on where it stopped: a channel that keeps enough loses
-        nothing, and for what it does not keep there is a `Gap`.
+        `buffer` items wait here for a slow reader. When the buffer is full, the server is asked to stop this channel
+        alone until half of the buffer is free, and then to continue at the same position: a channel that keeps enough
+        loses nothing, and items that it has not kept are reported as a `Gap`.
         """
         if (since is not None) + (last is not None) + snapshot > 1:
-            raise ValueError("snapshot, since and last exclude each other; give at most one")
+            raise ValueError("since, last and snapshot are mutually exclusive; give at most one")
         if buffer < 1:
-            raise ValueError(f"buffer is {buffer!r}; at least 1 is right")
+            raise ValueError(f"buffer is {buffer!r}; it must be at least 1")
         options = Options(since=since, last=last, snapshot=snapshot, max_hz=max_hz)
 
-        def begin() -> Feed:
+        def subscribe() -> SubscriptionState:
             if self._error is not None:
                 raise self._error.with_traceback(None)
             if not self._is_entered:
                 raise ClientClosed("enter the client first: async with HubClient(...) as client")
-            return self._protocol.subscribe(channel, options, anyio.current_time(), type=type, room=buffer)
+            return self._protocol.subscribe(channel, options, anyio.current_time(), type=type, capacity=buffer)
 
-        return Subscription(self._protocol, begin, anyio.current_time, self._connections.nudge)
+        return Subscription(self._protocol, subscribe, anyio.current_time, self._connections.wake)
 
     async def refresh(self) -> None:
-        """Ask `token` for a fresh one now, and return when the server has accepted it; raises its refusal.
+        """Call `token` for a fresh one now, and return when the server has accepted it; raises its refusal.
 
-        The client does so by itself when a token expires. This is for roles that have changed.
+        The client does so by itself when a token expires. Call it after roles have changed.
         """
         if not self._tokens.is_renewable:
-            raise ValueError("there is nothing to ask for a fresh token; give HubClient a function as token")
-        token = await self._tokens.ask()
+            raise ValueError("the token cannot be refreshed: pass HubClient a function that returns one")
+        token = await self._tokens.get()
         if token is None or not self._protocol.is_open:
-            return  # there is no fresher one, or the next connection asks again
+            return  # there is no newer one, or the next connection starts with a new one
         answered = anyio.Event()
-        outcome: HubError | None = None
+        error: HubError | None = None
 
-        def done(error: HubError | None) -> None:
-            nonlocal outcome
-            outcome = error
+        def on_answer(outcome: HubError | None) -> None:
+            nonlocal error
+            error = outcome
             answered.set()
 
-        self._tokens.used = token
-        self._protocol.refresh(token, anyio.current_time(), done)
-        self._connections.nudge()
+        self._tokens.last_sent = token
+        self._protocol.refresh(token, anyio.current_time(), on_answer)
+        self._connections.wake()
         await answered.wait()
-        if outcome is not None:
-            raise outcome
+        if error is not None:
+            raise error
 
-    # --- inside
+    # --- internal
 
     async def _run(self, token: str | None) -> None:
-        error: HubError = ClientClosed("the client has been left")
+        error: HubError = ClientClosed("the client is closed")
         try:
-            error = await self._connections.keep(token)
+            error = await self._connections.run(token)
         finally:
             self._is_closed = True
             self._error = error
-            self._protocol.give_up(error, anyio.current_time())
-            self._news.set()
+            self._protocol.close(error, anyio.current_time())
+            self._has_started.set()

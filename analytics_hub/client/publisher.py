@@ -1,7 +1,7 @@
-"""Publishing from outside the hub's process, over HTTP: synchronous, for workers, scripts and views.
+"""Publishing over HTTP from outside the process of the hub: synchronous, for workers, scripts and views.
 
-One request on one connection for each call: nothing is kept that could have gone stale, so a failure says clearly
-whether the hub may have got the items.
+Each call is one request on one connection. Because no connection is reused, none can be stale, and a failure says
+reliably whether the hub may have received the items.
 """
 
 from __future__ import annotations
@@ -27,38 +27,35 @@ from ..exceptions import (
     PermissionDenied,
     TableFull,
     UnknownChannel,
+    find_error,
 )
-from .backoff import Backoff, find_fault, printable
+from .backoff import Backoff, token_fault
 from .exceptions import TokenRefused
-from .target import Target, check_token
-from .websocket import explain
+from .target import Target, validate_token
+from .text import printable
+from .websocket import describe_error
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 
-_ERRORS: Final[dict[str, type[HubError]]] = {
-    "bad-request": InvalidItem,
-    "forbidden": PermissionDenied,
-    "journal-failed": JournalError,
-    "table-full": TableFull,
-    "too-large": ItemTooLarge,
-    "too-many-channels": ChannelLimitReached,
-    "unknown-channel": UnknownChannel,
-}
+# `HubError` comes first because the others inherit its code, `internal-error`.
+_ERRORS: Final = (
+    HubError, InvalidItem, UnknownChannel, ChannelLimitReached, ItemTooLarge, JournalError, PermissionDenied, TableFull,
+)  # fmt: skip
 
 Outcome = Receipt | HubError | None
-"""What became of one of many: where it stands, why it was refused, or None for a key that was not there to delete."""
+"""The result for one of many items: its receipt, why it was refused, or None for a key that was not in the table."""
 
 
 class PublishFailed(HubError):
-    """The hub could not be reached, or gave no usable answer.
+    """The hub could not be reached, or its answer is unusable.
 
-    `is_uncertain`: it may have got the items all the same. `is_passing`: another attempt may succeed.
+    `is_uncertain`: the hub may have received the items nevertheless. `is_transient`: another attempt may succeed.
     """
 
-    def __init__(self, sentence: str, *, is_uncertain: bool, is_passing: bool = True) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, *, is_uncertain: bool, is_transient: bool = True) -> None:
+        super().__init__(message)
         self.is_uncertain = is_uncertain
-        self.is_passing = is_passing
+        self.is_transient = is_transient
 
 
 class _Problem(msgspec.Struct):
@@ -73,21 +70,21 @@ class _Outcome(msgspec.Struct):
 
     def result(self) -> Outcome:
         if self.error is not None:
-            return _ERRORS.get(self.error.code, HubError)(printable(self.error.message))
+            return find_error(self.error.code, _ERRORS)(printable(self.error.message))
         return None if self.epoch is None or self.seq is None else Receipt(self.epoch, self.seq)
 
 
-_outcome: Final = msgspec.json.Decoder(_Outcome)
-_outcomes: Final = msgspec.json.Decoder(list[_Outcome])
+_outcome_decoder: Final = msgspec.json.Decoder(_Outcome)
+_outcomes_decoder: Final = msgspec.json.Decoder(list[_Outcome])
 
 
 class HubPublisher:
-    """Publishes to the hub at `url`, which is where it is mounted: `https://example.com/hub`, or just the host.
+    """Publishes to the hub at `url`, the URL of its mount: `https://example.com/hub`, or just the host.
 
     `token` is a text, or a function that returns a fresh one for each request. `timeout` in seconds bounds the
-    connecting and each wait for the server. It tries up to `attempts` times, with a back-off, while the hub cannot be
-    reached or is busy and has surely not got the items; with `may_repeat` also when it may have got them, and then an
-    item may be published twice. Threads may share it.
+    connecting and each wait for the server. It tries up to `attempts` times, with a back-off, if the hub cannot be
+    reached, or is busy and has certainly not received the items; with `may_repeat` also if it may have received them:
+    then an item may be published twice. Instances are thread-safe.
     """
 
     def __init__(
@@ -103,7 +100,7 @@ class HubPublisher:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         if attempts < 1:
-            raise ValueError(f"attempts is {attempts!r}; at least 1 is right")
+            raise ValueError(f"attempts is {attempts!r}; it must be at least 1")
         self._target = Target.parse(url, schemes=("http", "https"), default_path="/")
         self._token = token if token is not None else self._target.token
         self._timeout = timeout
@@ -119,78 +116,78 @@ class HubPublisher:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing is left open between two calls."""
+        """Does nothing: no connection outlives a call."""
 
     def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Receipt:
-        """Publish one item and return where it stands; on a durable channel, once its journal has it.
+        """Publish one item and return its receipt; on a durable channel, once its journal has the item.
 
-        Raises what `Hub.publish_confirmed` does, `PermissionDenied` if the token may not publish there, `TokenRefused`
-        and `PublishFailed`.
+        Raises what `Hub.publish_confirmed` does, `PermissionDenied` if the token does not allow publishing to the
+        channel, `TokenRefused` and `PublishFailed`.
         """
-        receipt = _outcome_of(self._post({"channel": channel, "data": data} | _given(type=type, key=key)))
+        options = {name: value for name, value in (("type", type), ("key", key)) if value is not None}
+        receipt = _receipt(self._post({"channel": channel, "data": data, **options}))
         if receipt is None:
-            raise PublishFailed("the hub gave no receipt", is_uncertain=True, is_passing=False)
+            raise PublishFailed("the hub returned no receipt", is_uncertain=True, is_transient=False)
         return receipt
 
     def delete(self, channel: str, key: str) -> Receipt | None:
         """Remove `key` from a table; None if it was not there."""
-        return _outcome_of(self._post({"channel": channel, "key": key, "deleted": True}))
+        return _receipt(self._post({"channel": channel, "key": key, "deleted": True}))
 
     def publish_many(self, items: Iterable[Mapping[str, Any]]) -> list[Outcome]:
-        """Publish `{"channel":..., "data":...}` and the like, in order, in one request; what became of each.
+        """Publish items such as `{"channel": ..., "data": ...}` in order, in one request; returns the outcome of each.
 
-        A refused item does not keep the others from being published. All of them together have to fit in what the hub
-        takes in one request, by default 144 KiB.
+        A refused item does not prevent the others from being published. The request must not exceed what the hub
+        accepts, by default 144 KiB.
         """
-        wanted = list(items)
-        if not wanted:
+        batch = list(items)
+        if not batch:
             return []
-        answers = _read(_outcomes, self._post(wanted))
-        if len(answers) != len(wanted):
-            raise PublishFailed(
-                f"the hub answered {len(answers)} of {len(wanted)} items", is_uncertain=True, is_passing=False
-            )
+        answers = _decode(_outcomes_decoder, self._post(batch))
+        if len(answers) != len(batch):
+            message = f"the hub answered {len(answers)} of {len(batch)} items"
+            raise PublishFailed(message, is_uncertain=True, is_transient=False)
         return [answer.result() for answer in answers]
 
     # --- requests
 
     def _post(self, content: object) -> bytes:
-        """What the hub answered, if it was 200."""
+        """The body of the answer, if its status is 200."""
         try:
             body = msgspec.json.encode(content)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidItem(f"this cannot be encoded: {error}") from None
+            raise InvalidItem(f"the item cannot be encoded: {error}") from None
         backoff = Backoff(self._jitter)
         for attempt in range(1, self._attempts + 1):
             try:
-                return self._try(body)
+                return self._request(body)
             except PublishFailed as error:
                 is_safe = self._may_repeat or not error.is_uncertain
-                if attempt == self._attempts or not (error.is_passing and is_safe):
+                if attempt == self._attempts or not (error.is_transient and is_safe):
                     raise
-                self._sleep(backoff.next())
+                self._sleep(backoff.next_delay())
         raise AssertionError("unreachable")  # pragma: no cover
 
-    def _try(self, body: bytes) -> bytes:
-        headers = self._headers()  # what a token function raises is no failure of the connection
+    def _request(self, body: bytes) -> bytes:
+        headers = self._headers()  # an exception of the token function is not a failure of the connection
         connection = self._connection()
-        sentence, is_uncertain = f"cannot connect to {self._target.url}", False
+        message, is_uncertain = f"cannot connect to {self._target.url}", False
         try:
             connection.connect()
-            sentence, is_uncertain = f"no answer from {self._target.url}", True
+            message, is_uncertain = f"no answer from {self._target.url}", True
             connection.request("POST", self._path, body, headers)
             response = connection.getresponse()
             answer = response.read(MAX_ANSWER)
         except (OSError, HTTPException) as error:
-            raise PublishFailed(f"{sentence}: {printable(explain(error))}", is_uncertain=is_uncertain) from None
+            raise PublishFailed(f"{message}: {printable(describe_error(error))}", is_uncertain=is_uncertain) from None
         finally:
             connection.close()
         if response.status != 200:
-            raise self._refusal(response, answer)
+            raise _error(response, answer)
         return answer
 
     def _connection(self) -> HTTPConnection:
-        """One that is not connected yet."""
+        """A connection that is not established yet."""
         target = self._target
         if not target.is_secure:
             return HTTPConnection(target.host, target.port, timeout=self._timeout)
@@ -206,41 +203,40 @@ class HubPublisher:
         headers = {"Content-Type": "application/json", "Connection": "close"}
         token = self._token() if callable(self._token) else self._token
         if token is not None:
-            headers["Authorization"] = f"Bearer {check_token(token)}"
+            headers["Authorization"] = f"Bearer {validate_token(token)}"
         return headers
 
-    def _refusal(self, response: HTTPResponse, answer: bytes) -> HubError:
-        try:
-            problem = _outcome.decode(answer).error
-        except (ValueError, RecursionError):
-            problem = None
-        is_text = problem is None and "html" not in response.headers.get("Content-Type", "")
-        message = answer[:1024].decode("utf-8", "replace").strip() if is_text else ""
-        code, message = ("", message) if problem is None else (problem.code, problem.message)
-        sentence = printable(f"HTTP {response.status}{f', {message}' if message else ''}")
-        if response.status == 401:
-            return TokenRefused(f"the hub wants another token ({sentence})", find_fault(message))
-        if code in _ERRORS:
-            return _ERRORS[code](printable(message))
-        is_server = response.status >= 500  # it, or a proxy that stands for it, may have begun
-        is_passing = is_server or response.status == HTTPStatus.TOO_MANY_REQUESTS
-        is_uncertain = is_server and code != "unavailable"  # the hub's own word that it has done nothing
-        return PublishFailed(f"refused ({sentence})", is_uncertain=is_uncertain, is_passing=is_passing)
+
+def _error(response: HTTPResponse, answer: bytes) -> HubError:
+    """The exception for an answer with another status than 200."""
+    try:
+        problem = _outcome_decoder.decode(answer).error
+    except (ValueError, RecursionError):
+        problem = None
+    is_text = problem is None and "html" not in response.headers.get("Content-Type", "")
+    message = answer[:1024].decode("utf-8", "replace").strip() if is_text else ""
+    code, message = ("", message) if problem is None else (problem.code, problem.message)
+    details = printable(f"HTTP {response.status}{f', {message}' if message else ''}")
+    if response.status == 401:
+        return TokenRefused(f"the hub rejected the token ({details})", token_fault(message))
+    if (error := find_error(code, _ERRORS)) is not HubError:
+        return error(printable(message))
+    is_server_error = response.status >= 500  # the hub, or a proxy before it, may have begun to process the request
+    is_transient = is_server_error or response.status == HTTPStatus.TOO_MANY_REQUESTS
+    is_uncertain = is_server_error and code != "unavailable"  # with this code the hub has done nothing
+    return PublishFailed(f"refused ({details})", is_uncertain=is_uncertain, is_transient=is_transient)
 
 
-def _outcome_of(answer: bytes) -> Receipt | None:
-    outcome: Outcome = _read(_outcome, answer).result()
+def _receipt(answer: bytes) -> Receipt | None:
+    outcome: Outcome = _decode(_outcome_decoder, answer).result()
     if isinstance(outcome, HubError):
         raise outcome
     return outcome
 
 
-def _read(decoder: msgspec.json.Decoder[Any], answer: bytes) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], answer: bytes) -> Any:
     try:
         return decoder.decode(answer)
     except (ValueError, RecursionError):
-        raise PublishFailed("this is not the answer of a hub", is_uncertain=True, is_passing=False) from None
-
-
-def _given(**options: str | None) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}
+        message = "the answer is not that of an analytics hub"
+        raise PublishFailed(message, is_uncertain=True, is_transient=False) from None

@@ -1,4 +1,4 @@
-"""What a user iterates: the items of one channel, and the gaps between them."""
+"""The subscription as an application holds it: the items of one channel, and the gaps between them."""
 
 from __future__ import annotations
 
@@ -7,92 +7,94 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..protocol import Position
-from .feed import Feed
 from .protocol import ClientProtocol
+from .subscription_state import SubscriptionState
 from .values import Gap, Item
 
 T = TypeVar("T")
 
 
 class Subscription(Generic[T]):
-    """One channel as an async context manager and iterator, made by `HubClient.subscribe`.
+    """One channel as an async context manager and iterator, created by `HubClient.subscribe`.
 
-    Entering it waits for the server's answer and raises `UnknownChannel`, `PermissionDenied` or `InvalidChannel` if
-    that is a refusal. Iterating raises `InvalidItem` for an item that does not fit `type`, after which it goes on; and,
-    once what came before was handed out, why the subscription or the client has ended. Leaving it unsubscribes without
-    waiting.
+    Entering it waits for the answer of the server and raises `UnknownChannel`, `PermissionDenied` or `InvalidChannel`
+    if the server refuses. Iterating raises `InvalidItem` for an item that does not fit `type`, and continues with the
+    next one; after the items that were received, it raises why the subscription or the client has ended. Leaving the
+    context unsubscribes without waiting.
     """
 
     def __init__(
         self,
         protocol: ClientProtocol,
-        begin: Callable[[], Feed],
+        subscribe: Callable[[], SubscriptionState],
         clock: Callable[[], float],
-        nudge: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
         self._protocol = protocol
-        self._begin = begin
+        self._subscribe = subscribe
         self._clock = clock
-        self._nudge = nudge
-        self._feed: Feed | None = None
-        self._news = anyio.Event()
+        self._wake = wake
+        self._state: SubscriptionState | None = None
+        self._has_changed = anyio.Event()
 
     async def __aenter__(self) -> Self:
         await checkpoint()
-        feed = self._feed = self._begin()
-        feed.notify = self._notify
-        self._nudge()
+        state = self._state = self._subscribe()
+        state.on_change = self._on_change
+        self._wake()
         try:
-            while not feed.has_begun and feed.error is None:
+            while not state.was_accepted and state.error is None:
                 await self._wait()
-            if not feed.has_begun and feed.error is not None:
-                raise feed.error.with_traceback(None)
+            if not state.was_accepted and state.error is not None:
+                await checkpoint_if_cancelled()
+                raise state.error.with_traceback(None)
         except BaseException:
-            self._leave()
+            self._unsubscribe()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave()
+        self._unsubscribe()
 
-    def _leave(self) -> None:
-        if self._feed is not None:
-            self._protocol.unsubscribe(self._feed, self._clock())
-            self._nudge()
+    def _unsubscribe(self) -> None:
+        if self._state is not None:
+            self._protocol.unsubscribe(self._state, self._clock())
+            self._wake()
 
     @property
     def position(self) -> Position | None:
-        """Where the reader stands: `subscribe(channel, since=position)` goes on from here, also in another process."""
-        return None if self._feed is None else self._feed.taken
+        """The position of the reader: `subscribe(channel, since=position)` continues here, also in another process."""
+        return None if self._state is None else self._state.read_position
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Item[T] | Gap:
-        feed = self._feed
-        if feed is None:
+        state = self._state
+        if state is None:
             raise RuntimeError("enter the subscription first: async with client.subscribe(...) as items")
-        await checkpoint()  # before anything is taken, so that a cancelled reader has lost nothing
-        while not feed.has_values:
-            if feed.error is not None:
-                raise feed.error.with_traceback(None)
+        await checkpoint()  # before a value is removed, so that a cancelled reader loses nothing
+        while not state.has_values:
+            if state.error is not None:
+                await checkpoint_if_cancelled()  # a cancellation may have ended the client first
+                raise state.error.with_traceback(None)
             await self._wait()
         try:
-            value: Item[T] | Gap = self._protocol.take(feed, self._clock())
+            value: Item[T] | Gap = self._protocol.next_value(state, self._clock())
         finally:
             if self._protocol.has_output:
-                self._nudge()
+                self._wake()
         return value
 
-    def _notify(self) -> None:
-        self._news.set()
+    def _on_change(self) -> None:
+        self._has_changed.set()
 
     async def _wait(self) -> None:
-        if self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+        if self._has_changed.is_set():
+            self._has_changed = anyio.Event()
+        await self._has_changed.wait()

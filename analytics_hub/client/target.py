@@ -1,4 +1,4 @@
-"""Where a hub is, read from a URL."""
+"""The address of a hub, parsed from a URL, and what may stand in a request to it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..auth import find_token, strip_query
 from ..exceptions import HubError
 from ..http import is_loopback
+from ..protocol.credentials import find_token, strip_query
 
 DEFAULT_PATH: Final = "/ws/analytics"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect. The token of a URL that had one is kept apart, so that no message shows it."""
+    """Where to connect. A token in the URL is kept apart, so that no message shows it."""
 
     url: str
     host: str
@@ -27,7 +27,7 @@ class Target:
 
     @classmethod
     def parse(cls, url: str, schemes: tuple[str, str] = ("ws", "wss"), default_path: str = DEFAULT_PATH) -> Target:
-        """`schemes`: the plain and the secure one. Raises `ValueError` with a sentence that does not repeat the URL."""
+        """`schemes`: the plain and the secure one. Raises `ValueError` with a message that does not repeat the URL."""
         plain, secure = schemes
         try:
             parts = urlsplit(url)
@@ -58,14 +58,15 @@ class Target:
         return is_loopback(self.host)
 
 
-def is_header(name: str, value: str) -> bool:
-    """Whether a request can have this header: anything else would fail each attempt to connect."""
+def is_valid_header(name: str, value: str) -> bool:
+    """Whether HTTP allows this header: with an invalid one every attempt to connect would fail."""
     is_name = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is not None
     return is_name and re.fullmatch(r"[^\x00-\x08\x0a-\x1f\x7f]*", value) is not None and value == value.strip()
 
 
-def check_token(token: str) -> str:
-    """Return `token` if it can stand in a header, else raise `HubError`, which does not show it."""
+def validate_token(token: str, source: str | None = None) -> str:
+    """Return `token` if it can stand in a header, else raise `HubError`, with a message that does not show it."""
     if re.fullmatch(r"[!-~]+", token):
         return token
-    raise HubError("this is no token: one word of plain characters was expected")
+    place = f" in {source}" if source else ""
+    raise HubError(f"the token{place} is invalid; it must be one word of printable ASCII characters")

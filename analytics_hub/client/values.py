@@ -1,4 +1,4 @@
-"""What a client hands to its user: items, and gaps where items are missing. Events tell of the connection."""
+"""What a client returns to the application: items, gaps, and events of the connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ T = TypeVar("T")
 class Item(msgspec.Struct, Generic[T], frozen=True):
     """One item of a channel. `timestamp` is when it was published: RFC 3339, UTC, milliseconds.
 
-    `data` is of the type that was subscribed with; it is None where `deleted` says that the key of a table has gone.
+    `data` has the `type` of the subscription; it is None if `deleted` is set, which means that the key of a table was
+    removed.
     """
 
     channel: str
@@ -28,17 +29,17 @@ class Item(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Epochs(msgspec.Struct, frozen=True):
-    """The life of a channel that the client knew, and the one that it has met."""
+    """The epoch of a channel that the client knew, and the one that it has now."""
 
     old: str
     new: str
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Items that were published and will not come, at the place where they are missing.
+    """Items that were published but will not be delivered, at the position where they are missing.
 
-    `first`, `last` and `count` are None where nobody can count them: `epochs` then tells why, for numbers mean
-    something within an epoch only. `reason` is one word (`docs/protocol.md` §5).
+    `first`, `last` and `count` are None if the items cannot be counted. `epochs` then shows why: sequence numbers are
+    comparable only within an epoch. `reason` is one word (`docs/protocol.md` §5).
     """
 
     channel: str
@@ -52,14 +53,14 @@ class Gap(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The server has let the client in."""
+    """The server has accepted the client."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection has ended or did not come about; the next attempt is `delay` seconds away."""
+    """The connection has ended or could not be established; the next attempt follows in `delay` seconds."""
 
     sentence: str
     delay: float
@@ -67,7 +68,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A subscription goes on over a new connection. If it is not `complete`, a `Gap` says what is missing."""
+    """A subscription continues on a new connection. If it is not `complete`, a `Gap` shows what is missing."""
 
     channel: str
     position: Position
@@ -76,17 +77,17 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """The server shuts down and has given this client a slot to come back in, `delay` seconds from now."""
+    """The server shuts down and has assigned this client a time to reconnect, `delay` seconds from now."""
 
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
-    """The server could not carry out something that nobody waits for, such as the refresh of a token."""
+class CommandFailed:
+    """The server could not carry out a command to which no caller awaits an answer, such as the refresh of a token."""
 
     code: str
     message: str
 
 
-Event = Connected | Disconnected | Resumed | Draining | Complaint
+Event = Connected | Disconnected | Resumed | Draining | CommandFailed

@@ -1,4 +1,4 @@
-"""Alarms that do not flap, and what is said when they rise and fall."""
+"""Alarms with hysteresis, and the alerts for their changes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from typing import Final, Literal
 
 from ..trading import Alert, Severity
 from .books import Books
-from .liquidity import Change
+from .liquidity import LPChange
 from .market import SYMBOLS
 
-Turn = Literal["raised", "cleared"]
+AlarmChange = Literal["raised", "cleared"]
 
 
 class Alarm:
-    """Rises at `raise_at` or more and falls only below `clear_below`; in between it stays as it is."""
+    """Is raised at `raise_at` or more and cleared only below `clear_below`; in between it does not change."""
 
     __slots__ = ("clear_below", "is_raised", "raise_at")
 
     def __init__(self, *, raise_at: int, clear_below: int) -> None:
-        if clear_below > raise_at:
-            raise ValueError(f"clear_below is {clear_below!r}; it must not exceed raise_at, {raise_at!r}")
         self.raise_at = raise_at
         self.clear_below = clear_below
         self.is_raised = False
 
-    def update(self, value: int) -> Turn | None:
-        """Take the newest value; returns what changed."""
+    def update(self, value: int) -> AlarmChange | None:
+        """Process the newest value; returns what changed."""
         if self.is_raised:
             if value < self.clear_below:
                 self.is_raised = False
@@ -37,7 +35,7 @@ class Alarm:
 
 
 class ExposureMonitor:
-    """Watches the books against their limits, in whole per cent."""
+    """Compares the books with their limits, in whole per cent."""
 
     SOURCE: Final = "ExposureMonitor"
 
@@ -48,8 +46,8 @@ class ExposureMonitor:
         )
         self._symbols = {symbol.name: Alarm(raise_at=90, clear_below=60) for symbol in SYMBOLS}
 
-    def check(self, books: Books, symbol: str) -> list[Alert]:
-        """What to say after the amount kept in `symbol` has changed: nothing, nearly always."""
+    def update(self, books: Books, symbol: str) -> list[Alert]:
+        """The alerts after the position in `symbol` has changed; nearly always none."""
         alerts = []
         used = 100 * books.total // books.exposure_limit
         for severity, alarm in self._totals:
@@ -61,7 +59,7 @@ class ExposureMonitor:
             alerts.append(self._alert("warning", f"{symbol} exposure", used, alarm, change))
         return alerts
 
-    def _alert(self, severity: Severity, what: str, used: int, alarm: Alarm, change: Turn) -> Alert:
+    def _alert(self, severity: Severity, what: str, used: int, alarm: Alarm, change: AlarmChange) -> Alert:
         if change == "raised":
             return Alert(
                 severity=severity,
@@ -80,8 +78,8 @@ class ExposureMonitor:
         )
 
 
-def lp_alert(name: str, change: Change) -> Alert:
-    """What to say when an LP was lost or is whole again."""
+def lp_alert(name: str, change: LPChange) -> Alert:
+    """The alert for an LP that was lost or has recovered."""
     if change == "lost":
         return Alert(
             severity="error",
@@ -95,6 +93,6 @@ def lp_alert(name: str, change: Change) -> Alert:
         severity="info",
         category="lp",
         title=f"{name} recovered",
-        message=f"{name} takes orders again.",
+        message=f"{name} accepts orders again.",
         source="LPManager",
     )

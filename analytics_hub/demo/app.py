@@ -1,4 +1,4 @@
-"""The demo as one program: a hub, the simulation or a feed, the socket, and the small HTTP next to it."""
+"""The demo as one program: a hub, the simulation or a feed, and a server with a page and a login."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from ..trading.process import with_publishers
 from ..transports._origins import Origins
 from ..transports.websocket import Certificate, serve
 from ..tuning import Profile, Tuning
-from .driver import MOST_RATE, run
-from .feed import CHANNELS_OF_A_FEED, publish_feed
+from .feed import FEED_CHANNELS, publish_feed
 from .login import refuse_login, respond_login
 from .office import BackOffice
+from .pacing import MAX_RATE, publish_events
 
 GRACE: Final = 1.0
-"""Seconds that clients get to leave after Ctrl-C; with all the rest the end takes less than two."""
+"""Seconds for clients to leave after Ctrl-C; the whole shutdown takes less than two."""
 DEFAULT_RATE: Final = 100.0
-MORNING: Final = 4000
-"""Events that are over before the first client comes: positions build up for long until a limit is crossed."""
+WARM_UP_EVENTS: Final = 4000
+"""Published before the server starts: it takes long until a position crosses a limit and raises the first alert."""
 PUBLISHERS: Final = frozenset({"admin"})
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
 class DemoError(HubError):
-    """Something is in the way of the demo; the message is the sentence for its user."""
+    """The demo cannot start or continue; the message is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What `analytics-hub demo` was told. `rate` None: 100 events a second, or a feed as fast as it comes."""
+    """The options of `analytics-hub demo`. `rate` None: 100 events a second, or a feed as fast as it is read."""
 
     secret: str = field(repr=False)
     host: str = "127.0.0.1"
@@ -64,10 +64,10 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-async def run_demo(options: DemoOptions, say: Say = _print) -> None:
-    """Run until SIGINT or SIGTERM, then drain. Raises `DemoError` if it cannot start or go on."""
+async def run_demo(options: DemoOptions, print_line: Print = _print) -> None:
+    """Run until SIGINT or SIGTERM, then drain. Raises `DemoError` if it cannot start or continue."""
     hub = Hub(
-        with_publishers(CHANNELS if options.feed is None else CHANNELS_OF_A_FEED, PUBLISHERS),
+        with_publishers(CHANNELS if options.feed is None else FEED_CHANNELS, PUBLISHERS),
         authenticate=JWTAuthenticator(options.secret, algorithms=["HS256"]),
         tuning=Tuning.profile(options.profile),
         grace=GRACE,
@@ -78,17 +78,17 @@ async def run_demo(options: DemoOptions, say: Say = _print) -> None:
     with ExitStack() as stack:
         try:
             signals = stack.enter_context(anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
-        except NotImplementedError:  # an event loop without signals: Ctrl-C stays KeyboardInterrupt
+        except NotImplementedError:  # an event loop without signals: Ctrl-C raises KeyboardInterrupt
             signals = _never()
         async with hub, anyio.create_task_group() as tasks:
             try:
                 if options.feed is None:
-                    await run(hub, office, MOST_RATE, count=MORNING)
+                    await publish_events(hub, office, MAX_RATE, count=WARM_UP_EVENTS)
                 port = await _start_serving(hub, options, tasks)
-                say(introduction(options, port))
-                await _publish_until(signals, hub, options, say, office)
-                say("Draining.")
-            except DemoError as error:  # raised below, where no task group wraps it
+                print_line(introduction(options, port))
+                await _publish_until(signals, hub, options, print_line, office)
+                print_line("Draining.")
+            except DemoError as error:  # raised below, where no task group wraps it in a group
                 failure = error
             await hub.shutdown()
             tasks.cancel_scope.cancel()
@@ -116,25 +116,27 @@ async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> in
 
 
 def respond_demo(options: DemoOptions) -> Respond:
-    """The demo's HTTP next to the hub's own: the page at `/` and `/login`."""
+    """The HTTP endpoints of the demo, in addition to those of the hub: the page at `/`, and `/login`."""
     page = files("analytics_hub.demo").joinpath("page.html").read_text(encoding="utf-8")
     if options.has_login:
-        pages = Origins(options.origins)
-        login = respond_login(options.secret, local_only=is_loopback(options.host), origins=pages)
+        origins = Origins(options.origins)
+        login = respond_login(options.secret, local_only=is_loopback(options.host), origins=origins)
     else:
-        login = refuse_login("no logins here, because others can reach this demo; use a token of `analytics-hub token`")
+        login = refuse_login(
+            "logins are disabled, because this demo is reachable from other machines; use `analytics-hub token`"
+        )
     return compose(respond_page("/", page), login)
 
 
 async def _publish_until(
-    signals: AsyncIterator[object], hub: Hub, options: DemoOptions, say: Say, office: BackOffice
+    signals: AsyncIterator[object], hub: Hub, options: DemoOptions, print_line: Print, office: BackOffice
 ) -> None:
     failure: DemoError | None = None
 
     async def publish() -> None:
         nonlocal failure
         try:
-            await _publish(hub, options, say, office)
+            await _publish(hub, options, print_line, office)
         except OSError as error:
             failure = DemoError(f"cannot read the feed {options.feed}: {error.strerror}")
             tasks.cancel_scope.cancel()
@@ -147,24 +149,24 @@ async def _publish_until(
         raise failure
 
 
-async def _publish(hub: Hub, options: DemoOptions, say: Say, office: BackOffice) -> None:
+async def _publish(hub: Hub, options: DemoOptions, print_line: Print, office: BackOffice) -> None:
     if options.feed is None:
-        await run(hub, office, options.rate or DEFAULT_RATE)
+        await publish_events(hub, office, options.rate or DEFAULT_RATE)
         return
 
-    def report(number: int, sentence: str) -> None:
-        if number <= 10 or number % 1000 == 0:  # a feed that is wrong throughout must not bury everything else
-            say(f"feed: {sentence}" + (f" ({number} bad lines so far)" if number >= 10 else ""))
+    def report(number: int, message: str) -> None:
+        if number <= 10 or number % 1000 == 0:  # a feed of invalid lines must not flood the output
+            print_line(f"feed: {message}" + (f" ({number} lines refused so far)" if number >= 10 else ""))
 
     summary = await publish_feed(hub, options.feed, on_error=report, rate=options.rate)
     refused = f", {summary.refused} refused" if summary.refused else ""
-    say(f"feed: ended after {summary.published} items{refused}. The hub serves what it keeps until Ctrl-C.")
+    print_line(f"feed: ended after {summary.published} items{refused}. The hub continues to serve until Ctrl-C.")
 
 
 def introduction(options: DemoOptions, port: int) -> str:
-    """What the demo says once it runs: where it is and what to try, ready to be copied."""
+    """The text at the start of the demo: its address, and commands to try."""
     host = "localhost" if options.host in ("0.0.0.0", "::", "") else options.host
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     http, ws = ("http", "ws") if options.certificate is None else ("https", "wss")
     if options.feed is None:
         source = f"publishes {options.rate or DEFAULT_RATE:g} events a second of a simulated back office"
@@ -172,21 +174,20 @@ def introduction(options: DemoOptions, port: int) -> str:
         source = f"publishes {'standard input' if options.feed == '-' else options.feed}"
     login, users = "TOKEN=$(analytics-hub token)", "with a token"
     if options.has_login:
-        login = (
-            f"""TOKEN=$(curl -s {http}://{place}/login -d '{{"username":"admin","password":"admin"}}' | jq -r .token)"""
-        )
+        body = '{"username":"admin","password":"admin"}'
+        login = f"TOKEN=$(curl -s {http}://{address}/login -d '{body}' | jq -r .token)"
         users = "admin/admin, trader/trader or monitor/monitor"
-    return f"""The hub listens on {place} and {source}. Ctrl-C ends it.
+    return f"""The hub listens on {address} and {source}. Ctrl-C stops it.
 
-  page     {http}://{place}/   {users}
-  health   curl {http}://{place}/healthz
+  page     {http}://{address}/   {users}
+  health   curl {http}://{address}/healthz
   login    {login}
-  connect  wscat -c "{ws}://{place}/ws/analytics?token=$TOKEN"
+  connect  wscat -c "{ws}://{address}/ws/analytics?token=$TOKEN"
            > {{"action":"subscribe","channels":["routing-metrics","alerts"]}}
-  follow   analytics-hub tail {ws}://{place}
-  publish  analytics-hub publish {http}://{place} --channel alerts
+  follow   analytics-hub tail {ws}://{address}
+  publish  analytics-hub publish {http}://{address} --channel alerts
            {{"severity":"info","category":"system","title":"Hello","message":"by hand","source":"me"}}
-  events   curl -N "{http}://{place}/events?channel=alerts;last=5&token=$TOKEN"
+  events   curl -N "{http}://{address}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """
 
@@ -194,8 +195,8 @@ def introduction(options: DemoOptions, port: int) -> str:
 def _explain(error: OSError, options: DemoOptions) -> str:
     where = f"{options.host}:{options.port}"
     if error.errno == errno.EADDRINUSE:
-        return f"something already listens on {where}; end it, or choose another --port (0 takes any free one)"
+        return f"{where} is in use by another program; stop it, or choose another --port (0 for any free port)"
     if isinstance(error, socket.gaierror):
-        return f"--host {options.host} is no address of this machine"
+        return f"--host {options.host} is not an address of this machine"
     reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     return f"cannot listen on {where}: {reason}"

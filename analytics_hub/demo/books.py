@@ -1,4 +1,4 @@
-"""What the house has kept and what it has passed on, in whole dollars, so that every sum is exact."""
+"""The positions that the broker keeps and those that it has passed on, in whole dollars, so that every sum is exact."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from .market import SYMBOLS
 
 
 class Books:
-    """Buys are positive, sells negative. For each symbol: what was kept less what was hedged. For each LP: what it got.
+    """Amounts by symbol (kept less hedged) and by LP (passed on). Buys are positive, sells negative.
 
-    `total` is the sum of the absolute amounts of the symbols, kept up to date rather than summed again.
+    `total` is the sum of the absolute amounts by symbol, updated incrementally.
     """
 
     def __init__(self, *, exposure_limit: int, symbol_limit: int) -> None:
-        for name, limit in (("exposure_limit", exposure_limit), ("symbol_limit", symbol_limit)):
-            if limit < 1:
-                raise ValueError(f"{name} is {limit!r}; it must be at least 1 dollar")
         self.exposure_limit = exposure_limit
         self.symbol_limit = symbol_limit
         self.by_symbol = {symbol.name: 0 for symbol in SYMBOLS}
@@ -24,20 +21,19 @@ class Books:
         self.total = 0
 
     def keep(self, symbol: str, amount: int) -> None:
-        before = self.by_symbol[symbol]
-        self.by_symbol[symbol] = before + amount
-        self.total += abs(before + amount) - abs(before)
+        self.total += self.added_by(symbol, amount)
+        self.by_symbol[symbol] += amount
 
     def pass_on(self, lp: str, amount: int) -> None:
         self.by_lp[lp] += amount
 
     def added_by(self, symbol: str, amount: int) -> int:
-        """By how much keeping `amount` would raise the total; below zero where it offsets what was kept before."""
+        """By how much keeping `amount` would raise the total; negative if it offsets the position."""
         before = self.by_symbol[symbol]
         return abs(before + amount) - abs(before)
 
     def largest(self) -> tuple[str, int]:
-        """The symbol of which most is kept, the first in the list among equals."""
+        """The symbol with the largest position, the first of several."""
         return max(self.by_symbol.items(), key=lambda item: abs(item[1]))
 
     def exposure(self) -> ExposureUpdate:

@@ -1,6 +1,6 @@
 """The user's own events instead of the simulation: one JSON object a line, `{"channel","type","data","key"?}`.
 
-A line that cannot be published is reported with its number and the reason, and the rest goes on.
+A line that cannot be published is reported with its number and the reason, and the others are published.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from ..channels import Channel, check_name, check_type
+from ..channels import Channel, check_name, check_type, clip
+from ..client.text import printable
 from ..exceptions import HubClosed, HubError, InvalidItem
 from ..hub.inbox import threadsafe
 from ..trading import CHANNELS
-from .driver import Clock, Pace, Publisher, Sleep
+from .pacing import Clock, Pace, Publisher, Sleep
 
-CHANNELS_OF_A_FEED: Final[tuple[Channel, ...]] = (*CHANNELS, Channel("*"))
-"""The four of the trading profile as they are, and every other name as a plain stream of events."""
+FEED_CHANNELS: Final[tuple[Channel, ...]] = (*CHANNELS, Channel("*"))
+"""The four of the trading profile, and every other name as a channel of mode `events`."""
 
 MAX_LINE: Final = 256 * 1024
-"""Bytes. More than any hub takes as one item, and a bound for a file that has no line ends."""
+"""Bytes. More than the largest item of any hub, and a bound for a file without line ends."""
 CHUNK: Final = 16 * 1024
-"""Bytes read, and then published, in one go: a few milliseconds of the event loop."""
-_NONBLOCKING_PAUSE: Final = 0.05
+"""Bytes read and published at a time: a few milliseconds of the event loop."""
+_POLL_INTERVAL: Final = 0.05
 
 
 class FeedItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +54,7 @@ _decoder: Final = msgspec.json.Decoder(FeedItem)
 
 
 def parse_line(line: str | bytes, number: int) -> FeedItem | None:
-    """One line of a feed, None if it is blank; raises `InvalidItem` with the line's `number` and the reason."""
+    """The item of one line, None if it is blank; raises `InvalidItem` with the `number` of the line and the reason."""
     if len(line) > MAX_LINE:
         raise InvalidItem(f"line {number} is longer than {MAX_LINE // 1024} KiB")
     if not line.strip():
@@ -64,21 +65,20 @@ def parse_line(line: str | bytes, number: int) -> FeedItem | None:
         check_type(item.type)
     except RecursionError:
         raise InvalidItem(f"line {number}: nested too deeply") from None
-    except ValueError as exc:  # what msgspec raises, text that is not UTF-8, a name or type that is none
-        raise InvalidItem(f"line {number}: {_printable(exc)}") from exc
+    except ValueError as error:  # of msgspec, of decoding UTF-8, or an invalid name or type
+        raise InvalidItem(f"line {number}: {_reason(error)}") from error
     return item
 
 
-def _printable(exc: Exception) -> str:
-    """The reason in words fit for a terminal: it may hold what is in the file, and as much of it."""
-    text = "".join(character if character.isprintable() else "?" for character in str(exc)[:301])
-    return text if len(text) <= 300 else f"{text[:300]}..."
+def _reason(error: Exception) -> str:
+    """The message, safe for a terminal and of bounded length: it may quote the file."""
+    return clip(printable(str(error)))
 
 
 class LineSplitter:
-    """Cuts chunks into numbered lines and holds at most `MAX_LINE` bytes of one that has not ended.
+    """Splits chunks into numbered lines, and buffers at most `MAX_LINE` bytes of an incomplete one.
 
-    Of a longer line it returns the first `MAX_LINE` + 1 bytes, which `parse_line` refuses, and drops the rest.
+    Of a longer line it returns the first `MAX_LINE` + 1 bytes, which `parse_line` refuses, and discards the rest.
     """
 
     def __init__(self) -> None:
@@ -102,19 +102,19 @@ class LineSplitter:
         return lines
 
     def finish(self) -> list[tuple[int, bytes]]:
-        """The last line, if the file does not end with a line end."""
+        """The last line, if it has no line end."""
         rest, self._rest = self._rest, b""
         return [self._numbered(rest)] if rest else []
 
     def _numbered(self, line: bytes) -> tuple[int, bytes]:
         self._number += 1
         if self._number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # what some editors put in front
+            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write
         return self._number, line[: MAX_LINE + 1]
 
 
-class _Feed:
-    """One run of `publish_feed`: its counters and where it reports."""
+class _LinePublisher:
+    """Publishes the lines of one feed, and counts them."""
 
     def __init__(self, hub: Publisher, on_error: Callable[[int, str], object]) -> None:
         self.published = self.refused = 0
@@ -124,8 +124,8 @@ class _Feed:
     def publish(self, number: int, line: bytes) -> None:
         try:
             item = parse_line(line, number)
-        except InvalidItem as exc:
-            self._refuse(str(exc))
+        except InvalidItem as error:
+            self._refused(str(error))
             return
         if item is None:
             return
@@ -133,14 +133,14 @@ class _Feed:
             self._hub.publish(item.channel, item.data, type=item.type, key=item.key)
         except HubClosed:
             raise
-        except HubError as exc:
-            self._refuse(f"line {number}: {_printable(exc)}")
+        except HubError as error:
+            self._refused(f"line {number}: {_reason(error)}")
             return
         self.published += 1
 
-    def _refuse(self, sentence: str) -> None:
+    def _refused(self, message: str) -> None:
         self.refused += 1
-        self._on_error(self.refused, sentence)
+        self._on_error(self.refused, message)
 
 
 async def publish_feed(
@@ -154,12 +154,12 @@ async def publish_feed(
 ) -> FeedSummary:
     """Publish the lines of the file `source`, or of standard input for "-", until it ends or the hub has shut down.
 
-    `on_error` is called for each bad line with the number of bad ones so far and a sentence. `rate` is at most so many
-    lines a second; without it a file goes out as fast as it is read. A file that cannot be opened or read raises
-    `OSError`. The event loop never waits for the file, and cancellation never waits for somebody to type.
+    `on_error` is called for each refused line, with the number of refused lines so far and a message. `rate` is the
+    maximum of lines a second; without it a file is published as fast as it is read. A file that cannot be opened or
+    read raises `OSError`. Neither the event loop nor cancellation waits for the file.
     """
     pace = None if rate is None else Pace(rate, clock())
-    feed = _Feed(hub, on_error)
+    publisher = _LinePublisher(hub, on_error)
     lines = LineSplitter()
     reader = _Reader(source)
     try:
@@ -168,28 +168,24 @@ async def publish_feed(
             chunk = await reader.read()
             is_ended = not chunk
             for number, line in lines.finish() if is_ended else lines.feed(chunk):
-                await _paced(pace, clock, sleep)
-                feed.publish(number, line)
-    except HubClosed:  # whoever has shut it down knows
+                if pace is not None:
+                    while not pace.due(now := clock()):
+                        await sleep(pace.delay(now))
+                    pace.published(1)
+                publisher.publish(number, line)
+    except HubClosed:  # the hub was shut down: the end of the feed
         pass
     finally:
         reader.close()
-    return FeedSummary(feed.published, feed.refused)
-
-
-async def _paced(pace: Pace | None, clock: Clock, sleep: Sleep) -> None:
-    if pace is not None:
-        while not pace.due(now := clock()):
-            await sleep(pace.wait(now))
-        pace.take(1)
+    return FeedSummary(publisher.published, publisher.refused)
 
 
 class _Reader:
-    """Reads a file in a thread of its own, a chunk ahead of the event loop.
+    """Reads a file in a thread of its own, one chunk ahead of the event loop.
 
-    Not `anyio.to_thread`: on asyncio its threads are no daemons, and one that waits for standard input would keep the
-    process from ending. The file belongs to the thread alone: closed elsewhere, its descriptor could already be that
-    of a client when the thread reads on.
+    Not `anyio.to_thread`: on asyncio its threads are not daemons, and one that waits for standard input would keep the
+    process alive. Only the thread closes the file: otherwise its descriptor might already belong to a client when the
+    thread reads again.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
@@ -197,16 +193,16 @@ class _Reader:
         self._chunks: deque[bytes | OSError] = deque()
         self._room = threading.Semaphore(2)
         self._is_closed = False
-        self._news = anyio.Event()
-        self._wake = threadsafe(self._tell)
+        self._has_chunk = anyio.Event()
+        self._wake = threadsafe(self._on_chunk)
         threading.Thread(target=self._run, name="analytics-hub feed", daemon=True).start()
 
     async def read(self) -> bytes:
-        """The next bytes, none at the end; raises what opening or reading raised."""
-        await checkpoint()  # a fast disk always has the next chunk, and others have work too
+        """The next bytes, empty at the end; raises what opening or reading raised."""
+        await checkpoint()  # a fast disk always has the next chunk, and other tasks must run too
         while not self._chunks:
-            self._news = anyio.Event()
-            await self._news.wait()
+            self._has_chunk = anyio.Event()
+            await self._has_chunk.wait()
         chunk = self._chunks.popleft()
         self._room.release()
         if isinstance(chunk, OSError):
@@ -214,26 +210,26 @@ class _Reader:
         return chunk
 
     def close(self) -> None:
-        """Let the thread go, as soon as what it waits for has come; nobody waits for it."""
+        """Let the thread end when its current read returns, without waiting for it."""
         self._is_closed = True
         self._room.release()
 
-    def _tell(self) -> None:
-        self._news.set()
+    def _on_chunk(self) -> None:
+        self._has_chunk.set()
 
     def _run(self) -> None:
         try:
             with _open(self._source) as file:
                 while not self._is_closed:
                     chunk = file.read(CHUNK)
-                    if chunk is None:  # somebody has made it non-blocking, and there is nothing yet
-                        time.sleep(_NONBLOCKING_PAUSE)
+                    if chunk is None:  # the file is non-blocking, and there is no data yet
+                        time.sleep(_POLL_INTERVAL)
                         continue
                     self._put(chunk)
                     if not chunk:
                         return
-        except OSError as exc:
-            self._put(exc)
+        except OSError as error:
+            self._put(error)
 
     def _put(self, chunk: bytes | OSError) -> None:
         self._room.acquire()
@@ -242,7 +238,7 @@ class _Reader:
 
 
 def _open(source: str | os.PathLike[str]) -> RawIOBase:
-    """Unbuffered, so that a pipe gives what it has, and no lock of a buffer is held when the process ends."""
+    """Unbuffered, so that a read of a pipe returns what is available, and no buffer lock is held at exit."""
     if source == "-":
         return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     return Path(source).open("rb", buffering=0)

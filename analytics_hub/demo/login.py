@@ -1,6 +1,6 @@
-"""`/login` of the demo: three accounts whose passwords everyone knows. For the demo only, never for an application.
+"""`/login` of the demo: three accounts with publicly known passwords. For the demo only, never for an application.
 
-An application keeps the login it has and lets it `mint` a token, or takes the tokens of its identity provider.
+An application lets its own login `mint` a token, or uses the tokens of its identity provider.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACCOUNTS: Final = {"admin": "admin", "trader": "trader", "monitor": "monitor"}
 TTL: Final = 3600
 MAX_BODY: Final = 4096
 _MALFORMED: Final = (
-    "the body must be a JSON object with the texts username and password, "
+    "the body must be a JSON object with the strings username and password, "
     'for example {"username":"admin","password":"admin"}'
 )
 
@@ -46,10 +46,10 @@ def respond_login(
     ttl: int = TTL,
     clock: Callable[[], float] = time.time,
 ) -> Respond:
-    """POST of a JSON object, whatever its Content-Type says (`curl -d` calls it a form), for a token.
+    """Answers POST of a JSON object with a token. The Content-Type is ignored, because `curl -d` sends that of a form.
 
-    Pages of other sites are refused, but for those of `origins`. A page whose name was made to point to this machine
-    (DNS rebinding) is none of another site; `local_only` therefore refuses requests to any name but this machine's own.
+    Pages of other sites are refused, except those of `origins`. With DNS rebinding a page of another site appears to be
+    one of this machine; therefore `local_only` refuses requests to any host name except the loopback ones.
     """
     pages = origins if origins is not None else Origins()
 
@@ -71,7 +71,7 @@ def respond_login(
             given = _decoder.decode(request.body)
         except (ValueError, RecursionError):
             return _refuse(HTTPStatus.BAD_REQUEST, _MALFORMED)
-        if not _is_right(given):
+        if not _is_valid(given):
             return _refuse(HTTPStatus.UNAUTHORIZED, "wrong username or password")
         token = mint(
             secret, subject=given.username, roles=[given.username], ttl=ttl, now=clock(), account=given.username
@@ -82,7 +82,7 @@ def respond_login(
 
 
 def refuse_login(reason: str) -> Respond:
-    """`/login` where it would let strangers in: 403 with the sentence `reason`."""
+    """`/login` where it would be accessible to other machines: 403 with `reason`."""
     return route("/login", {"POST": lambda request: _refuse(HTTPStatus.FORBIDDEN, reason)})
 
 
@@ -93,12 +93,12 @@ def _names_this_machine(host: str) -> bool:
         return False
 
 
-def _is_right(given: _Credentials) -> bool:
-    # An unknown name takes as long as a wrong password.
+def _is_valid(given: _Credentials) -> bool:
+    # Constant time: an unknown name takes as long as a wrong password.
     password = ACCOUNTS.get(given.username, "")
     matches = hmac.compare_digest(given.password.encode(), password.encode())
     return matches and given.username in ACCOUNTS
 
 
-def _refuse(status: HTTPStatus, sentence: str) -> Response:
-    return json_response(status, {"error": sentence})
+def _refuse(status: HTTPStatus, message: str) -> Response:
+    return json_response(status, {"error": message})

@@ -1,7 +1,7 @@
-"""The simulated market: prices that walk, clients that place orders, calm and stress.
+"""The simulated market: prices as random walks, clients that place orders, and phases of stress.
 
-Whole numbers only (prices in points, volumes in dollars) and one source of randomness, so that a seed gives the same
-market on every machine.
+Only integers (prices in points, volumes in dollars) and one source of randomness, so that a seed gives the same market
+on every machine.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 Random = Callable[[], float]
-"""From 0 up to, not including, 1. Nothing else of `random.Random` is used: its other methods may change with Python."""
+"""Numbers in [0, 1). No other method of `random.Random` is used, because their results may change with Python."""
 
+# Probabilities for each order.
 STRESS_BEGINS: Final = 1 / 4000
 STRESS_ENDS: Final = 1 / 600
 INSTITUTION: Final = 100_000
 """The smallest order of an institution, in dollars."""
 TOXIC: Final = 75
-"""Clients of this toxicity or more know better than the crowd."""
-_MOST_BIAS: Final = 40
-"""At most 90 of 100 orders of the crowd go the same way."""
+"""The toxicity from which clients are counted as informed traders."""
+_MAX_BIAS: Final = 40
+"""Per cent. At most 90 of 100 orders of the crowd are on the same side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +31,22 @@ class Symbol:
     scale: int
     """Points in one unit of the price."""
     price: int
-    """In points, where the walk begins."""
+    """The initial price, in points."""
     spread: int
-    """In points, while the market is calm."""
+    """In points, without stress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
     number: int
     toxicity: int
-    """From 0 to 100: how often this client turns out right at the expense of whoever took the other side."""
-    least: int
-    """The smallest order, in dollars; the largest is twenty times that."""
+    """From 0 to 100: how often the price moves in favour of this client after an order."""
+    min_order: int
+    """In dollars; the largest order is twenty times as large."""
 
     @property
     def is_crowd(self) -> bool:
-        return self.least < INSTITUTION and self.toxicity < TOXIC
+        return self.min_order < INSTITUTION and self.toxicity < TOXIC
 
 
 class Order(NamedTuple):
@@ -72,12 +73,12 @@ SYMBOLS: Final = tuple(
         )
     )
 )
-# What people trade: half of it is EURUSD, GBPUSD and gold.
+# Orders by symbol: more than half of them are in EURUSD, GBPUSD and gold.
 _POPULAR: Final = tuple(SYMBOLS[index] for index in (0, 0, 0, 0, 1, 1, 1, 7, 7, 7, 2, 2, 3, 4, 5, 6))
 
 
 class Market:
-    """Prices, moods and clients. Each order comes with a move of the price, and the mood follows the price."""
+    """Prices and clients. Each order moves its price, and the orders of the crowd follow the price."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -85,27 +86,24 @@ class Market:
         self._biases = [0] * len(SYMBOLS)
         self._clients = tuple(self._new_client(number) for number in range(40))
         self._open: dict[tuple[int, int], int] = {}
-        """What clients apart from the crowd have open, by client and symbol."""
+        """The open positions of clients outside the crowd, by client and symbol."""
         self.is_stressed = False
 
     def _new_client(self, number: int) -> Client:
-        least = INSTITUTION if number % 20 == 0 else 10_000 if number % 4 == 0 else 1_000
-        return Client(number, toxicity=int(self._random() * 101), least=least)
-
-    def price(self, symbol: Symbol) -> float:
-        return self._prices[symbol.index] / symbol.scale
+        min_order = INSTITUTION if number % 20 == 0 else 10_000 if number % 4 == 0 else 1_000
+        return Client(number, toxicity=int(self._random() * 101), min_order=min_order)
 
     def spread(self, symbol: Symbol) -> int:
-        """In points; three times as wide while the market is stressed."""
+        """In points; three times as wide under stress."""
         return symbol.spread * 3 if self.is_stressed else symbol.spread
 
-    def move(self, symbol: Symbol, most: int) -> int:
-        """Move a price by at most `most` points, four times that under stress; returns by how many."""
+    def move(self, symbol: Symbol, max_move: int) -> int:
+        """Move a price by at most `max_move` points, four times that under stress; returns by how many."""
         if self.is_stressed:
-            most *= 4
+            max_move *= 4
         before = self._prices[symbol.index]
-        after = before + int(self._random() * (2 * most + 1)) - most
-        # A demo may run for weeks, and a price must not reach zero.
+        after = before + int(self._random() * (2 * max_move + 1)) - max_move
+        # A demo may run for weeks, and a price must stay above zero.
         after = self._prices[symbol.index] = max(after, symbol.price // 2)
         return after - before
 
@@ -116,17 +114,17 @@ class Market:
         symbol = _POPULAR[int(random() * len(_POPULAR))]
         moved = self.move(symbol, 3)
         bias = self._biases[symbol.index] + max(-3, min(3, moved))
-        bias = self._biases[symbol.index] = max(-_MOST_BIAS, min(_MOST_BIAS, bias))
+        bias = self._biases[symbol.index] = max(-_MAX_BIAS, min(_MAX_BIAS, bias))
         client = self._clients[int(random() * len(self._clients))]
-        volume = client.least * (1 + int(random() * 20))
+        volume = client.min_order * (1 + int(random() * 20))
         if client.is_crowd:
-            # The crowd chases the price: a rise makes buyers. Else every position would average out to nothing.
+            # The crowd buys when prices rise. Otherwise the positions would average out to zero.
             return Order(symbol, client, 1 if random() * 100 < 50 + bias else -1, volume)
-        # The others get in and out again; what goes to the LPs does average out.
-        place = (client.number, symbol.index)
-        opened = self._open.pop(place, 0)
+        # The others close what they have opened, so the positions at the LPs average out.
+        position = (client.number, symbol.index)
+        opened = self._open.pop(position, 0)
         if opened:
             return Order(symbol, client, -1 if opened > 0 else 1, abs(opened))
         sign = 1 if random() < 0.5 else -1
-        self._open[place] = sign * volume
+        self._open[position] = sign * volume
         return Order(symbol, client, sign, volume)

@@ -1,14 +1,12 @@
-"""A simulated back office: the same seed gives the same events, to the byte, in any process.
+"""A simulated back office: a seed gives the same events, to the byte, in any process.
 
-It has no clock and does no I/O: `next(office)` is the next event, and how fast they come is the caller's business
-(`driver`). At every event, what it says of exposure is what anyone can add up from the routing decisions so far.
+It has no clock and does no I/O: `next(office)` is the next event, and `pacing` determines how fast they come. After
+every event, the exposure equals the sum of the routing decisions so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from random import Random
 from typing import Final
 
@@ -27,44 +25,33 @@ from ..trading import (
 )
 from .alarms import ExposureMonitor, lp_alert
 from .books import Books
-from .liquidity import LPS, LiquidityPool, LiquidityProvider
+from .liquidity import LiquidityPool, LiquidityProvider
 from .market import SYMBOLS, TOXIC, Market, Order, Symbol
 
 LARGE: Final = 500_000
-"""An order of so many dollars or more is kept only if no LP takes it."""
+"""Dollars. An order of this size or more is kept only if no LP accepts it."""
 
-# Exposure is said once a round if it has changed. With a review every other round, 4 of 5 events are routing decisions.
-ORDERS_A_ROUND: Final = 6
-ROUNDS_A_REVIEW: Final = 2
-ROUNDS_A_HEDGE: Final = 8
+# Exposure is published once a round if it has changed. With a review every other round, 4 of 5 events are decisions.
+ORDERS_PER_ROUND: Final = 6
+ROUNDS_PER_REVIEW: Final = 2
+ROUNDS_PER_HEDGE: Final = 8
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """What is to be published, in the order of `Hub.publish`."""
+    """The arguments of `Hub.publish`."""
 
     channel: str
     data: RoutingDecision | LPMetrics | ExposureUpdate | Alert
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OfficeStatistics:
-    """How often what was decided, and what each LP took in orders and dollars, up to the newest event."""
-
-    events: int
-    decisions: dict[Decision, int]
-    lp_orders: dict[str, int]
-    lp_volume: dict[str, int]
-    alerts: int
-
-
 class BackOffice:
     """An endless iterator of events, and the books behind them. All amounts are whole dollars.
 
     An order is passed on (ABOOK) to the best connected LP if it is large, if its client is toxic, or if keeping it
-    would take the house over the limit of its symbol; else the house keeps it (BBOOK). If no LP takes it, it is kept as
-    long as the limits of the symbol and of the house allow, else refused (REJECT). Now and then the house passes on
-    most of its largest position (HEDGE).
+    would exceed the limit of its symbol; otherwise the broker keeps it (BBOOK). If no LP accepts it, it is kept as long
+    as the limits of the symbol and of the broker allow, otherwise refused (REJECT). From time to time the broker passes
+    on most of its largest position (HEDGE).
 
     With buys positive and sells negative, the exposure in a symbol is the sum of its BBOOK less that of its HEDGE, and
     the exposure at an LP is the sum of its ABOOK and its HEDGE.
@@ -76,40 +63,19 @@ class BackOffice:
         self._pool = LiquidityPool(self._random)
         self._books = Books(exposure_limit=exposure_limit, symbol_limit=symbol_limit)
         self._monitor = ExposureMonitor()
-        self._events = self._alerts = 0
-        self._decisions: dict[Decision, int] = {}
-        self._lp_orders = dict.fromkeys(LPS, 0)
-        self._lp_volume = dict.fromkeys(LPS, 0)
-        self._script = self._run()
+        self._events = self._run()
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        self._events += 1
-        return next(self._script)
-
-    def take(self, count: int) -> list[Event]:
-        """The next `count` events."""
-        return list(islice(self, count))
+        return next(self._events)
 
     def exposure(self) -> ExposureUpdate:
-        """The books as they stand after the newest event."""
+        """The books after the newest event."""
         return self._books.exposure()
 
-    def prices(self) -> dict[str, float]:
-        return {symbol.name: self._market.price(symbol) for symbol in SYMBOLS}
-
-    def statistics(self) -> OfficeStatistics:
-        return OfficeStatistics(
-            events=self._events,
-            decisions=dict(self._decisions),
-            lp_orders=dict(self._lp_orders),
-            lp_volume=dict(self._lp_volume),
-            alerts=self._alerts,
-        )
-
-    # The script. It is suspended at each event, so the books never run ahead of what has been said.
+    # The generator is suspended at each event, so the books are never ahead of the events.
 
     def _run(self) -> Iterator[Event]:
         for lp in self._pool.lps:
@@ -119,13 +85,13 @@ class BackOffice:
         while True:
             number += 1
             before = dict(self._books.by_symbol)
-            for _ in range(ORDERS_A_ROUND):
+            for _ in range(ORDERS_PER_ROUND):
                 yield from self._order(self._market.next_order())
-            if number % ROUNDS_A_HEDGE == 0:
+            if number % ROUNDS_PER_HEDGE == 0:
                 yield from self._hedge()
             if self._books.by_symbol != before:
                 yield Event(EXPOSURE_UPDATES, self.exposure())
-            if number % ROUNDS_A_REVIEW == 0:
+            if number % ROUNDS_PER_REVIEW == 0:
                 yield from self._review()
 
     def _order(self, order: Order) -> Iterator[Event]:
@@ -145,7 +111,7 @@ class BackOffice:
             self._books.pass_on(lp, amount)
         elif decision == "BBOOK":
             self._books.keep(symbol.name, amount)
-        yield self._decided(symbol, amount, decision, lp, waited)
+        yield self._decision(symbol, amount, decision, lp, waited)
         if decision == "BBOOK":
             yield from self._exposure_alerts(symbol.name)
 
@@ -163,30 +129,24 @@ class BackOffice:
         amount = thousands * 1000 if kept > 0 else -thousands * 1000
         books.keep(name, -amount)
         books.pass_on(lp, amount)
-        yield self._decided(symbol, amount, "HEDGE", lp, waited)
+        yield self._decision(symbol, amount, "HEDGE", lp, waited)
         yield from self._exposure_alerts(name)
 
     def _review(self) -> Iterator[Event]:
         lp, change = self._pool.review_next(self._market.is_stressed)
         yield self._metrics(lp)
         if change is not None:
-            yield self._alert(lp_alert(lp.name, change))
+            yield Event(ALERTS, lp_alert(lp.name, change))
 
-    # Events.
-
-    def _decided(self, symbol: Symbol, amount: int, decision: Decision, lp: str | None, waited: int) -> Event:
-        self._decisions[decision] = self._decisions.get(decision, 0) + 1
-        volume = abs(amount)
+    def _decision(self, symbol: Symbol, amount: int, decision: Decision, lp: str | None, waited: int) -> Event:
         slippage = 0
         if lp is not None:
-            self._lp_orders[lp] += 1
-            self._lp_volume[lp] += volume
-            moved = self._market.move(symbol, waited // 10)  # the longer it took, the further the price has gone
+            moved = self._market.move(symbol, waited // 10)  # the longer it took, the further the price has moved
             slippage = moved if amount > 0 else -moved
         item = RoutingDecision(
             symbol=symbol.name,
             side="BUY" if amount > 0 else "SELL",
-            volume=volume,
+            volume=abs(amount),
             routing_decision=decision,
             lp_name=lp,
             execution_time_ms=waited,
@@ -199,9 +159,5 @@ class BackOffice:
         return Event(LP_PERFORMANCE, lp.metrics(self._market.spread(SYMBOLS[0])), lp.name)
 
     def _exposure_alerts(self, symbol: str) -> Iterator[Event]:
-        for alert in self._monitor.check(self._books, symbol):
-            yield self._alert(alert)
-
-    def _alert(self, alert: Alert) -> Event:
-        self._alerts += 1
-        return Event(ALERTS, alert)
+        for alert in self._monitor.update(self._books, symbol):
+            yield Event(ALERTS, alert)

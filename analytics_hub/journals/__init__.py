@@ -1,1 +1,1 @@
-"""Where durable channels keep their items."""
+"""Journals, which keep the items of durable channels."""

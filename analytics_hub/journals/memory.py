@@ -1,4 +1,4 @@
-"""A journal in memory: the whole contract of a journal but that it outlives the process."""
+"""A journal in memory. It fulfils the contract of a journal, except that it does not outlive the process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from anyio.lowlevel import checkpoint
 from ..contracts import JournalState
 
 
-class _Shelf:
-    """What is kept of one channel."""
+class _ChannelItems:
+    """The items of one channel."""
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.head = 0
         self.nbytes = 0
-        self.items: deque[tuple[float, bytes]] = deque()  # when it came, the item
+        self.items: deque[tuple[float, bytes]] = deque()  # time, item
 
     @property
     def oldest(self) -> int:
@@ -41,33 +41,31 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._clock = clock
-        self._shelves: dict[str, _Shelf] = {}
+        self._channels: dict[str, _ChannelItems] = {}
 
     async def open(self, channel: str, epoch: str) -> JournalState:
         await checkpoint()
-        shelf = self._shelves.setdefault(channel, _Shelf(epoch))
-        return JournalState(shelf.epoch, shelf.oldest, shelf.head)
+        log = self._channels.setdefault(channel, _ChannelItems(epoch))
+        return JournalState(log.epoch, log.oldest, log.head)
 
     async def append(self, channel: str, first: int, items: Sequence[bytes]) -> int:
         await checkpoint()
-        shelf = self._shelves[channel]
-        assert first == shelf.head + 1, f"item {first} after {shelf.head}"
+        log = self._channels[channel]
+        assert first == log.head + 1, f"item {first} after {log.head}"
         now = self._clock()
         for item in items:
-            shelf.items.append((now, item))
-            shelf.nbytes += len(item)
-        shelf.head += len(items)
-        while shelf.items and (
-            len(shelf.items) > self._max_items
-            or shelf.nbytes > self._max_bytes
-            or now - shelf.items[0][0] > self._max_age
+            log.items.append((now, item))
+            log.nbytes += len(item)
+        log.head += len(items)
+        while log.items and (
+            len(log.items) > self._max_items or log.nbytes > self._max_bytes or now - log.items[0][0] > self._max_age
         ):
-            shelf.nbytes -= len(shelf.items.popleft()[1])
-        return shelf.oldest
+            log.nbytes -= len(log.items.popleft()[1])
+        return log.oldest
 
     async def read(self, channel: str, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
         await checkpoint()
-        shelf = self._shelves[channel]
-        start = max(after + 1, shelf.oldest)
-        skipped = start - shelf.oldest
-        return [(start + i, item) for i, (_, item) in enumerate(islice(shelf.items, skipped, skipped + limit))]
+        log = self._channels[channel]
+        start = max(after + 1, log.oldest)
+        skipped = start - log.oldest
+        return [(start + i, item) for i, (_, item) in enumerate(islice(log.items, skipped, skipped + limit))]

@@ -1,6 +1,6 @@
 """The trading profile: typed items, four channels, and a hub for the whole process.
 
-`items` holds what is published, `process` the channels, the process-wide hub and the `notify_*` helpers.
+`items` defines the items, `process` the channels, the process-wide hub and the `notify_*` helpers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The four channels of the trading profile, the hub of the process, and helpers that publish into it."""
+"""The four channels of the trading profile, the hub of the process, and helpers that publish through it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
 
 
 def with_publishers(channels: Iterable[Channel], roles: Iterable[str]) -> list[Channel]:
-    """`channels`, to which these roles may publish over HTTP."""
+    """Copies of `channels` to which these roles may publish over HTTP."""
     return [replace(channel, publishers=frozenset(roles)) for channel in channels]
 
 
@@ -55,24 +55,25 @@ def init_hub(
     publishers: Iterable[str] = (),
     **options: Any,
 ) -> Hub:
-    """Make the hub of this process, with the four channels and `channels`; `options` are those of `Hub`.
+    """Create the hub of this process, with the four channels and `channels`; `options` are those of `Hub`.
 
-    `publishers` are the roles that may publish to the four over HTTP, for workers elsewhere; nobody by default.
+    `publishers` are the roles that may publish to the four channels over HTTP, for workers in other processes; by
+    default none.
 
-    Enter it where the application lives: `async with init_hub(authenticate=...):`. A second one is refused until the
-    first has been shut down, because half of the process would publish into a hub that nobody listens to.
+    Enter it for the lifetime of the application: `async with init_hub(authenticate=...):`. A second hub is refused
+    until the first has been shut down, because a part of the process would publish to a hub without subscribers.
     """
     global _current
     with _lock:
         if _current is not None and not _current.is_draining:
             raise HubError("this process already has a hub; leave its `async with` or await shutdown_hub() first")
-        ours = with_publishers(CHANNELS, publishers)
-        _current = Hub([*ours, *channels], authenticate=authenticate, **options)
+        trading = with_publishers(CHANNELS, publishers)
+        _current = Hub([*trading, *channels], authenticate=authenticate, **options)
         return _current
 
 
 def get_hub() -> Hub:
-    """The hub of this process, from any thread; raises `HubClosed` where there is none."""
+    """The hub of this process, from any thread; raises `HubClosed` if there is none."""
     hub = _current
     if hub is None:
         raise HubClosed("this process has no hub yet; start it with `async with init_hub(authenticate=...):`")
@@ -80,7 +81,7 @@ def get_hub() -> Hub:
 
 
 async def shutdown_hub(grace: float | None = None) -> None:
-    """Drain the hub of this process and forget it. Nothing happens where there is none."""
+    """Drain the hub of this process and forget it. Does nothing if there is none."""
     global _current
     hub = _current
     if hub is None:
@@ -89,7 +90,7 @@ async def shutdown_hub(grace: float | None = None) -> None:
         await hub.shutdown(grace)
     finally:
         with _lock:
-            if _current is hub:  # else someone has started the next one meanwhile
+            if _current is hub:  # otherwise the next one was started in the meantime
                 _current = None
 
 
@@ -103,7 +104,7 @@ def notify_routing_decision(
     spread: float,
     slippage: float = 0.0,
 ) -> None:
-    """Publish where an order went. Like all the helpers here: from any thread, at once, to `get_hub()`."""
+    """Publish the routing of an order. Like all these helpers, it may be called from any thread and does not wait."""
     item = RoutingDecision(
         symbol=symbol,
         side=side,
@@ -127,7 +128,7 @@ def notify_lp_status_change(
     reject_rate: float,
     uptime: float,
 ) -> None:
-    """Publish how an LP does; it replaces what was last said of the LP of this name."""
+    """Publish the metrics of an LP; they replace the previous ones of the same name."""
     item = LPMetrics(
         lp_name=name,
         status=status,
@@ -144,7 +145,7 @@ def notify_lp_status_change(
 def notify_exposure_change(
     total: float, net: float, limit: float, by_symbol: Mapping[str, float], by_lp: Mapping[str, float]
 ) -> None:
-    """Publish the whole exposure; the utilization of the limit and the risk level follow from it (`assess`)."""
+    """Publish the total exposure; the utilization of the limit and the risk level are computed (`assess`)."""
     item = ExposureUpdate(
         total_exposure=total, net_exposure=net, exposure_limit=limit, by_symbol=by_symbol, by_lp=by_lp
     )
@@ -154,13 +155,13 @@ def notify_exposure_change(
 def notify_alert(
     severity: Severity, category: str, title: str, message: str, source: str, suggested_actions: Iterable[str] = ()
 ) -> None:
-    """Publish an alert; the channel is durable, so no subscriber that comes back in time misses it."""
+    """Publish an alert; the channel is durable, so a subscriber that reconnects in time does not miss it."""
     item = Alert(
         severity=severity,
         category=category,
         title=title,
         message=message,
         source=source,
-        suggested_actions=suggested_actions,  # type: ignore[arg-type]  # made a tuple, and checked, by the struct
+        suggested_actions=suggested_actions,  # type: ignore[arg-type]  # the struct validates it and converts it to a tuple
     )
     get_hub().publish(ALERTS, item)

@@ -1,4 +1,4 @@
-"""`HubClient` may be cancelled at every wait of its tasks, and `HubPublisher` interrupted in every call."""
+"""`HubClient` is cancelled at every checkpoint of its tasks, and `HubPublisher` interrupted in every call."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def patient_token() -> str:
 
 
 @dataclass
-class House:
-    """A hub with a server that stays; only what the client does is cancelled."""
+class Server:
+    """A hub with a server that keeps running; only the client is cancelled."""
 
     hub: Hub
     port: int
@@ -49,97 +49,97 @@ class House:
 
 
 @asynccontextmanager
-async def house() -> AsyncIterator[House]:
+async def serving() -> AsyncIterator[Server]:
     with anyio.fail_after(2 * HANG):
         async with patient_hub() as hub, anyio.create_task_group() as group:
             port = await group.start(lambda task_status: serve(hub, port=0, task_status=task_status))
             await is_served_once(hub)
-            yield House(hub, port)
+            yield Server(hub, port)
             await hub.shutdown(0.0)
             group.cancel_scope.cancel()
 
 
-async def sweep(home: House, work: Callable[[], Any]) -> int:
-    """Cancel `work` at each wait; how many there are."""
+async def sweep(server: Server, work: Callable[[], Any]) -> int:
+    """Cancel `work` at each of its checkpoints; returns their number."""
 
     async def check() -> None:
         await sweeper.sweep()
-        await is_served_once(home.hub)
+        await is_served_once(server.hub)
 
-    await work()  # uvloop opens a descriptor of its own with the first stream
-    sweeper = Sweeper(lambda: kept_for_clients(home.hub))
+    await work()  # uvloop opens a file descriptor with the first stream
+    sweeper = Sweeper(lambda: kept_for_clients(server.hub))
     return await cancel_everywhere(work, check)
 
 
 async def test_connecting_and_leaving() -> None:
     async def work() -> None:
-        async with home.client(token_in="message") as client:
+        async with server.client(token_in="message") as client:
             assert client.state == "open"
 
-    async with house() as home:
-        assert await sweep(home, work) > 15
+    async with serving() as server:
+        assert await sweep(server, work) > 15
 
 
 async def test_subscribing_and_reading() -> None:
-    """With a reader that is so slow that its channel is stopped and taken up again, and a token that is renewed."""
+    """With a slow reader, for which the channel is stopped and resumed, and a token that is renewed."""
 
     async def work() -> None:
-        async with home.client() as client, client.subscribe("events", last=1) as events:
+        async with server.client() as client, client.subscribe("events", last=1) as events:
             async with client.subscribe("durable", buffer=1) as durable:
                 for number in range(3):
-                    home.hub.publish("durable", number)
+                    server.hub.publish("durable", number)
                 for _ in range(3):
                     await anext(durable)
             await anext(events)
             await client.refresh()
 
-    async with house() as home:
-        home.hub.publish("events", "kept")
-        assert await sweep(home, work) > 30
+    async with serving() as server:
+        server.hub.publish("events", "kept")
+        assert await sweep(server, work) > 30
 
 
 async def test_a_subscription_of_a_client_that_stays() -> None:
-    """The channel is free again for the next one, and nothing more of it comes."""
+    """Afterwards the channel can be subscribed to again."""
 
     async def work() -> None:
         async with client.subscribe("events", last=1) as events:
             await anext(events)
 
     async def check() -> None:
-        while home.hub.statistics().subscriptions:
+        while server.hub.statistics().subscriptions:
             await checkpoint()
         await sweeper.sweep()
 
-    async with house() as home:
-        home.hub.publish("events", "kept")
-        async with home.client() as client:
+    async with serving() as server:
+        server.hub.publish("events", "kept")
+        async with server.client() as client:
             sweeper = Sweeper()
             assert await cancel_everywhere(work, check) >= 3
             async with client.subscribe("events", last=1) as events:
                 assert getattr(await anext(events), "data", None) == "kept"
 
 
-async def test_coming_back() -> None:
-    """The server ends the connection; the client asks for a token again, connects and resumes."""
+async def test_reconnecting() -> None:
+    """The server ends the connection; the client requests a token again, connects and resumes."""
 
     async def work() -> None:
-        async with home.client() as client, client.subscribe("events") as events:
-            home.hub.publish("events", 1)
+        async with server.client() as client, client.subscribe("events") as events:
+            server.hub.publish("events", 1)
             await anext(events)
-            for session in home.hub.sessions:
-                session.peer.hang_up(reset=True)
-            while home.hub.sessions:
+            for session in server.hub.sessions:
+                session.transport.close(1001, "gone")
+            while server.hub.sessions:
                 await checkpoint()
-            home.hub.publish("events", 2)
+            server.hub.publish("events", 2)
             value = await anext(events)
             assert not isinstance(value, Gap)
             assert value.data == 2
 
-    async with house() as home:
-        assert await sweep(home, work) > 30
+    async with serving() as server:
+        assert await sweep(server, work) > 30
 
 
-async def test_a_server_that_is_not_there() -> None:
+async def test_connecting_without_a_server() -> None:
     async def work() -> None:
         with anyio.move_on_after(HANG) as scope:
             async with HubClient(f"ws://127.0.0.1:{port}", on_event=lambda event: scope.cancel()):
@@ -148,11 +148,11 @@ async def test_a_server_that_is_not_there() -> None:
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    async with house() as home:
-        assert await sweep(home, work) >= 3
+    async with serving() as server:
+        assert await sweep(server, work) >= 3
 
 
-# --- the publisher, which is synchronous: Ctrl-C in the middle of a call
+# --- the publisher is synchronous: Ctrl-C during a call
 
 CALLS: Final = (
     (HTTPConnection, "connect"),
@@ -164,43 +164,43 @@ CALLS: Final = (
 
 @contextmanager
 def interrupted_at(number: int) -> Iterator[list[str]]:
-    """Raise `KeyboardInterrupt` before or after a call that waits for the network; yields those that were made."""
-    made: list[str] = []
+    """Raise `KeyboardInterrupt` before or after a call that waits for the network; yields the calls so far."""
+    calls: list[str] = []
 
-    def note(name: str) -> None:
-        made.append(name)
-        if len(made) == number:
+    def record(name: str) -> None:
+        calls.append(name)
+        if len(calls) == number:
             raise KeyboardInterrupt
 
-    def noted(name: str, call: Callable[..., T]) -> Callable[..., T]:
-        def noting(*arguments: Any, **options: Any) -> T:
-            note(f"before {name}")
+    def recorded(name: str, call: Callable[..., T]) -> Callable[..., T]:
+        def wrapper(*arguments: Any, **options: Any) -> T:
+            record(f"before {name}")
             result = call(*arguments, **options)
-            note(f"after {name}")
+            record(f"after {name}")
             return result
 
-        return noting
+        return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in CALLS:
-            patch.setattr(owner, name, noted(name, getattr(owner, name)))
-        yield made
+            patch.setattr(owner, name, recorded(name, getattr(owner, name)))
+        yield calls
 
 
 async def test_a_publisher() -> None:
-    """No descriptor outlives the call, and none is left to the garbage collector."""
+    """No file descriptor outlives the call, and none is left to the garbage collector."""
 
     def publish() -> bool:
         try:
-            with home.publisher() as publisher:
+            with server.publisher() as publisher:
                 publisher.publish("durable", 1)
         except KeyboardInterrupt:
             return True
         return False
 
-    async with house() as home:
+    async with serving() as server:
         assert not await anyio.to_thread.run_sync(publish)
-        sweeper = Sweeper(lambda: kept_for_clients(home.hub))
+        sweeper = Sweeper(lambda: kept_for_clients(server.hub))
         was_interrupted = True
         calls: list[str] = []
         number = 0
@@ -210,7 +210,7 @@ async def test_a_publisher() -> None:
                 was_interrupted = await anyio.to_thread.run_sync(publish)
             calls = made
             await sweeper.sweep()
-            await is_served_once(home.hub)
+            await is_served_once(server.hub)
         gc.collect()
 
     assert len(calls) == 2 * len(CALLS)

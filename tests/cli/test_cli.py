@@ -1,4 +1,4 @@
-"""The command line: secrets, tokens, arguments, and what stands in the way told in one sentence."""
+"""The command line: secrets, tokens, arguments, and failures that are reported in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ import pytest
 from analytics_hub import __version__
 from analytics_hub.auth import JWTAuthenticator
 from analytics_hub.cli import main
-from analytics_hub.cli.secret import ENVIRONMENT, SecretError, demo_secret, given_secret, make_demo_secret, read_private
+from analytics_hub.cli.secret import (
+    ENVIRONMENT,
+    SecretError,
+    configured_secret,
+    demo_secret,
+    make_demo_secret,
+    read_private,
+)
 from analytics_hub.contracts import Handshake
 from analytics_hub.identity import Identity
 
@@ -26,7 +33,7 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="owners and modes are
 
 @pytest.fixture(autouse=True)
 def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A state folder of the test's own, and no secrets in the environment; returns where the demo's secret goes."""
+    """A state folder for the test, and no secrets in the environment; returns the path of the secret of the demo."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv(ENVIRONMENT, raising=False)
@@ -47,26 +54,26 @@ def identity(token: str, secret: str = SECRET) -> Identity:
     return found
 
 
-class TestTheDemosSecret:
-    def test_it_is_made_once_for_its_owner_only_and_found_again(self, state: Path) -> None:
+class TestSecretOfTheDemo:
+    def test_it_is_created_once_with_access_for_its_owner_only(self, state: Path) -> None:
         assert demo_secret() is None
 
         made = make_demo_secret()
 
         assert made == demo_secret() == make_demo_secret() == (made[0], state)
         assert len(made[0]) >= 32
-        assert list(state.parent.iterdir()) == [state], "no draft is left lying"
+        assert list(state.parent.iterdir()) == [state], "no draft is left"
         if os.name == "posix":
             assert stat.S_IMODE(state.stat().st_mode) == 0o600
             assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
 
-    def test_two_are_never_equal(self, state: Path) -> None:
+    def test_each_secret_is_random(self, state: Path) -> None:
         first, _ = make_demo_secret()
         state.unlink()
 
         assert make_demo_secret()[0] != first
 
-    def test_without_a_state_folder_of_its_own_it_is_in_the_home_folder(
+    def test_without_a_state_folder_it_is_in_the_home_folder(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(Path, "home", lambda: tmp_path)
@@ -74,7 +81,7 @@ class TestTheDemosSecret:
 
         assert make_demo_secret()[1] == tmp_path / ".local/state/analytics-hub/demo-secret"
 
-    def test_where_the_home_folder_takes_nothing_it_is_in_a_temporary_one(
+    def test_if_the_state_folder_cannot_be_written_it_is_in_a_temporary_one(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
@@ -86,7 +93,7 @@ class TestTheDemosSecret:
         assert re.fullmatch(r"analytics-hub-[0-9]+", path.parent.name)
         assert demo_secret() == (secret, path)
 
-    def test_where_nothing_can_be_written_a_sentence_says_so(
+    def test_if_no_folder_can_be_written_an_exception_says_so(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
@@ -94,19 +101,19 @@ class TestTheDemosSecret:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
 
         assert demo_secret() is None
-        with pytest.raises(SecretError, match=f"no place for a secret .*; set {ENVIRONMENT}"):
+        with pytest.raises(SecretError, match=f"cannot store a secret .*; set {ENVIRONMENT}"):
             make_demo_secret()
 
     @posix_only
-    @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o666])
-    def test_one_that_others_could_read_or_write_is_refused(self, state: Path, mode: int) -> None:
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+    def test_a_file_that_is_accessible_to_other_users_is_refused(self, state: Path, mode: int) -> None:
         write_secret(state, mode=mode)
 
-        with pytest.raises(SecretError, match="open to other users"):
+        with pytest.raises(SecretError, match="accessible to other users"):
             demo_secret()
 
     @posix_only
-    def test_one_of_another_user_is_refused(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_of_another_user_is_refused(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_secret(state)
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
 
@@ -115,7 +122,7 @@ class TestTheDemosSecret:
 
     @posix_only
     @pytest.mark.parametrize("exists", [True, False], ids=["link", "dangling"])
-    def test_a_link_is_refused(self, state: Path, tmp_path: Path, exists: bool) -> None:
+    def test_a_symbolic_link_is_refused(self, state: Path, tmp_path: Path, exists: bool) -> None:
         state.parent.mkdir(parents=True)
         state.symlink_to(write_secret(tmp_path / "elsewhere") if exists else tmp_path / "nothing")
 
@@ -126,20 +133,19 @@ class TestTheDemosSecret:
     def test_pipes_and_folders_are_refused_without_waiting(self, state: Path) -> None:
         state.parent.mkdir(parents=True)
         os.mkfifo(state, 0o600)
-        with pytest.raises(SecretError, match="no ordinary file"):
+        with pytest.raises(SecretError, match="not an ordinary file"):
             demo_secret()
 
         state.unlink()
         state.mkdir(0o700)
-        with pytest.raises(SecretError, match="no ordinary file"):
+        with pytest.raises(SecretError, match="not an ordinary file"):
             demo_secret()
 
     @posix_only
-    @pytest.mark.parametrize("mode", [0o755, 0o777])
-    def test_a_temporary_folder_that_others_can_enter_is_refused(self, tmp_path: Path, mode: int) -> None:
+    def test_a_temporary_folder_that_is_accessible_to_other_users_is_refused(self, tmp_path: Path) -> None:
         folder = tmp_path / "analytics-hub-7"
         folder.mkdir()
-        folder.chmod(mode)
+        folder.chmod(0o755)
 
         with pytest.raises(SecretError, match="chmod 700"):
             read_private(folder / "demo-secret")
@@ -149,46 +155,48 @@ class TestTheDemosSecret:
         (tmp_path / "real").mkdir(0o700)
         (tmp_path / "analytics-hub-7").symlink_to(tmp_path / "real")
 
-        with pytest.raises(SecretError, match="no ordinary folder"):
+        with pytest.raises(SecretError, match="not an ordinary folder"):
             read_private(tmp_path / "analytics-hub-7" / "demo-secret")
 
     @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [("", "has 0 bytes"), ("short\n", "has 5 bytes; it needs at least 32"), ("x" * 5000, "longer than 4096")],
+        ("content", "message"),
+        [("", "has 0 bytes"), ("short\n", "has 5 bytes; it must have at least 32"), ("x" * 5000, "longer than 4096")],
     )
-    def test_one_that_is_none_is_refused(self, state: Path, content: str, sentence: str) -> None:
+    def test_an_invalid_secret_is_refused(self, state: Path, content: str, message: str) -> None:
         write_secret(state, content)
 
-        with pytest.raises(SecretError, match=sentence):
+        with pytest.raises(SecretError, match=message):
             demo_secret()
 
 
-class TestTheUsersSecret:
-    def test_the_file_comes_before_the_environment(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        assert given_secret(None) is None
+class TestConfiguredSecret:
+    def test_the_file_takes_precedence_over_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        assert configured_secret(None) is None
         monkeypatch.setenv(ENVIRONMENT, "e" * 32)
 
-        assert given_secret(None) == "e" * 32
-        assert given_secret(str(write_secret(tmp_path / "mine", SECRET + "\n", 0o644))) == SECRET
+        assert configured_secret(None) == "e" * 32
+        assert configured_secret(str(write_secret(tmp_path / "mine", SECRET + "\n", 0o644))) == SECRET
 
-    def test_an_empty_variable_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_empty_variable_counts_as_unset(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ENVIRONMENT, "")
 
-        assert given_secret(None) is None
+        assert configured_secret(None) is None
 
-    def test_what_is_no_secret_is_refused_without_showing_it(
+    def test_an_invalid_secret_is_refused_without_showing_it(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv(ENVIRONMENT, "hidden")
         (tmp_path / "binary").write_bytes(b"\xff" * 32)
 
         with pytest.raises(SecretError, match=f"{ENVIRONMENT} has 6 bytes") as caught:
-            given_secret(None)
+            configured_secret(None)
         assert "hidden" not in str(caught.value)
         with pytest.raises(SecretError, match="not text"):
-            given_secret(str(tmp_path / "binary"))
+            configured_secret(str(tmp_path / "binary"))
         with pytest.raises(SecretError, match=r"cannot read the secret in .*nothing: No such file"):
-            given_secret(str(tmp_path / "nothing"))
+            configured_secret(str(tmp_path / "nothing"))
 
 
 Output = Callable[[], tuple[str, str]]
@@ -200,7 +208,7 @@ def output(capsys: pytest.CaptureFixture[str]) -> Output:
 
 
 class TestToken:
-    def test_the_token_stands_alone_on_stdout(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stdout_is_the_token_alone(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ENVIRONMENT, SECRET)
 
         code = main(
@@ -215,7 +223,7 @@ class TestToken:
         assert "for ann with trader, monitor, valid for 300 s" in err
         assert SECRET not in err
 
-    def test_it_finds_the_secret_of_the_demo(self, output: Output) -> None:
+    def test_the_secret_of_the_demo_is_the_default(self, output: Output) -> None:
         secret, path = make_demo_secret()
 
         assert main(["token"]) == 0
@@ -223,113 +231,105 @@ class TestToken:
         assert identity(out.strip(), secret).roles == {"admin"}
         assert str(path) in err
 
-    def test_without_a_secret_it_says_what_to_do(self, output: Output) -> None:
+    def test_without_a_secret_the_message_says_what_to_do(self, output: Output) -> None:
         assert main(["token"]) == 1
         out, err = output()
         assert out == ""
-        assert re.fullmatch(r"analytics-hub: there is no secret: .*`analytics-hub demo`.*--secret-file\n", err)
+        assert re.fullmatch(r"analytics-hub: no secret found: .*`analytics-hub demo`.*--secret-file\n", err)
 
-    @pytest.mark.parametrize("wrong", [["--sub", ""], ["--sub", "a\nb"], ["--role", ""], ["--account", "x" * 256]])
-    def test_what_cannot_be_a_token_is_refused(
-        self, wrong: list[str], output: Output, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_invalid_claim_is_refused(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ENVIRONMENT, SECRET)
 
-        assert main(["token", *wrong]) == 1
+        assert main(["token", "--sub", ""]) == 1
         assert "printable characters" in output()[1]
 
 
-class TestTail:
-    def test_a_wrong_url_is_refused_without_repeating_it(self, output: Output) -> None:
-        assert main(["tail", "http://localhost?token=hidden"]) == 1
-        assert output() == (
-            "",
-            "analytics-hub: the URL must begin with ws:// or wss:// and name a host, as ws://localhost:7999 does\n",
-        )
+class TestConnectingCommands:
+    """`tail` and `publish` before they connect."""
 
-    @pytest.mark.parametrize("url", ["ws://localhost:7999", "wss://hub.example"])
-    def test_without_a_token_it_says_where_one_would_be_found(self, url: str, output: Output) -> None:
-        assert main(["tail", url]) == 1
-        assert output()[1] == "analytics-hub: there is no token: set ANALYTICS_HUB_TOKEN or --token-file\n"
+    @pytest.mark.parametrize(
+        ("command", "url", "expected"),
+        [
+            ("tail", "http://localhost?token=hidden", "ws:// or wss:// and name a host, as ws://localhost:7999 does"),
+            (
+                "publish",
+                "ws://localhost?token=hidden",
+                "http:// or https:// and name a host, as http://localhost:7999 does",
+            ),
+        ],
+    )
+    def test_an_invalid_url_is_refused_without_showing_it(
+        self, command: str, url: str, expected: str, output: Output
+    ) -> None:
+        assert main([command, url]) == 1
+        assert output() == ("", f"analytics-hub: the URL must begin with {expected}\n")
 
-    def test_the_demos_secret_signs_for_this_machine_only(self, output: Output) -> None:
+    @pytest.mark.parametrize(
+        "arguments",
+        [["tail", "ws://localhost:7999"], ["tail", "wss://hub.example"], ["publish", "https://hub.example"]],
+        ids=" ".join,
+    )
+    def test_without_a_token_the_message_says_how_to_set_one(self, arguments: list[str], output: Output) -> None:
+        assert main(arguments) == 1
+        assert output()[1] == "analytics-hub: no token found: set ANALYTICS_HUB_TOKEN or --token-file\n"
+
+    def test_the_secret_of_the_demo_is_used_for_this_machine_only(self, output: Output) -> None:
         make_demo_secret()
 
         assert main(["tail", "wss://hub.example"]) == 1
-        assert "there is no token" in output()[1]
+        assert "no token found" in output()[1]
 
     @pytest.mark.parametrize("content", ["", "two words", "a\x00b", "ü"])
-    def test_a_file_that_holds_no_token(self, content: str, output: Output, tmp_path: Path) -> None:
+    def test_an_invalid_token_in_a_file(self, content: str, output: Output, tmp_path: Path) -> None:
         (tmp_path / "token").write_text(content)
 
         assert main(["tail", "ws://localhost:7999", "--token-file", str(tmp_path / "token")]) == 1
-        assert "holds no token" in output()[1]
+        assert f"the token in {tmp_path / 'token'} is invalid" in output()[1]
 
-    def test_a_token_file_that_is_not_there(self, output: Output, tmp_path: Path) -> None:
+    def test_a_missing_token_file(self, output: Output, tmp_path: Path) -> None:
         assert main(["tail", "ws://localhost:7999", "--token-file", str(tmp_path / "token")]) == 1
         assert "cannot read the token" in output()[1]
 
 
-class TestPublish:
-    def test_a_wrong_url_is_refused_without_repeating_it(self, output: Output) -> None:
-        assert main(["publish", "ws://localhost?token=hidden"]) == 1
-        assert output() == (
-            "",
-            (
-                "analytics-hub: the URL must begin with http:// or https:// "
-                "and name a host, as http://localhost:7999 does\n"
-            ),
-        )
-
-    def test_without_a_token_it_says_where_one_would_be_found(self, output: Output) -> None:
-        assert main(["publish", "https://hub.example"]) == 1
-        assert output()[1] == "analytics-hub: there is no token: set ANALYTICS_HUB_TOKEN or --token-file\n"
-
-
 class TestDemo:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hub.example"])
-    def test_others_are_let_in_only_with_a_secret_of_the_users_own(self, host: str, output: Output) -> None:
+    def test_a_public_host_requires_a_configured_secret(self, host: str, output: Output) -> None:
         make_demo_secret()
 
         assert main(["demo", "--host", host]) == 1
         out, err = output()
         assert out == ""
         assert err == (
-            f"analytics-hub: --host {host} can be reached by others; set ANALYTICS_HUB_SECRET or --secret-file first\n"
+            f"analytics-hub: --host {host} is reachable from other machines; "
+            "set ANALYTICS_HUB_SECRET or --secret-file first\n"
         )
 
-    def test_a_short_secret_is_refused(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(ENVIRONMENT, "short")
-
-        assert main(["demo"]) == 1
-        assert "needs at least 32" in output()[1]
-
-    def test_a_certificate_that_is_none_is_one_sentence(self, output: Output) -> None:
+    def test_an_unreadable_certificate(self, output: Output) -> None:
         assert main(["demo", "--certfile", "/nowhere.pem"]) == 1
         assert output()[1] == (
             "analytics-hub: cannot read the certificate in /nowhere.pem: No such file or directory\n"
         )
         assert main(["demo", "--keyfile", "key.pem"]) == 1
-        assert output()[1] == "analytics-hub: --keyfile goes with a --certfile\n"
+        assert output()[1] == "analytics-hub: --keyfile needs --certfile\n"
 
-    def test_a_port_in_use_is_one_sentence(self, output: Output) -> None:
+    def test_a_port_in_use(self, output: Output) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
 
             assert main(["demo", "--port", str(port)]) == 1
 
         assert output()[1] == (
-            f"analytics-hub: something already listens on 127.0.0.1:{port}; "
-            "end it, or choose another --port (0 takes any free one)\n"
+            f"analytics-hub: 127.0.0.1:{port} is in use by another program; "
+            "stop it, or choose another --port (0 for any free port)\n"
         )
 
-    def test_a_host_that_is_not_ours_is_one_sentence(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_address_of_another_machine(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ENVIRONMENT, SECRET)
 
         assert main(["demo", "--host", "192.0.2.1", "--port", "0"]) == 1
         assert output()[1].startswith("analytics-hub: cannot listen on 192.0.2.1:0: ")
 
-    def test_a_feed_that_is_not_there_is_one_sentence(self, output: Output, tmp_path: Path) -> None:
+    def test_a_missing_feed(self, output: Output, tmp_path: Path) -> None:
         assert main(["demo", "--port", "0", "--feed", str(tmp_path / "nothing")]) == 1
         assert output()[1].endswith("nothing: No such file or directory\n")
 
@@ -359,7 +359,7 @@ class TestArguments:
         ],
         ids=" ".join,
     )
-    def test_wrong_usage_is_code_2(self, arguments: list[str], output: Output) -> None:
+    def test_wrong_usage_exits_with_code_2(self, arguments: list[str], output: Output) -> None:
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
@@ -374,7 +374,7 @@ class TestArguments:
         assert caught.value.code == 0
         assert "usage: analytics-hub" in output()[0]
 
-    def test_the_module_is_the_command(self) -> None:
+    def test_the_package_runs_as_the_command(self) -> None:
         run = subprocess.run(
             [sys.executable, "-m", "analytics_hub", "--version"], capture_output=True, text=True, check=True
         )

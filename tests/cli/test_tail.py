@@ -1,4 +1,4 @@
-"""What `analytics-hub tail` prints. How it holds the connection is the client's affair (`tests/client`)."""
+"""The output of `analytics-hub tail`. `tests/client` tests its connection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.events import TextMessage
 
-from analytics_hub.cli.errors import OutputError, write
+from analytics_hub.cli.errors import OutputError, write_line
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.cli.tail import Follower
 from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item
 
-from ..client.stage import Peer, stage
+from ..client.scripted_server import Peer, scripted_server
 
 STAMP = "2026-01-19T10:30:45.160Z"
 
@@ -46,11 +46,11 @@ class TestRows:
         assert gap_row(Gap("a", 11, 19, 9, "buffer", STAMP)).endswith("gap: 9 items, 11 to 19 (buffer)")
         assert gap_row(Gap("a", 11, 11, 1, "rate", STAMP)).endswith("gap: 1 item, 11 to 11 (rate)")
         assert gap_row(Gap("a", None, None, None, "retention", STAMP)).endswith(
-            "gap: some items, nobody knows how many (retention)"
+            "gap: an unknown number of items (retention)"
         )
 
     @given(st.text())
-    def test_nothing_reaches_the_terminal_that_it_could_take_for_a_command(self, text: str) -> None:
+    def test_rows_contain_no_control_characters(self, text: str) -> None:
         lines = [
             row(item({text: text})),
             row(Item(text, 1, text, text, text)),
@@ -60,7 +60,7 @@ class TestRows:
 
         assert all(line.isprintable() for line in lines)
 
-    def test_json_is_what_the_wire_has(self) -> None:
+    def test_json_is_as_on_the_wire(self) -> None:
         raw = msgspec.Raw(b'{"x":1.50}')
 
         assert as_json(item(raw, key="k")) == (
@@ -74,12 +74,12 @@ class TestRows:
         assert json.loads(as_json(Gap("a", 1, 2, 2, "rate")))["to"] == 2
 
 
-def test_a_terminal_that_lacks_a_character_gets_it_as_json_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_the_terminal_lacks_are_escaped_as_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1", newline="\n"))
 
-    write('"é"')
-    write('"é€𝄞"')
+    write_line('"é"')
+    write_line('"é€𝄞"')
 
     assert output.getvalue() == b'"\xe9"\n"\\u00e9\\u20ac\\ud834\\udd1e"\n'
 
@@ -92,70 +92,70 @@ def fail(text: str) -> None:
 class TestFollower:
     async def test_items_gaps_and_notices(self) -> None:
         async def first(peer: Peer) -> None:
-            await peer.subscribed(5)
+            await peer.accept_subscription(5)
             data = {"channel": "a", "seq": 6, "type": "t", "timestamp": STAMP, "data": 60}
             lost = {"type": "$gap", "channel": "a", "from": 7, "to": 7, "count": 1, "reason": "rate"}
             error = {"type": "$error", "code": "bad-request", "message": "what?"}
-            await peer.say(data, lost, error, {"type": "$drain", "in": 0.01})
+            await peer.send_items(data, lost, error, {"type": "$drain", "in": 0.01})
             await peer.close(1012, "restart")
 
         async def second(peer: Peer) -> None:
-            await peer.subscribed(7)
+            await peer.accept_subscription(7)
             await peer.close(1000)
 
-        shown: list[str] = []
-        said: list[str] = []
-        follower = Follower(["a"], last=3, show=shown.append, say=said.append)
-        async with stage(first, second) as played:
+        written: list[str] = []
+        reported: list[str] = []
+        follower = Follower(["a"], last=3, write=written.append, report=reported.append)
+        async with scripted_server(first, second) as server:
             with pytest.raises(ConnectionClosed):
-                await follower.follow(played.client(on_event=follower.report))
+                await follower.follow(server.client(on_event=follower.on_event))
 
-        assert [line.split()[-1] for line in shown] == ["60", "(rate)"]
-        assert said == [
+        assert [line.split()[-1] for line in written] == ["60", "(rate)"]
+        assert reported == [
             "bad-request: what?",
-            "the server drains and asks to come back in 0.0 s",
-            "disconnected (1012, restart); again in 0.0 s",
-            "a resumed without loss after 7",
+            "the server is shutting down; reconnecting in 0.0 s",
+            "disconnected (1012, restart); reconnecting in 0.0 s",
+            "channel a resumed after item 7, without loss",
         ]
 
-    async def test_an_item_that_cannot_be_read_does_not_end_a_channel(self) -> None:
-        async def scene(peer: Peer) -> None:
-            await peer.subscribed()
+    async def test_an_item_that_cannot_be_decoded_does_not_end_the_channel(self) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.accept_subscription()
             await peer.send(TextMessage('[{"channel":"a","seq":1,"type":"t","data":1e400}]'))
-            await peer.say({"channel": "a", "seq": 2, "type": "t", "timestamp": STAMP, "data": 20})
+            await peer.send_items({"channel": "a", "seq": 2, "type": "t", "timestamp": STAMP, "data": 20})
             await peer.close(1000)
 
-        shown: list[str] = []
-        said: list[str] = []
-        async with stage(scene) as played:
+        written: list[str] = []
+        reported: list[str] = []
+        async with scripted_server(script) as server:
             with pytest.raises(ConnectionClosed):
-                await Follower(["a"], show=shown.append, say=said.append).follow(played.client())
+                await Follower(["a"], write=written.append, report=reported.append).follow(server.client())
 
-        assert [line.split()[-1] for line in shown] == ["20"]
-        assert said == ["item 1 of channel 'a' cannot be read: Number out of range"]
+        assert [line.split()[-1] for line in written] == ["20"]
+        assert reported == ["item 1 of channel 'a' cannot be decoded: Number out of range"]
 
-    async def test_when_every_channel_is_refused_it_ends(self) -> None:
-        async def scene(peer: Peer) -> None:
+    async def test_the_command_ends_when_every_channel_is_refused(self) -> None:
+        async def script(peer: Peer) -> None:
             await peer.accept()
             for _ in range(2):
-                command = await peer.command()
+                command = await peer.receive_command()
                 name = command["channels"][0]["channel"]
                 refusal = {"channel": name, "ok": False, "code": "forbidden", "message": "no"}
-                await peer.say({"type": "$subscribed", "id": command["id"], "channels": [refusal]})
-            await peer.closed()
+                await peer.send_items({"type": "$subscribed", "id": command["id"], "channels": [refusal]})
+            await peer.wait_closed()
 
-        said: list[str] = []
-        async with stage(scene) as played:
-            await Follower(["a", "b"], say=said.append).follow(played.client())
+        reported: list[str] = []
+        async with scripted_server(script) as server:
+            await Follower(["a", "b"], report=reported.append).follow(server.client())
 
-        assert sorted(said) == ["a refused, forbidden: no", "b refused, forbidden: no"]
+        assert sorted(reported) == ["channel a refused: forbidden: no", "channel b refused: forbidden: no"]
 
-    async def test_a_terminal_that_takes_no_more_ends_it(self) -> None:
-        async def scene(peer: Peer) -> None:
-            await peer.subscribed()
-            await peer.say({"channel": "a", "seq": 1, "type": "t", "data": 1})
-            await peer.closed()
+    async def test_the_command_ends_when_the_output_cannot_be_written(self) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.accept_subscription()
+            await peer.send_items({"channel": "a", "seq": 1, "type": "t", "data": 1})
+            await peer.wait_closed()
 
-        async with stage(scene) as played:
+        async with scripted_server(script) as server:
             with pytest.raises(OutputError):
-                await Follower(["a"], as_json=True, show=fail).follow(played.client())
+                await Follower(["a"], as_json=True, write=fail).follow(server.client())

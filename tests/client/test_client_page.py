@@ -1,4 +1,4 @@
-"""The examples of `docs/client.md` are programs; here they run against a real hub."""
+"""The examples of `docs/client.md`, run against a real hub."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ def authenticate(handshake: Handshake) -> Identity:
 
 
 class Output:
-    """What an example prints."""
+    """The output of an example."""
 
     def __init__(self) -> None:
         self.text = ""
-        self._news = anyio.Event()
+        self._has_printed = anyio.Event()
 
     def print(self, *words: object) -> None:
         self.text += " ".join(map(str, words)) + "\n"
-        self._news.set()
+        self._has_printed.set()
 
-    async def until(self, pattern: str, nudge: Callable[[], None] = lambda: None) -> None:
+    async def wait_for(self, pattern: str, publish: Callable[[], None]) -> None:
+        """Publish until the output matches."""
         while not re.search(pattern, self.text):
-            self._news = anyio.Event()
-            nudge()
+            self._has_printed = anyio.Event()
+            publish()
             with anyio.move_on_after(0.05):
-                await self._news.wait()
+                await self._has_printed.wait()
 
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
 
 def load(example: str, port: int, output: Output, monkeypatch: pytest.MonkeyPatch) -> Main:
-    """The `main` of an example, which is about to run it."""
+    """The function `main` of an example, without running it."""
     mains: list[Any] = []
     monkeypatch.setattr(anyio, "run", mains.append)
     exec(
@@ -63,7 +64,7 @@ def load(example: str, port: int, output: Output, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.anyio
-async def test_the_examples_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def publish() -> None:
         hub.publish("lp-performance", {"lpName": "LMAX", "executionQuality": 0.97})
         hub.publish("alerts", {"message": "spread widens"})
@@ -76,7 +77,7 @@ async def test_the_examples_do_what_the_page_says(monkeypatch: pytest.MonkeyPatc
                 output = Output()
                 async with anyio.create_task_group() as readers:
                     readers.start_soon(load(example, port, output, monkeypatch))
-                    await output.until(pattern, publish)
+                    await output.wait_for(pattern, publish)
                     readers.cancel_scope.cancel()
 
             output = Output()

@@ -1,7 +1,6 @@
-"""Whatever happens to the connection, the client hands over what was published, in order, with every hole told.
+"""The client returns what was published, in order, with every loss reported, whatever happens to the connection.
 
-Random publications, disconnects with frames in flight, servers that start anew, clients that are slow to read, and
-readers that are slow to take.
+Random publications, disconnects with frames in flight, server restarts, slow clients, and slow readers.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_hub.channels import Channel
-from analytics_hub.client.feed import Feed
+from analytics_hub.client.subscription_state import SubscriptionState
 from analytics_hub.client.values import Gap, Item
 from analytics_hub.exceptions import TableFull
 from analytics_hub.tuning import Tuning
 
 from .wire import Line, Server
 
-# Everything is as small as can be, so that every bound is met.
+# Small limits, so that every bound is reached.
 TUNING: Final = Tuning(max_batch=3, buffer_items=4, burst_items=6, interval=0.01, rate=50.0, journal_chunk=3)
 CHANNELS: Final = (
     Channel("events", keep_items=5),
@@ -29,23 +28,23 @@ CHANNELS: Final = (
 )
 NAMES: Final = [channel.name for channel in CHANNELS]
 COUNTED: Final = ("events", "durable")
-ROOM: Final = 4
+CAPACITY: Final = 4
 
-Told = list[Item[Any] | Gap]
+Values = list[Item[Any] | Gap]
 
 
 class World:
-    """A client that subscribes to everything, and all that there ever was to get."""
+    """A client that subscribes to all channels, and everything that was published."""
 
     def __init__(self) -> None:
         self.servers = [Server(CHANNELS, TUNING, nonce="0")]
         self.line = Line(self.servers[0])
         self.published: dict[tuple[int, str], list[Any]] = {}
         self.live: dict[str, int] = {}
-        self.told: dict[str, Told] = {name: [] for name in NAMES}
+        self.read_values: dict[str, Values] = {name: [] for name in NAMES}
         self.line.connect()
-        self.feeds = {name: self.line.subscribe(name, room=ROOM, snapshot=True) for name in NAMES}
-        self.line.land()
+        self.subscriptions = {name: self.line.subscribe(name, capacity=CAPACITY, snapshot=True) for name in NAMES}
+        self.line.deliver()
 
     @property
     def number(self) -> int:
@@ -69,10 +68,10 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.line.server.advance(seconds)
 
-    def flow(self, seconds: float) -> None:
-        """Everything arrives that is due."""
+    def deliver_all(self, seconds: float) -> None:
+        """Time passes, and all frames are delivered."""
         self.line.server.advance(seconds)
-        self.line.land()
+        self.line.deliver()
 
     def delete(self, key: str) -> None:
         if self.line.server.engine.delete("table", key, self.line.now):
@@ -86,47 +85,49 @@ class World:
 
     def reconnect(self) -> None:
         if self.line.peer is not None:
-            self.line.cut()
+            self.line.disconnect()
         self.line.connect()
 
-    def congest(self) -> None:
+    def stall(self) -> None:
         if self.line.peer is not None and not self.line.peer.session.is_stalled:
             self.line.peer.stall()
 
-    def clear_up(self) -> None:
+    def resume(self) -> None:
         if self.line.peer is not None and self.line.peer.session.is_stalled:
             self.line.peer.resume()
 
-    def take(self, channel: str, count: int) -> None:
-        self.told[channel] += self.line.take(self.feeds[channel], count)
+    def read(self, channel: str, count: int) -> None:
+        self.read_values[channel] += self.line.read(self.subscriptions[channel], count)
 
-    def subscribe_anew(self, channel: str) -> None:
-        """Somebody else goes on where the reader was."""
-        old = self.feeds[channel]
+    def replace_reader(self, channel: str) -> None:
+        """Unsubscribe, and let another reader resume at the same position."""
+        old = self.subscriptions[channel]
         self.line.protocol.unsubscribe(old, self.line.now)
-        self.feeds[channel] = self.line.subscribe(channel, room=ROOM, since=old.taken, snapshot=old.taken is None)
+        self.subscriptions[channel] = self.line.subscribe(
+            channel, capacity=CAPACITY, since=old.read_position, snapshot=old.read_position is None
+        )
 
     def finish(self) -> None:
-        """Connect, and take everything there is."""
-        self.clear_up()
+        """Connect, and read everything."""
+        self.resume()
         if self.line.peer is None:
             self.line.connect()
         for _ in range(200):
             self.line.server.advance(1.0)
-            self.line.land()
-            if not self.line.in_flight and not any(feed.has_values for feed in self.feeds.values()):
+            self.line.deliver()
+            if not self.line.in_flight and not any(each.has_values for each in self.subscriptions.values()):
                 break
             for name in NAMES:
-                self.take(name, 1000)
+                self.read(name, 1000)
         else:
-            raise AssertionError("it never comes to an end")
+            raise AssertionError("values keep coming")
 
 
-def check_counted(world: World, channel: str, feed: Feed) -> None:
-    """Every number once, either as an item or in a gap, up to the newest."""
+def check_counted(world: World, channel: str, subscription: SubscriptionState) -> None:
+    """Every sequence number up to the newest occurs once, either as an item or in a gap."""
     server, last = 0, 0
-    is_known = True  # where it goes on
-    for value in world.told[channel]:
+    is_known = True  # the number of the next item
+    for value in world.read_values[channel]:
         if isinstance(value, Gap) and value.count is None:
             assert value.epochs is not None
             assert value.epochs.old != value.epochs.new
@@ -144,17 +145,17 @@ def check_counted(world: World, channel: str, feed: Feed) -> None:
             last = first + value.count - 1
             assert value.last == last
     head = len(world.published.get((world.number, channel), ()))
-    assert feed.taken is not None
-    assert feed.taken.seq == head
+    assert subscription.read_position is not None
+    assert subscription.read_position.seq == head
     assert (server, last) == (world.number, head) or not is_known
 
 
 def check_table(world: World) -> None:
-    """Whoever applies what was told has the table, but for deletions that a gap may have held."""
+    """Applying the values reproduces the table, except for deletions that a gap may have contained."""
     held: dict[str, int] = {}
     doubtful: set[str] = set()
     seq = 0
-    for value in world.told["table"]:
+    for value in world.read_values["table"]:
         if isinstance(value, Gap):
             doubtful |= held.keys()
             seq = 0 if value.count is None else seq
@@ -172,7 +173,7 @@ def check_table(world: World) -> None:
 
 
 def check_latest(world: World) -> None:
-    marks = [value.data for value in world.told["latest"] if isinstance(value, Item)]
+    marks = [value.data for value in world.read_values["latest"] if isinstance(value, Item)]
     published = world.published.get((world.number, "latest"))
 
     assert marks == sorted(marks)
@@ -185,9 +186,9 @@ channels = st.sampled_from(NAMES)
 few = st.integers(1, 9)
 often = st.one_of(
     st.tuples(st.just("burst"), channels, st.integers(3, 9)),
-    st.tuples(st.just("flow"), st.sampled_from([0.02, 0.5])),
-    st.tuples(st.just("flow"), st.sampled_from([0.02, 0.5])),
-    st.tuples(st.just("take"), channels, few),
+    st.tuples(st.just("deliver_all"), st.sampled_from([0.02, 0.5])),
+    st.tuples(st.just("deliver_all"), st.sampled_from([0.02, 0.5])),
+    st.tuples(st.just("read"), channels, few),
 )
 steps = st.one_of(
     often,
@@ -195,33 +196,33 @@ steps = st.one_of(
     often,
     st.tuples(st.just("publish"), channels, keys),
     st.tuples(st.just("delete"), keys),
-    st.tuples(st.just("land"), few),
+    st.tuples(st.just("deliver"), few),
     st.tuples(st.just("pass_time"), st.sampled_from([0.005, 0.05, 1.0])),
-    st.tuples(st.sampled_from(["cut", "reconnect", "restart", "congest", "clear_up"])),
-    st.tuples(st.just("subscribe_anew"), channels),
+    st.tuples(st.sampled_from(["disconnect", "reconnect", "restart", "stall", "resume"])),
+    st.tuples(st.just("replace_reader"), channels),
 )
 
 
 def play(world: World, step: tuple[Any, ...]) -> None:
     match step:
-        case ("land", count):
-            world.line.land(count)
-        case ("cut",):
-            world.line.cut()
+        case ("deliver", count):
+            world.line.deliver(count)
+        case ("disconnect",):
+            world.line.disconnect()
         case (name, *arguments):
             getattr(world, name)(*arguments)
 
 
 @given(st.lists(steps, min_size=30, max_size=80))
-def test_the_reader_gets_what_was_published_in_order_with_every_hole_told(script: list[tuple[Any, ...]]) -> None:
+def test_the_reader_gets_what_was_published_in_order_with_every_loss_reported(script: list[tuple[Any, ...]]) -> None:
     world = World()
 
     for step in script:
         play(world, step)
-        assert all(len(feed._values) <= ROOM for feed in world.feeds.values())
+        assert all(len(each._values) <= CAPACITY for each in world.subscriptions.values())
     world.finish()
 
     for name in COUNTED:
-        check_counted(world, name, world.feeds[name])
+        check_counted(world, name, world.subscriptions[name])
     check_table(world)
     check_latest(world)

@@ -1,4 +1,4 @@
-"""What the client knows and decides, without a socket: against the real engine, and against what no engine says."""
+"""The client protocol without a socket: against the real engine, and against messages that no engine sends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from analytics_hub.channels import Channel
 from analytics_hub.client import (
     ClientClosed,
-    Complaint,
+    CommandFailed,
     Connected,
     Draining,
     Epochs,
@@ -23,13 +21,20 @@ from analytics_hub.client import (
     Resumed,
     TokenRefused,
 )
+from analytics_hub.client.connection_state import CONFIRM_CHARACTERS, CONFIRM_FRAMES, MIN_TIMEOUT, ConnectionState
 from analytics_hub.client.decoding import MSGPACK_CODEC
-from analytics_hub.client.exceptions import Closed, Lost
-from analytics_hub.client.feed import Options
-from analytics_hub.client.link import CONFIRM_EVERY, CONFIRM_SIZE, PATIENCE, Link
-from analytics_hub.client.protocol import AT_ONCE, ClientProtocol
+from analytics_hub.client.exceptions import ConnectionClosed, ConnectionLost
+from analytics_hub.client.protocol import MAX_CHANNELS, ClientProtocol
+from analytics_hub.client.subscription_state import Options, SubscriptionState
 from analytics_hub.core.events import CheckToken
-from analytics_hub.exceptions import HubError, InvalidChannel, InvalidItem, PermissionDenied, UnknownChannel
+from analytics_hub.exceptions import (
+    AuthenticationError,
+    HubError,
+    InvalidChannel,
+    InvalidItem,
+    PermissionDenied,
+    UnknownChannel,
+)
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import CloseCode
 from analytics_hub.tuning import Tuning
@@ -55,60 +60,73 @@ class Picky(msgspec.Struct):
             raise KeyError(self.id)
 
 
-def new_line(tuning: Tuning = QUICK, **options: Any) -> Line:
+def new_line(tuning: Tuning = QUICK) -> Line:
+    """A client of the real engine."""
     line = Line(Server(CHANNELS, tuning))
-    line.connect(**options)
+    line.connect()
     return line
 
 
-def scripted(*channels: str) -> Line:
-    """A client whose server only says what the test says, and has accepted `channels` at number 10."""
+def scripted_line() -> Line:
+    """A client of a server that sends only what the test sends."""
     line = Line(Rig())
-    line.protocol.connected(line.now)
-    line.say(HELLO)
-    for channel in channels:
-        line.subscribe(channel)
-        line.say(subscribed(channel, 10, id=line.sent[-1]["id"]))
+    line.protocol.connection_made(line.now)
+    line.receive(HELLO)
     return line
+
+
+def subscribed_line() -> tuple[Line, SubscriptionState]:
+    """A client of such a server, subscribed to channel `a` at number 10."""
+    line = scripted_line()
+    subscription = line.subscribe("a")
+    line.receive(subscribed("a", 10, id=line.sent[-1]["id"]))
+    return line, subscription
+
+
+def reconnect(line: Line) -> None:
+    """Replace the connection to a scripted server by a new one, and send the commands."""
+    line.disconnect()
+    line.protocol.connection_made(line.now)
+    line.transmit()
 
 
 def subscribed(channel: str, seq: int, *, id: object, epoch: str = "e1", **more: Any) -> dict[str, Any]:
-    return {
-        "type": "$subscribed",
-        "id": id,
-        "channels": [{"channel": channel, "ok": True, "epoch": epoch, "seq": seq, **more}],
-    }
+    answer = {"channel": channel, "ok": True, "epoch": epoch, "seq": seq, **more}
+    return {"type": "$subscribed", "id": id, "channels": [answer]}
 
 
 def item(channel: str, seq: int, data: object = None, **more: Any) -> dict[str, Any]:
     return {"channel": channel, "seq": seq, "type": "t", "data": data, **more}
 
 
+def error(code: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return {"type": "$error", "code": code, "message": message, **more}
+
+
 class TestSubscribing:
-    def test_items_are_handed_over_as_they_were_published(self) -> None:
+    def test_items_have_the_fields_that_were_published(self) -> None:
         line = new_line()
-        feed = line.subscribe("table")
-        line.land()
+        subscription = line.subscribe("table")
+        line.deliver()
         line.server.publish("table", {"x": 1}, key="k", type="made")
         line.advance(1)
         line.server.engine.delete("table", "k", line.now)
         line.advance(1)
-        first, second = line.take(feed)
+        first, second = line.read(subscription)
 
-        assert feed.has_begun
+        assert subscription.was_accepted
         assert line.events == [Connected("here")]
         assert (first.channel, first.seq, first.type, first.key, first.data) == ("table", 1, "made", "k", {"x": 1})
         assert (second.seq, second.key, second.deleted, second.data) == (2, "k", True, None)
         assert first.timestamp.endswith("Z")
 
-    def test_options_go_to_the_server(self) -> None:
+    def test_options_are_sent_to_the_server(self) -> None:
         line = new_line()
-        since = Position("e", 5)
         for channel, options in (("a", {"last": 5}), ("b", {"last": 0, "max_hz": 4}), ("c", {"snapshot": True})):
             line.subscribe(channel, **options)
-        line.subscribe("d", since=since)
+        line.subscribe("d", since=Position("e", 5))
 
-        assert [command["channels"] for command in line.asked("subscribe")] == [
+        assert [command["channels"] for command in line.commands("subscribe")] == [
             [{"channel": "a", "last": 5}],
             [{"channel": "b", "last": 0, "max_hz": 4}],
             [{"channel": "c", "snapshot": True}],
@@ -117,25 +135,24 @@ class TestSubscribing:
 
     def test_refusals_are_exceptions(self) -> None:
         line = new_line()
-        feeds = [line.subscribe("nothing"), line.subscribe("secret"), line.subscribe("no name")]
-        line.land()
+        subscriptions = [line.subscribe("nothing"), line.subscribe("secret"), line.subscribe("no name")]
+        line.deliver()
 
-        assert [type(feed.error) for feed in feeds] == [UnknownChannel, PermissionDenied, InvalidChannel]
-        assert str(feeds[0].error) == "unknown-channel: channel 'nothing' is not declared"
-        assert line.subscribe("nothing").error is None, "may be asked for again"
+        assert [type(each.error) for each in subscriptions] == [UnknownChannel, PermissionDenied, InvalidChannel]
+        assert str(subscriptions[0].error) == "unknown-channel: channel 'nothing' is not declared"
+        assert line.subscribe("nothing").error is None, "it can be requested again"
 
-    def test_a_channel_has_one_subscription(self) -> None:
+    def test_a_channel_has_at_most_one_subscription(self) -> None:
         line = new_line()
         line.subscribe("events")
 
         with pytest.raises(InvalidChannel, match="subscribed to 'events' already"):
             line.subscribe("events")
 
-    def test_what_comes_late_is_not_for_the_next_reader(self) -> None:
-        """Unsubscribed, subscribed again, and only then comes what was sent to the first."""
+    def test_late_items_of_an_ended_subscription_are_not_given_to_the_next_one(self) -> None:
         line = new_line()
         first = line.subscribe("events")
-        line.land()
+        line.deliver()
         line.server.publish("events", "old")
         line.server.advance(1)
         line.transmit()
@@ -144,343 +161,275 @@ class TestSubscribing:
         line.server.publish("events", "new")
         line.advance(1)
 
-        assert [value.data for value in line.take(second)] == ["new"]
-        assert line.take(first) == []
+        assert [value.data for value in line.read(second)] == ["new"]
+        assert line.read(first) == []
 
-    def test_who_has_gone_before_the_answer_is_not_answered(self) -> None:
+    def test_the_answer_to_an_ended_subscription_is_ignored(self) -> None:
         line = new_line()
-        feed = line.subscribe("nothing")
-        line.protocol.unsubscribe(feed, line.now)
-        line.land()
+        subscription = line.subscribe("nothing")
+        line.protocol.unsubscribe(subscription, line.now)
+        line.deliver()
 
-        assert isinstance(feed.error, ClientClosed)
+        assert isinstance(subscription.error, ClientClosed)
 
-    def test_what_was_left_may_still_be_taken(self) -> None:
+    def test_values_can_be_read_after_unsubscribing(self) -> None:
         line = new_line()
-        feed = line.subscribe("events", room=2)
-        line.land()
+        subscription = line.subscribe("events", capacity=2)
+        line.deliver()
         line.server.publish("events", *range(5))
         line.advance(1)
-        line.protocol.unsubscribe(feed, line.now)
+        line.protocol.unsubscribe(subscription, line.now)
 
-        assert [value.data for value in line.take(feed)] == [0, 1]
-        assert len(line.asked("subscribe")) == 1
+        assert [value.data for value in line.read(subscription)] == [0, 1]
+        assert len(line.commands("subscribe")) == 1
 
-    def test_many_channels_are_asked_for_in_portions(self) -> None:
+    def test_many_channels_are_requested_in_several_commands(self) -> None:
         line = Line(Rig())
-        for number in range(AT_ONCE + 1):
+        for number in range(MAX_CHANNELS + 1):
             line.subscribe(f"c{number}")
         line.connect()
 
-        assert [len(command["channels"]) for command in line.asked("subscribe")] == [AT_ONCE, 1]
+        assert [len(command["channels"]) for command in line.commands("subscribe")] == [MAX_CHANNELS, 1]
 
-    def test_data_of_another_type_is_told_and_the_rest_goes_on(self) -> None:
+    @pytest.mark.parametrize(
+        ("type_", "bad", "good", "reason"),
+        [(int, "x", 3, "Expected `int`"), (Picky, {"id": "bad"}, {"id": "good"}, "KeyError: 'bad'")],
+        ids=["another type", "exception of the type"],
+    )
+    def test_an_item_that_cannot_be_decoded_raises_and_the_next_one_follows(
+        self, type_: Any, bad: object, good: object, reason: str
+    ) -> None:
         line = new_line()
-        feed = line.subscribe("events", type=int)
-        line.land()
-        line.server.publish("events", 1, "x", 3)
+        subscription = line.subscribe("events", type=type_)
+        line.deliver()
+        line.server.publish("events", bad, good)
         line.advance(1)
 
-        assert line.take(feed, 1)[0].data == 1
-        with pytest.raises(InvalidItem, match="item 2 of channel 'events' cannot be read: Expected `int`"):
-            line.take(feed, 1)
-        assert line.take(feed, 1)[0].data == 3
+        with pytest.raises(InvalidItem, match=f"item 1 of channel 'events' cannot be decoded: {reason}"):
+            line.read(subscription, 1)
+        assert msgspec.to_builtins(line.read(subscription, 1)[0].data) == good
 
-    def test_what_a_type_of_the_application_raises_is_told_and_the_rest_goes_on(self) -> None:
-        line = new_line()
-        feed = line.subscribe("events", type=Picky)
-        line.land()
-        line.server.publish("events", {"id": "bad"}, {"id": "good"})
-        line.advance(1)
-
-        with pytest.raises(InvalidItem, match=r"item 1 of channel 'events' cannot be read: KeyError: 'bad'"):
-            line.take(feed, 1)
-        assert line.take(feed, 1)[0].data.id == "good"
-
-    def test_messagepack_is_the_same(self) -> None:
+    def test_messagepack_has_the_same_items(self) -> None:
         protocol = ClientProtocol()
-        feed = protocol.subscribe("events", Options(), 0.0, type=dict[str, int])
-        protocol.connected(0.0, codec=MSGPACK_CODEC)
+        subscription = protocol.subscribe("events", Options(), 0.0, type=dict[str, int])
+        protocol.connection_made(0.0, codec=MSGPACK_CODEC)
         (command,) = protocol.data_to_send()
         assert isinstance(command, bytes)
-        asked = msgspec.msgpack.decode(command)
-        protocol.receive(
-            msgspec.msgpack.encode([subscribed("events", 1, id=asked["id"]), item("events", 2, {"x": 2**63})]), 0.0
-        )
+        sent = msgspec.msgpack.decode(command)
+        answer = subscribed("events", 1, id=sent["id"])
+        protocol.receive_message(msgspec.msgpack.encode([answer, item("events", 2, {"x": 2**63})]), 0.0)
 
-        assert asked["channels"] == [{"channel": "events"}]
-        assert protocol.take(feed, 0.0).data == {"x": 2**63}
+        assert sent["channels"] == [{"channel": "events"}]
+        assert protocol.next_value(subscription, 0.0).data == {"x": 2**63}
         with pytest.raises(NotAHub, match="sent text"):
-            protocol.receive("[]", 0.0)
+            protocol.receive_message("[]", 0.0)
 
 
 class TestResuming:
-    def test_each_channel_goes_on_after_its_last_item(self) -> None:
-        line = scripted("a", "b")
-        line.say(item("a", 11), item("a", 12))
-        line.cut()
-        line.protocol.connected(line.now)
-        line.transmit()
-
-        assert line.selections == [
-            {"channel": "a", "since": {"epoch": "e1", "seq": 12}},
-            {"channel": "b", "since": {"epoch": "e1", "seq": 10}},
-        ]
-
-    def test_a_connection_that_ended_before_the_answer_starts_anew(self) -> None:
+    def test_a_subscription_without_an_answer_starts_as_its_options_say(self) -> None:
         line = Line(Rig())
         line.subscribe("a", last=5)
         for _ in range(2):
-            line.protocol.connected(line.now)
-            line.transmit()
+            reconnect(line)
             assert line.selections == [{"channel": "a", "last": 5}]
-            line.cut()
 
-    def test_the_outcome_is_told(self) -> None:
+    def test_an_event_reports_whether_the_subscription_resumed_without_loss(self) -> None:
         line = new_line()
-        feed = line.subscribe("short")
-        line.land()
+        subscription = line.subscribe("short")
+        line.deliver()
         for count in (1, 9):
-            line.cut()
+            line.disconnect()
             line.server.publish("short", *range(count))
             line.connect()
             line.advance(1)
 
-        whole, holed = [event for event in line.events if isinstance(event, Resumed)]
-        assert (whole.position.seq, whole.complete) == (0, True)
-        assert (holed.position.seq, holed.complete) == (1, False)
-        gap = line.take(feed)[1]
+        complete, incomplete = [event for event in line.events if isinstance(event, Resumed)]
+        assert (complete.position.seq, complete.complete) == (0, True)
+        assert (incomplete.position.seq, incomplete.complete) == (1, False)
+        gap = line.read(subscription)[1]
         assert (gap.first, gap.last, gap.count, gap.reason) == (2, 7, 6, "retention")
-        assert feed.taken == feed.position
+        assert subscription.read_position == subscription.position
 
-    def test_a_hole_that_was_not_told_in_time_is_told_by_the_next_connection(self) -> None:
-        line = scripted("a")
+    def test_a_gap_that_was_not_described_is_described_on_the_next_connection(self) -> None:
+        line, _ = subscribed_line()
         for epoch in ("e2", "e3"):
-            line.cut()
-            line.protocol.connected(line.now)
-            line.transmit()
+            reconnect(line)
             assert line.selections[0]["since"] == {"epoch": "e1", "seq": 10}
-            line.say(subscribed("a", 2, id=line.sent[-1]["id"], epoch=epoch, recovered=False))
+            line.receive(subscribed("a", 2, id=line.sent[-1]["id"], epoch=epoch, recovered=False))
 
-    def test_a_server_that_tells_of_no_hole_has_one_all_the_same(self) -> None:
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        line.cut()
-        line.protocol.connected(line.now)
-        line.transmit()
-        line.say(subscribed("a", 2, id=line.sent[-1]["id"], epoch="e2", recovered=False), item("a", 3))
-        gap, after = line.take(feed)
+    def test_a_gap_that_the_server_does_not_describe_is_reported(self) -> None:
+        line, subscription = subscribed_line()
+        reconnect(line)
+        line.receive(subscribed("a", 2, id=line.sent[-1]["id"], epoch="e2", recovered=False), item("a", 3))
+        gap, after = line.read(subscription)
 
         assert gap == Gap("a", None, None, None, "retention", epochs=Epochs("e1", "e2"))
         assert after.seq == 3
 
-    def test_a_snapshot_after_a_hole_may_be_of_what_was_seen(self) -> None:
-        """A table that has forgotten deletions starts over within its epoch: nothing of it is a duplicate."""
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        line.cut()
-        line.protocol.connected(line.now)
-        line.transmit()
-        hole = {"type": "$gap", "channel": "a", "reason": "retention", "epoch": {"old": "e1", "new": "e1"}}
-        line.say(subscribed("a", 2, id=line.sent[-1]["id"], recovered=False), hole, item("a", 5), item("a", 9))
+    def test_a_snapshot_after_a_gap_may_repeat_items(self) -> None:
+        """A table that has forgotten deletions starts again within its epoch: its items are not duplicates."""
+        line, subscription = subscribed_line()
+        reconnect(line)
+        gap = {"type": "$gap", "channel": "a", "reason": "retention", "epoch": {"old": "e1", "new": "e1"}}
+        line.receive(subscribed("a", 2, id=line.sent[-1]["id"], recovered=False), gap, item("a", 5), item("a", 9))
 
-        assert [getattr(value, "seq", None) for value in line.take(feed)] == [None, 5, 9]
-        assert feed.position == Position("e1", 9)
+        assert [getattr(value, "seq", None) for value in line.read(subscription)] == [None, 5, 9]
+        assert subscription.position == Position("e1", 9)
 
-    def test_a_server_that_has_lost_what_was_newest(self) -> None:
+    def test_a_server_that_has_lost_the_newest_items(self) -> None:
         line = new_line()
-        feed = line.subscribe("events")
-        line.land()
+        subscription = line.subscribe("events")
+        line.deliver()
         line.server.publish("events", *range(5))
         line.advance(1)
         line.restart(Server(CHANNELS, QUICK))  # with the same epochs
         line.server.publish("events", "after")
         line.connect()
         line.advance(1)
-        *before, gap, after = line.take(feed)
+        *before, gap, after = line.read(subscription)
 
         assert len(before) == 5
         assert (gap.count, gap.epochs.old) == (None, gap.epochs.new)
         assert (after.seq, after.data) == (1, "after")
 
-    def test_an_epoch_that_changes_under_a_living_subscription(self) -> None:
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        line.say(
-            {"type": "$gap", "channel": "a", "reason": "broker", "epoch": {"old": "e1", "new": "e2"}}, item("a", 1)
-        )
+    def test_an_epoch_that_changes_during_a_subscription(self) -> None:
+        line, subscription = subscribed_line()
+        gap = {"type": "$gap", "channel": "a", "reason": "broker", "epoch": {"old": "e1", "new": "e2"}}
+        line.receive(gap, item("a", 1))
 
-        assert [type(value) for value in line.take(feed)] == [Gap, Item]
-        assert feed.position == Position("e2", 1)
+        assert [type(value) for value in line.read(subscription)] == [Gap, Item]
+        assert subscription.position == Position("e2", 1)
 
-    def test_what_came_before_is_passed_over(self) -> None:
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        lost = {"type": "$gap", "channel": "a", "from": 11, "to": 12, "count": 2, "reason": "buffer"}
-        line.say(item("a", 10), lost, lost, item("a", 12), item("a", 13), item("a", 13))
+    def test_duplicates_are_ignored(self) -> None:
+        line, subscription = subscribed_line()
+        gap = {"type": "$gap", "channel": "a", "from": 11, "to": 12, "count": 2, "reason": "buffer"}
+        line.receive(item("a", 10), gap, gap, item("a", 12), item("a", 13), item("a", 13))
 
-        assert [getattr(value, "seq", "gap") for value in line.take(feed)] == ["gap", 13]
+        assert [getattr(value, "seq", "gap") for value in line.read(subscription)] == ["gap", 13]
 
     def test_a_subscription_that_the_server_ends(self) -> None:
         line = new_line()
-        feed = line.subscribe("events")
-        line.land()
+        subscription = line.subscribe("events")
+        line.deliver()
         line.server.publish("events", 1)
         line.advance(1)
-        assert line.peer is not None
-        line.protocol.refresh("poor", line.now)
+        line.protocol.refresh("fewer rights", line.now)
         line.transmit()
         (check,) = line.server.asked(CheckToken)
-        less = Identity(id=ALICE.id, channels=("table",))
-        line.server.engine.authenticated(check.session, less, line.now)
-        line.land()
+        line.server.engine.authenticated(check.session, Identity(id=ALICE.id, channels=("table",)), line.now)
+        line.deliver()
 
-        assert [value.data for value in line.take(feed)] == [1]
-        assert str(feed.error) == "the server ended the subscription: forbidden"
-        assert isinstance(feed.error, PermissionDenied)
+        assert [value.data for value in line.read(subscription)] == [1]
+        assert str(subscription.error) == "the server ended the subscription: forbidden"
+        assert isinstance(subscription.error, PermissionDenied)
 
 
 class TestSlowReaders:
-    def test_a_full_buffer_stops_this_channel_only_and_nothing_is_lost(self) -> None:
+    def test_a_full_buffer_stops_the_channel_until_half_of_it_is_free(self) -> None:
         line = new_line()
-        slow, fast = line.subscribe("events", room=4), line.subscribe("table")
-        line.land()
-        for number in range(20):
-            line.server.publish("events", number)
-            line.server.publish("table", number, key="k")
-            line.advance(1)
-
-        assert [value.data for value in line.take(fast)] == list(range(20))
-        got = []
-        while slow.has_values:
-            got += [value.data for value in line.take(slow, 3)]
-            line.advance(1)
-        assert got == list(range(20))
-        assert not any(isinstance(event, Resumed) for event in line.events)
-
-    def test_it_goes_on_at_half(self) -> None:
-        line = new_line()
-        feed = line.subscribe("events", room=4)
-        line.land()
+        subscription = line.subscribe("events", capacity=4)
+        line.deliver()
         line.server.publish("events", *range(9))
         line.advance(1)
-        assert len(line.asked("unsubscribe")) == 1
+        assert len(line.commands("unsubscribe")) == 1
 
-        line.take(feed, 1)
-        assert len(line.asked("subscribe")) == 1
-        line.take(feed, 1)
+        line.read(subscription, 1)
+        assert len(line.commands("subscribe")) == 1
+        line.read(subscription, 1)
 
-        assert line.selections == [{"channel": "events", "since": {"epoch": feed.position.epoch, "seq": 4}}]  # type: ignore[union-attr]
+        assert subscription.position is not None
+        assert line.selections == [{"channel": "events", "since": {"epoch": subscription.position.epoch, "seq": 4}}]
+        line.deliver()
+        assert line.events == [Connected("here")], "it does not count as resumed"
 
-    def test_what_is_not_kept_meanwhile_is_a_gap(self) -> None:
+    def test_a_paused_channel_is_not_requested_on_the_next_connection(self) -> None:
         line = new_line()
-        feed = line.subscribe("short", room=2)
-        line.land()
-        line.server.publish("short", *range(3))
-        line.advance(1)
-        line.server.publish("short", *range(3, 20))
-        values = line.take(feed)
-        line.advance(1)
-        values += line.take(feed)
-        line.advance(1)
-        values += line.take(feed)
-
-        gap = values[2]
-        assert (gap.first, gap.last, gap.reason) == (3, 17, "retention")
-        assert [value.data for value in values if isinstance(value, Item)] == [0, 1, 17, 18, 19]
-
-    def test_one_that_is_full_is_not_asked_for_on_the_next_connection(self) -> None:
-        line = new_line()
-        feed = line.subscribe("events", room=2)
-        line.land()
+        subscription = line.subscribe("events", capacity=2)
+        line.deliver()
         line.server.publish("events", *range(5))
         line.advance(1)
-        line.cut()
-        before = len(line.asked("subscribe"))
+        line.disconnect()
         line.connect()
-        assert len(line.asked("subscribe")) == before
+        assert len(line.commands("subscribe")) == 1
 
-        line.take(feed)
+        line.read(subscription)
 
         assert line.selections[0]["since"]["seq"] == 2
 
-    def test_a_server_that_did_not_stop_is_told_again(self) -> None:
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        line.protocol.unsubscribe(feed, line.now)
+    def test_a_failed_unsubscribe_is_repeated_when_items_come(self) -> None:
+        line, subscription = subscribed_line()
+        line.protocol.unsubscribe(subscription, line.now)
         line.transmit()
-        line.say({"type": "$error", "id": line.sent[-1]["id"], "code": "rate-limited", "after": 1})
-        assert len(line.asked("unsubscribe")) == 1
+        line.receive(error("rate-limited", id=line.sent[-1]["id"], after=1))
+        assert len(line.commands("unsubscribe")) == 1
 
-        line.say(item("a", 11), item("a", 12))
+        line.receive(item("a", 11), item("a", 12))
 
-        assert len(line.asked("unsubscribe")) == 2
+        assert len(line.commands("unsubscribe")) == 2
         assert line.events == [Connected("n")]
 
-    def test_and_not_once_it_is_wanted_again(self) -> None:
-        line = scripted("a")
-        line.protocol.unsubscribe(line.protocol._feeds["a"], line.now)
+    def test_a_failed_unsubscribe_is_not_repeated_after_a_new_subscribe(self) -> None:
+        line, subscription = subscribed_line()
+        line.protocol.unsubscribe(subscription, line.now)
         line.transmit()
-        line.say({"type": "$error", "id": line.sent[-1]["id"], "code": "rate-limited", "after": 1})
+        line.receive(error("rate-limited", id=line.sent[-1]["id"], after=1))
         again = line.subscribe("a")
-        line.say(item("a", 11))
+        line.receive(item("a", 11))
 
-        assert len(line.asked("unsubscribe")) == 1
+        assert len(line.commands("unsubscribe")) == 1
         assert not again.has_values
 
 
-class TestTalking:
+class TestCommandsAndLiveness:
     def test_frames_are_confirmed_by_number_and_by_size(self) -> None:
-        line = scripted("a")
-        for _ in range(CONFIRM_EVERY):
-            line.say()
-        line.say(item("a", 11, "x" * CONFIRM_SIZE))
+        line, _ = subscribed_line()
+        for _ in range(CONFIRM_FRAMES):
+            line.receive()
+        line.receive(item("a", 11, "x" * CONFIRM_CHARACTERS))
 
-        assert [command["frames"] for command in line.asked("seen")] == [CONFIRM_EVERY, CONFIRM_EVERY + 3]
+        assert [command["frames"] for command in line.commands("seen")] == [CONFIRM_FRAMES, CONFIRM_FRAMES + 3]
 
-    def test_an_older_server_is_not_told(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$error", "code": "unknown-action", "message": "seen"})
-        for _ in range(2 * CONFIRM_EVERY):
-            line.say()
+    def test_an_older_server_gets_no_confirmations(self) -> None:
+        line, _ = subscribed_line()
+        line.receive(error("unknown-action", "seen"))
+        for _ in range(2 * CONFIRM_FRAMES):
+            line.receive()
 
-        assert line.asked("seen") == []
+        assert line.commands("seen") == []
         assert line.events == [Connected("n")]
 
-    def test_the_engine_takes_confirmations_and_pings(self) -> None:
+    def test_the_engine_accepts_confirmations_and_pings(self) -> None:
         line = new_line()
-        feed = line.subscribe("events")
+        subscription = line.subscribe("events")
         for number in range(50):
             line.server.publish("events", number)
             line.advance(1)
         line.advance(25)
 
-        assert len(line.take(feed)) == 50
-        assert len(line.asked("seen")) >= 2
-        assert line.asked("ping")
+        assert len(line.read(subscription)) == 50
+        assert len(line.commands("seen")) >= 2
+        assert line.commands("ping")
         assert line.events == [Connected("here")]
 
-    def test_silence_is_death_but_any_traffic_is_life(self) -> None:
+    def test_silence_is_a_loss_and_any_data_is_a_sign_of_life(self) -> None:
         protocol = ClientProtocol()
-        protocol.connected(0.0)
-        assert protocol.get_timer() == PATIENCE
-        protocol.heard(5.0)
-        protocol.receive(msgspec.json.encode([HELLO]).decode(), 6.0)
+        protocol.connection_made(0.0)
+        assert protocol.get_timer() == MIN_TIMEOUT
+        protocol.data_received(5.0)
+        protocol.receive_message(msgspec.json.encode([HELLO]).decode(), 6.0)
         protocol.handle_timer(65.0)
-        protocol.heard(65.0)
+        protocol.data_received(65.0)
         protocol.handle_timer(124.0)
 
-        with pytest.raises(Lost, match="nothing was heard for 60 s"):
+        with pytest.raises(ConnectionLost, match="no data for 60 s"):
             protocol.handle_timer(125.0)
 
-    def test_too_many_commands_are_sent_again_when_the_server_says(self) -> None:
-        line = Line(Rig())
-        line.protocol.connected(line.now)
-        line.say(HELLO)
+    def test_rate_limited_commands_are_repeated_after_the_delay(self) -> None:
+        line = scripted_line()
         line.subscribe("a")
-        line.say({"type": "$error", "id": 1, "code": "rate-limited", "message": "slower", "after": 2})
+        line.receive(error("rate-limited", id=1, after=2))
         other = line.subscribe("b")
-        assert len(line.asked("subscribe")) == 1
+        assert len(line.commands("subscribe")) == 1
         assert line.protocol.get_timer() == line.now + 2
 
         line.server.now += 2
@@ -490,171 +439,154 @@ class TestTalking:
         assert [selection["channel"] for selection in line.selections] == ["a", "b"]
         assert other.error is None
 
-    def test_a_command_that_is_refused_whole(self) -> None:
-        line = Line(Rig())
-        line.protocol.connected(line.now)
-        line.say(HELLO)
-        feed = line.subscribe("a")
-        line.say({"type": "$error", "id": 1, "code": "bad-request", "message": "129 channels"})
-
-        assert str(feed.error) == "bad-request: 129 channels"
-
-    def test_one_that_spoils_a_command_does_not_end_the_others(self) -> None:
+    def test_a_refused_command_for_several_channels_is_repeated_for_each_of_them(self) -> None:
         line = Line(Rig())
         good, bad = line.subscribe("a"), line.subscribe("b")
-        line.protocol.connected(line.now)
-        line.say(HELLO)
-        line.say({"type": "$error", "id": 1, "code": "bad-request", "message": "too many"})
+        line.protocol.connection_made(line.now)
+        line.receive(HELLO)
+        line.receive(error("bad-request", "too many", id=1))
 
-        assert [command["channels"] for command in line.asked("subscribe")[1:]] == [
-            [{"channel": "a"}],
-            [{"channel": "b"}],
-        ]
-        line.say({"type": "$error", "id": 3, "code": "bad-request", "message": "too many"})
+        single = [[{"channel": "a"}], [{"channel": "b"}]]
+        assert [command["channels"] for command in line.commands("subscribe")[1:]] == single
+        line.receive(error("bad-request", "too many", id=3))
         assert (good.error, str(bad.error)) == (None, "bad-request: too many")
 
-    def test_complaints_that_nobody_waits_for_are_events(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$error", "code": "bad-request", "message": "what?"})
+    def test_an_error_without_a_waiting_caller_is_an_event(self) -> None:
+        line, _ = subscribed_line()
+        line.receive(error("bad-request", "what?"))
 
-        assert line.events[-1] == Complaint("bad-request", "what?")
+        assert line.events[-1] == CommandFailed("bad-request", "what?")
 
     @pytest.mark.parametrize(
-        "text", ["", "{}", "[1]", "[{}]", '["x"]', "[" * 5000, '[{"type":"t","seq":"x"}]', "hello", b"[]"]
+        "message", ["", "{}", "[1]", "[{}]", '["x"]', "[" * 5000, '[{"type":"t","seq":"x"}]', "hello", b"[]"]
     )
-    def test_what_is_no_hub_is_noticed(self, text: str | bytes) -> None:
+    def test_a_message_that_cannot_be_decoded_is_not_from_a_hub(self, message: str | bytes) -> None:
         protocol = ClientProtocol()
-        protocol.connected(0.0)
+        protocol.connection_made(0.0)
 
         with pytest.raises(NotAHub, match="analytics hub"):
-            protocol.receive(text, 0.0)
+            protocol.receive_message(message, 0.0)
 
-    @given(st.text(max_size=50))
-    def test_any_text_is_taken_or_refused(self, text: str) -> None:
-        protocol = ClientProtocol()
-        protocol.connected(0.0)
+    def test_additions_of_a_later_server_are_ignored(self) -> None:
+        line, subscription = subscribed_line()
+        line.receive({"type": "$news", "channels": 5, "seq": "x"}, {"type": "$pong", "id": 1})
+        line.receive({**item("a", 11), "shade": "blue"}, item("elsewhere", 1))
 
-        with pytest.raises(NotAHub):
-            protocol.receive(f"{text}!", 0.0)
-
-    def test_what_a_later_server_adds_is_passed_over(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$news", "channels": 5, "seq": "x"}, {"type": "$pong", "id": 1})
-        line.say({**item("a", 11), "shade": "blue"}, item("elsewhere", 1))
-
-        assert len(line.take(line.protocol._feeds["a"])) == 1
+        assert len(line.read(subscription)) == 1
 
 
 class TestTokens:
     def test_the_first_message_may_be_the_token(self) -> None:
         line = Line(Server(CHANNELS, QUICK))
-        feed = line.subscribe("events")
+        subscription = line.subscribe("events")
         line.connect(None, token="secret")
         (check,) = line.server.asked(CheckToken)
         line.server.engine.authenticated(check.session, ALICE, line.now)
-        line.land()
+        line.deliver()
 
         assert check.token == "secret"
-        assert feed.has_begun
+        assert subscription.was_accepted
         assert line.protocol.is_open
 
-    def test_what_is_to_be_sent_is_not_shown(self) -> None:
-        link = Link(MSGPACK_CODEC, has_token=True, started=0.0)
-        link.send(0.0, action="auth", token="hidden")
+    def test_the_repr_does_not_show_queued_commands(self) -> None:
+        connection = ConnectionState(MSGPACK_CODEC, has_token=True, started=0.0)
+        connection.send_command(0.0, action="auth", token="hidden")
 
-        assert "hidden" not in repr(link)
+        assert "hidden" not in repr(connection)
 
-    def test_a_first_message_that_is_refused_is_left_to_the_close_code(self) -> None:
+    def test_a_refused_first_token_ends_with_the_close_code(self) -> None:
         line = Line(Server(CHANNELS, QUICK))
         line.connect(None, token="old")
-        line.server.engine.authenticated(line.server.asked(CheckToken)[0].session, "expired", line.now)
-        line.land()
+        session = line.server.asked(CheckToken)[0].session
+        line.server.engine.authenticated(session, AuthenticationError("expired"), line.now)
+        line.deliver()
 
         assert not line.protocol.is_open
         assert line.peer is not None
         assert line.peer.close is not None
-        assert line.protocol.closed(line.peer.close.code, line.peer.close.reason, line.now).needs_token
+        code, reason = line.peer.close.code, line.peer.close.reason
+        assert line.protocol.connection_closed(code, reason, line.now).needs_new_token
 
-    def test_a_missing_one_is_noticed_at_once(self) -> None:
+    def test_a_missing_token_is_detected_at_once(self) -> None:
         line = Line(Server(CHANNELS, QUICK))
         line.connect(None, has_token=False)
 
-        with pytest.raises(Closed) as caught:
-            line.land()
-        ending = line.protocol.closed(caught.value.code, caught.value.reason, line.now)
-        assert isinstance(ending.error, TokenRefused)
-        assert ending.error.fault == "missing"
+        with pytest.raises(ConnectionClosed) as caught:
+            line.deliver()
+        decision = line.protocol.connection_closed(caught.value.code, str(caught.value), line.now)
+        assert isinstance(decision.error, TokenRefused)
+        assert decision.error.fault == "missing"
 
     def test_a_refresh_is_answered(self) -> None:
         line = new_line()
         outcomes: list[HubError | None] = []
-        for result in (ALICE, "expired", Identity(id="bob")):
+        for result in (ALICE, AuthenticationError("expired"), Identity(id="bob")):
             line.protocol.refresh("fresh", line.now, outcomes.append)
             line.transmit()
             check = line.server.asked(CheckToken)[-1]
             line.server.engine.authenticated(check.session, result, line.now)
-            line.land()
+            line.deliver()
 
-        assert outcomes[0] is None
-        assert isinstance(outcomes[1], TokenRefused)
-        assert outcomes[1].fault == "expired"
-        assert isinstance(outcomes[2], PermissionDenied)
+        accepted, expired, other_subject = outcomes
+        assert accepted is None
+        assert isinstance(expired, TokenRefused)
+        assert expired.fault == "expired"
+        assert isinstance(other_subject, PermissionDenied)
 
-    def test_a_connection_that_ends_has_no_answer_to_a_refresh(self) -> None:
+    def test_the_end_of_the_connection_ends_a_refresh_without_an_error(self) -> None:
         line = new_line()
         outcomes: list[HubError | None] = []
         line.protocol.refresh("fresh", line.now, outcomes.append)
-        line.cut()
+        line.disconnect()
 
         assert outcomes == [None]
 
-    def test_it_is_wanted_when_it_expires_and_once(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$expiring", "in": 30})
-        assert line.protocol.wants_token
+    def test_an_expiring_token_is_requested_once(self) -> None:
+        line, _ = subscribed_line()
+        line.receive({"type": "$expiring", "in": 30})
+        assert line.protocol.needs_token
 
         line.protocol.refresh(None, line.now)
 
-        assert not line.protocol.wants_token
-        assert line.asked("auth") == []
+        assert not line.protocol.needs_token
+        assert line.commands("auth") == []
 
 
 class TestEnding:
-    def test_a_drain_gives_a_slot_that_counts_from_then(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$drain", "in": 3.25})
+    def test_the_slot_of_a_drain_counts_from_its_arrival_and_is_used_once(self) -> None:
+        line, _ = subscribed_line()
+        line.receive({"type": "$drain", "in": 3.25})
         line.server.now += 1
 
         assert line.events[-1] == Draining(3.25)
-        assert line.protocol.closed(1012, "restart", line.now).delay == 2.25
-        assert line.protocol.closed(1012, "restart", line.now).delay == 0.5, "the slot is used up"
+        assert line.protocol.connection_closed(1012, "restart", line.now).delay == 2.25
+        assert line.protocol.connection_closed(1012, "restart", line.now).delay == 0.5
 
-    def test_a_server_that_says_after_is_left_alone_for_so_long(self) -> None:
-        line = scripted("a")
-        line.say({"type": "$error", "code": "rate-limited", "message": "slower", "after": 7})
+    def test_the_delay_of_an_error_is_the_minimum_before_reconnecting(self) -> None:
+        line, _ = subscribed_line()
+        line.receive(error("rate-limited", "slower", after=7))
 
-        assert line.protocol.closed(CloseCode.TOO_MANY_COMMANDS, "", line.now).delay == 7
+        assert line.protocol.connection_closed(CloseCode.TOO_MANY_COMMANDS, "", line.now).delay == 7
 
-    def test_a_connection_that_lasted_resets_the_back_off(self) -> None:
-        line = scripted()
+    def test_only_a_connection_that_lasted_resets_the_back_off(self) -> None:
+        line = scripted_line()
         delays = []
-        for lived in (0, 1, 10, 0):
-            line.protocol.connected(line.now)
-            line.server.now += lived
-            delays.append(line.protocol.lost("x", line.now).delay)
+        for lifetime in (0, 1, 10, 0):
+            line.protocol.connection_made(line.now)
+            line.server.now += lifetime
+            delays.append(line.protocol.connection_lost("x", line.now).delay)
 
         assert delays == [0.5, 1, 0.5, 1]
 
-    def test_giving_up_ends_every_feed_after_what_has_come(self) -> None:
-        line = scripted("a")
-        feed = line.protocol._feeds["a"]
-        line.say(item("a", 11))
-        error = HubError("over")
-        line.protocol.give_up(error, line.now)
+    def test_closing_ends_every_subscription_after_its_values(self) -> None:
+        line, subscription = subscribed_line()
+        line.receive(item("a", 11))
+        reason = HubError("over")
+        line.protocol.close(reason, line.now)
 
-        assert len(line.take(feed)) == 1
-        assert feed.error is error
+        assert len(line.read(subscription)) == 1
+        assert subscription.error is reason
         assert line.protocol.get_timer() is None
         line.protocol.handle_timer(line.now)
-        line.protocol.unsubscribe(feed, line.now)
+        line.protocol.unsubscribe(subscription, line.now)
         assert line.protocol.data_to_send() == []

@@ -1,4 +1,4 @@
-"""`HubPublisher` against a real hub, and against servers that are none."""
+"""`HubPublisher` against a real hub, and against a server that sends scripted answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from analytics_hub import (
     UnknownChannel,
 )
 from analytics_hub.client import HubPublisher, PublishFailed, TokenRefused
-from analytics_hub.exceptions import HubError
-from analytics_hub.hub.journal import Receipt
+from analytics_hub.contracts import Receipt
+from analytics_hub.exceptions import HubError, ItemTooLarge
 from analytics_hub.transports.websocket import serve
 
 WRITERS = frozenset({"writer"})
@@ -50,7 +50,7 @@ def authenticate(handshake: Handshake) -> Identity:
 
 @contextmanager
 def serving(**options: Any) -> Iterator[str]:
-    """A hub in another thread, as it is for whoever publishes over HTTP; its URL."""
+    """A hub in another thread; its URL."""
 
     async def run(*, task_status: anyio.abc.TaskStatus[int]) -> None:
         async with Hub(CHANNELS, authenticate=authenticate, grace=0.1) as hub:
@@ -87,7 +87,7 @@ def test_receipts(url: str) -> None:
         assert publisher.delete("table", "k") is None
 
 
-def test_many_at_once_do_not_fail_together(url: str) -> None:
+def test_a_refused_item_does_not_affect_the_others(url: str) -> None:
     publisher = HubPublisher(url, lambda: "writer")
     outcomes = publisher.publish_many(
         [
@@ -107,7 +107,7 @@ def test_many_at_once_do_not_fail_together(url: str) -> None:
     assert publisher.publish_many([]) == []
 
 
-def test_refusals_are_the_packages_own_exceptions(url: str) -> None:
+def test_refusals_raise_the_exceptions_of_the_package(url: str) -> None:
     publisher = HubPublisher(url, "writer")
 
     with pytest.raises(UnknownChannel, match="'nothing'"):
@@ -120,16 +120,16 @@ def test_refusals_are_the_packages_own_exceptions(url: str) -> None:
         publisher.publish("events", object())
     with pytest.raises(InvalidItem, match="bytes"):
         publisher.publish("events", "x" * 100_000)
-    with pytest.raises(HubError, match="a body may have"):
+    with pytest.raises(ItemTooLarge, match="body"):
         publisher.publish_many([{"channel": "events", "data": "x" * 50_000}] * 4)
 
 
 @pytest.mark.parametrize(("token", "fault"), [(None, "missing"), ("old", "expired")])
-def test_a_token_that_is_not_good(url: str, token: str | None, fault: str) -> None:
+def test_a_rejected_token(url: str, token: str | None, fault: str) -> None:
     with pytest.raises(TokenRefused) as caught:
         HubPublisher(url, token).publish("events", 1)
     assert caught.value.fault == fault
-    with pytest.raises(HubError, match="this is no token"):
+    with pytest.raises(HubError, match="the token is invalid"):
         HubPublisher(url, "two\nlines").publish("events", 1)
 
 
@@ -143,7 +143,7 @@ def test_tls(server_side: ssl.SSLContext, client_side: ssl.SSLContext) -> None:
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that sends one of `answers` to each request and hangs up; its URL, and the requests it got."""
+    """A server that sends one of `answers` to each request and disconnects; its URL, and the requests received."""
     requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -168,13 +168,14 @@ BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 6\r\n\r\nslower"
 BROKEN = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>"
 DRAINING = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 32\r\n\r\n{"error":{"code":"unavailable"}}'
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-STRANGE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+UNUSABLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+CRASHED = b'HTTP/1.1 500 Error\r\nContent-Length: 35\r\n\r\n{"error":{"code":"internal-error"}}'
 
 
 def publisher_for(url: str, **options: Any) -> tuple[Callable[[], Receipt], list[float]]:
-    slept: list[float] = []
-    publisher = HubPublisher(url, "t", sleep=slept.append, jitter=lambda: 1.0, **options)
-    return functools.partial(publisher.publish, "events", 1), slept
+    delays: list[float] = []
+    publisher = HubPublisher(url, "t", sleep=delays.append, jitter=lambda: 1.0, **options)
+    return functools.partial(publisher.publish, "events", 1), delays
 
 
 def test_the_path_and_the_headers() -> None:
@@ -189,31 +190,34 @@ def test_the_path_and_the_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "is_uncertain", "sentence"),
+    ("answer", "is_uncertain", "message"),
     [(b"", True, "no answer from"), (BROKEN, True, "HTTP 502"), (BUSY, False, "HTTP 429, slower"),
-     (DRAINING, False, "HTTP 503"), (MISSING, False, "HTTP 404"), (STRANGE, True, "not the answer of a hub")],
-    ids=["nothing", "broken", "busy", "draining", "missing", "strange"],
+     (DRAINING, False, "HTTP 503"), (MISSING, False, "HTTP 404"), (CRASHED, True, "HTTP 500"),
+     (UNUSABLE, True, "not that of an analytics hub")],
+    ids=["nothing", "broken", "busy", "draining", "missing", "crashed", "unusable"],
 )  # fmt: skip
-def test_failures_say_whether_it_may_have_been_published(answer: bytes, is_uncertain: bool, sentence: str) -> None:
-    with answering(answer) as (url, _), pytest.raises(PublishFailed, match=sentence) as caught:
+def test_a_failure_shows_whether_the_item_may_have_been_published(
+    answer: bytes, is_uncertain: bool, message: str
+) -> None:
+    with answering(answer) as (url, _), pytest.raises(PublishFailed, match=message) as caught:
         publisher_for(url)[0]()
 
     assert caught.value.is_uncertain is is_uncertain
 
 
-def test_what_is_surely_not_published_is_tried_again_when_asked() -> None:
+def test_a_request_that_was_certainly_not_processed_is_repeated() -> None:
     with answering(BUSY, BUSY, OK) as (url, _):
-        publish, slept = publisher_for(url, attempts=3)
+        publish, delays = publisher_for(url, attempts=3)
         assert publish().seq == 7
-    assert slept == [0.5, 1]
+    assert delays == [0.5, 1]
 
-    publish, slept = publisher_for("http://127.0.0.1:1", attempts=2)
+    publish, delays = publisher_for("http://127.0.0.1:1", attempts=2)
     with pytest.raises(PublishFailed, match=r"cannot connect to http://127\.0\.0\.1:1/: Connection refused"):
         publish()
-    assert slept == [0.5]
+    assert delays == [0.5]
 
 
-def test_nothing_is_published_twice_unless_it_may() -> None:
+def test_a_request_that_may_have_been_processed_is_repeated_only_with_may_repeat() -> None:
     with answering(b"") as (url, requests), pytest.raises(PublishFailed):
         publisher_for(url, attempts=5)[0]()
     assert len(requests) == 1
@@ -223,12 +227,12 @@ def test_nothing_is_published_twice_unless_it_may() -> None:
     assert len(requests) == 2
 
 
-def test_what_will_not_pass_is_not_tried_again() -> None:
+def test_a_permanent_failure_is_not_repeated() -> None:
     with answering(MISSING) as (url, _), pytest.raises(PublishFailed):
         publisher_for(url, attempts=5, may_repeat=True)[0]()
 
 
-def test_what_a_token_function_raises_is_raised_as_it_is() -> None:
+def test_an_exception_of_the_token_function_is_raised_unchanged() -> None:
     def token() -> str:
         raise FileNotFoundError("token.txt")
 
@@ -236,8 +240,8 @@ def test_what_a_token_function_raises_is_raised_as_it_is() -> None:
         HubPublisher("http://127.0.0.1:1", token).publish("events", 1)
 
 
-def test_wrong_arguments() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="must begin with http://"):
         HubPublisher("ws://localhost")
-    with pytest.raises(ValueError, match="attempts is 0"):
+    with pytest.raises(ValueError, match="attempts is 0; it must be at least 1"):
         HubPublisher("http://localhost", attempts=0)

@@ -1,4 +1,4 @@
-"""A pretend wire between the client's protocol and the real engine: frames are in flight until a test lands them."""
+"""A simulated wire between the client protocol and the real engine: frames are in flight until a test delivers them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from analytics_hub.channels import Channel
-from analytics_hub.client.backoff import Ending
-from analytics_hub.client.feed import Feed, Options
+from analytics_hub.client.backoff import RetryDecision
 from analytics_hub.client.protocol import ClientProtocol
+from analytics_hub.client.subscription_state import Options, SubscriptionState
 from analytics_hub.client.values import Event
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import Append, Read
@@ -22,7 +22,7 @@ from ..core.rig import ALICE, WALL, Peer, Rig
 
 
 class Server(Rig):
-    """A rig with a journal that answers at once, and epochs of its own."""
+    """A rig with a journal that answers at once, and a nonce that makes its epochs differ from those of another one."""
 
     def __init__(self, channels: Iterable[Channel], tuning: Tuning | None = None, *, nonce: str = "first") -> None:
         super().__init__(*channels, tuning=tuning)
@@ -46,7 +46,7 @@ class Server(Rig):
 
 
 class Line:
-    """One client and the server it talks to, which may be replaced by another."""
+    """One client and its server, which may be replaced by another."""
 
     def __init__(self, server: Rig, jitter: float = 1.0) -> None:
         self.server = server
@@ -65,26 +65,26 @@ class Line:
 
     def connect(self, identity: Identity | None = ALICE, **options: Any) -> None:
         self.peer = self.server.connect(identity)
-        self.protocol.connected(self.now, **options)
+        self.protocol.connection_made(self.now, **options)
         self.transmit()
 
-    def cut(self) -> Ending:
-        """The connection breaks, and what was in flight is lost."""
+    def disconnect(self) -> RetryDecision:
+        """The connection breaks, and the frames in flight are lost."""
         if self.peer is not None:
             self.server.engine.disconnect(self.peer.session, self.now)
             self.server.pump()
         self.peer = None
         self.in_flight.clear()
-        return self.protocol.lost("cut", self.now)
+        return self.protocol.connection_lost("lost", self.now)
 
     def restart(self, server: Rig) -> None:
-        """Another server takes the place of this one, which dies."""
-        self.cut()
+        """Replace the server by another one."""
+        self.disconnect()
         server.now = self.now
         self.server = server
 
     def transmit(self) -> None:
-        """The client's commands reach the server, and what it writes is in flight."""
+        """The commands of the client reach the server, and the frames of the server are in flight."""
         for message in self.protocol.data_to_send():
             assert isinstance(message, str)
             self.sent.append(msgspec.json.decode(message))
@@ -95,48 +95,48 @@ class Line:
             self.in_flight.extend(msgspec.json.encode(frame).decode() for frame in self.peer.frames)
             self.peer.forget()
 
-    def land(self, frames: int = 1_000_000) -> None:
-        """Up to so many frames arrive, and the client says what it has to say."""
+    def deliver(self, frames: int = 1_000_000) -> None:
+        """Deliver up to so many frames, and transmit what the client sends in response."""
         self.transmit()
         while self.in_flight and frames:
             frames -= 1
-            self.protocol.receive(self.in_flight.popleft(), self.now)
+            self.protocol.receive_message(self.in_flight.popleft(), self.now)
             self.transmit()
         self.events += self.protocol.events()
 
     def advance(self, seconds: float) -> None:
-        """Time passes, and everything arrives."""
+        """Time passes, and all frames are delivered."""
         self.server.advance(seconds)
         self.protocol.handle_timer(self.now)
-        self.land()
+        self.deliver()
 
-    def say(self, *items: dict[str, Any]) -> None:
-        """One frame that no engine has sent."""
-        self.protocol.receive(msgspec.json.encode(items).decode(), self.now)
+    def receive(self, *items: dict[str, Any]) -> None:
+        """Deliver one frame that the engine has not sent."""
+        self.protocol.receive_message(msgspec.json.encode(items).decode(), self.now)
         self.transmit()
         self.events += self.protocol.events()
 
-    # --- the user
+    # --- the application
 
-    def subscribe(self, channel: str, *, room: int = 1024, type: Any = Any, **options: Any) -> Feed:
-        feed = self.protocol.subscribe(channel, Options(**options), self.now, type=type, room=room)
+    def subscribe(self, channel: str, *, capacity: int = 1024, type: Any = Any, **options: Any) -> SubscriptionState:
+        subscription = self.protocol.subscribe(channel, Options(**options), self.now, type=type, capacity=capacity)
         self.transmit()
-        return feed
+        return subscription
 
-    def take(self, feed: Feed, count: int = 1_000_000) -> list[Any]:
-        """Up to so many values, as they are handed out."""
+    def read(self, subscription: SubscriptionState, count: int = 1_000_000) -> list[Any]:
+        """Up to so many values."""
         values = []
-        while feed.has_values and count:
+        while subscription.has_values and count:
             count -= 1
-            values.append(self.protocol.take(feed, self.now))
+            values.append(self.protocol.next_value(subscription, self.now))
         self.transmit()
         return values
 
-    def asked(self, action: str) -> list[dict[str, Any]]:
+    def commands(self, action: str) -> list[dict[str, Any]]:
         return [command for command in self.sent if command["action"] == action]
 
     @property
     def selections(self) -> list[Any]:
-        """What the last `subscribe` was for."""
-        channels: list[Any] = self.asked("subscribe")[-1]["channels"]
+        """The channels of the last `subscribe`."""
+        channels: list[Any] = self.commands("subscribe")[-1]["channels"]
         return channels

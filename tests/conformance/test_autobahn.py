@@ -32,11 +32,11 @@ def test_every_case_of_the_quick_profile_is_passed_strictly(python: str, tmp_pat
 
     faults = {}
     for backend, report in zip(BACKENDS, reports, strict=True):
-        assert report.accidents == ()
+        assert report.failures == ()
         if weak := report.weak:
             # The suite waits one second for an answer, which a busy machine may exceed: run these cases again, alone.
-            doubted = Profile(cases=tuple(verdict.case for verdict in weak), count=len(weak), guard=QUICK.guard)
-            report = run(python, doubted, backend, tmp_path / f"{backend}-doubted")
+            repeated = Profile(cases=tuple(verdict.case for verdict in weak), count=len(weak), guard=QUICK.guard)
+            report = run(python, repeated, backend, tmp_path / f"{backend}-repeated")
         faults[backend] = report.faults
     assert faults == {backend: [] for backend in BACKENDS}
 
@@ -71,9 +71,12 @@ def test_an_informational_case_must_be_informational(tmp_path: Path) -> None:
     assert report.faults == ["7.13.1: FAILED, closing OK: Said this. Closed so."]
 
 
-def test_a_missing_verdict_and_an_accident_are_faults(tmp_path: Path) -> None:
-    assert Report.read(tmp_path, 247, ["no answer"]).faults == ["0 cases were judged, and not 247", "no answer"]
-    assert Report.read(write(tmp_path, c2_1=("OK", "OK")), 2).faults == ["1 cases were judged, and not 2"]
+def test_a_missing_verdict_and_a_failure_of_the_suite_are_faults(tmp_path: Path) -> None:
+    assert Report.read(tmp_path, 247, ["stuck"]).faults == [
+        "0 cases have a verdict; there must be 247",
+        "stuck",
+    ]
+    assert Report.read(write(tmp_path, c2_1=("OK", "OK")), 2).faults == ["1 cases have a verdict; there must be 2"]
 
 
 def test_the_table_counts_by_section(tmp_path: Path) -> None:

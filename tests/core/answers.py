@@ -10,6 +10,14 @@ from typing import Any, Final
 
 from analytics_hub.channels import MAX_NAME_LENGTH, Channel
 from analytics_hub.core.session import Session
+from analytics_hub.exceptions import (
+    AuthenticationError,
+    AuthenticationUnavailable,
+    HubError,
+    Overloaded,
+    PermissionDenied,
+    TooManyRequests,
+)
 from analytics_hub.identity import Identity
 
 from .model import Life, Stream
@@ -23,13 +31,21 @@ SMALL: Final = 1e-3
 """What sums of floats may be off by, in tokens and in seconds."""
 
 
-# What a refused token is answered with: code, when to come back, and how the connection ends if it was the first.
-REFUSALS: Final = {
-    "forbidden": ("forbidden", "never", 4403),
-    "limited": ("rate-limited", "later", 4429),
-    "overloaded": ("rate-limited", "later", 1013),
-    "unavailable": ("unauthenticated", "later", 1011),
-}
+REFUSALS: Final[tuple[tuple[HubError, Fields, int], ...]] = (
+    (AuthenticationError("missing"), {"code": "unauthenticated", "message": "missing token", "retry": "never"}, 4401),
+    (AuthenticationError("invalid"), {"code": "unauthenticated", "message": "invalid token", "retry": "never"}, 4401),
+    (AuthenticationError("expired"), {"code": "unauthenticated", "message": "expired token", "retry": "never"}, 4401),
+    (PermissionDenied("not here"), {"code": "forbidden", "message": "not here", "retry": "never"}, 4403),
+    (TooManyRequests("slow down", 7.25), {"code": "rate-limited", "message": "slow down", "after": 7.25}, 4429),
+    (Overloaded("full"), {"code": "rate-limited", "message": "full", "after": 0.5}, 1013),
+    (
+        AuthenticationUnavailable(),
+        {"code": "unauthenticated", "message": "tokens cannot be checked now", "after": 0.5},
+        1011,
+    ),
+)
+"""What may come instead of an identity, the `$error` that answers it, and how the connection ends if it has none."""
+EXPIRED: Final = REFUSALS[2][0]
 
 
 @dataclass(frozen=True)
@@ -164,16 +180,16 @@ class CommandHandler:
     def _id(self) -> Fields:
         return {"id": self.command["id"]} if self.command.get("id") is not None else {}
 
-    def authenticated(self, result: Identity | str) -> None:
+    def authenticated(self, result: Identity | HubError) -> None:
         """The answer to the token it sent."""
         if self.waits_for != "token" or self.ending is not None:
             return
         self.waits_for = None
         if isinstance(result, Identity) and result.expires is not None and result.expires <= self.world.wall:
-            result = "expired"
-        if isinstance(result, str):
-            code, retry, ending = REFUSALS.get(result, ("unauthenticated", "never", 4401))
-            self.error(code, retry=retry, **self._id())
+            result = EXPIRED
+        if isinstance(result, HubError):
+            fields, ending = next((fields, ending) for error, fields, ending in REFUSALS if error is result)
+            self.expect("$error", **fields, **self._id())
             if self.identity is None:
                 self.ending = ending
         elif self.identity is None:

@@ -85,27 +85,27 @@ MUTANTS: Final = (
         "last-one-more",
         "`last: N` starts N + 1 items back.",
         "log.py",
-        "return max(self.oldest(), self.head - count)",
-        "return max(self.oldest(), self.head - count - 1)",
+        "return max(self.oldest_position(), self.head - count)",
+        "return max(self.oldest_position(), self.head - count - 1)",
     ),
     mutant(
         "stale-positions",
         "A member that leaves a follower keeps the positions from before it followed.",
         "membership.py",
-        "                place(standing.readers, cohort.inbox)\n",
+        "                set_positions(detached.readers, cohort.queue)\n",
         "                pass\n",
     ),
     mutant(
         "inbox-lost",
         "What a follower was handed is lost when it stops following.",
         "fanout.py",
-        "    place(cohort.readers, inbox)\n",
+        "    set_positions(cohort.readers, queue)\n",
         "",
     ),
     mutant(
         "carry-left-behind",
         "A member that leaves takes no copy of what was taken and not written yet.",
-        "cohort.py",
+        "reader.py",
         "        twin.carry = self.carry\n",
         "",
     ),
@@ -121,13 +121,13 @@ MUTANTS: Final = (
         "gap-unsaid",
         "A loss is marked as reported, and its `$gap` is not sent.",
         "limited_batch.py",
-        "            self.items.insert(place, reader.notice(self._held_by, self._timestamp))",
-        "            reader.notice(self._held_by, self._timestamp)",
+        "            self.items.insert(place, reader.report_gap(self._held_by, self._timestamp))",
+        "            reader.report_gap(self._held_by, self._timestamp)",
     ),
     mutant(
         "second-loss-unsaid",
         "What is lost before an earlier loss was reported is not added to it.",
-        "cohort.py",
+        "reader.py",
         "self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)",
         "self.gap = self.gap or Gap(first, last, count)",
     ),
@@ -162,22 +162,22 @@ MUTANTS: Final = (
     mutant(
         "newer-lost-first",
         "What a client is held back from is lost before what was taken for it and not written.",
-        "cohort.py",
-        "            self.position = self.settled\n            self.carry = ()\n",
+        "reader.py",
+        "            self.position = self.written_position\n            self.carry = ()\n",
         "            pass\n",
     ),
     mutant(
         "trim-by-channel",
         "The buffer is cut channel by channel instead of by age.",
         "batcher.py",
-        "        newest.sort(key=_by_order)\n        del newest",
+        "        newest.sort(key=by_order)\n        del newest",
         "        del newest",
     ),
     mutant(
         "no-trim",
         "What a stalled session may not wait for is kept.",
         "membership.py",
-        "            self._batcher.trim(list(standing.readers.values()))",
+        "            self._batcher.trim(list(detached.readers.values()))",
         "            pass",
     ),
     mutant(
@@ -198,14 +198,14 @@ MUTANTS: Final = (
     mutant(
         "conflated-as-dropped",
         "A superseded item is counted as dropped.",
-        "cohort.py",
+        "reader.py",
         "self.conflated += log.head - self.position - len(entries) - lost",
         "self.dropped += log.head - self.position - len(entries) - lost",
     ),
     mutant(
         "uncounted-in-a-join",
         "Who joins a cohort takes over its count of conflated items.",
-        "subscription.py",
+        "session.py",
         "        self.conflated += old.conflated - new.conflated\n",
         "",
     ),
@@ -226,7 +226,7 @@ MUTANTS: Final = (
     mutant(
         "nothing-abandoned",
         "What was pending when a subscription ended is forgotten.",
-        "ledger.py",
+        "statistics.py",
         "self.abandoned + self.pending, 0)",
         "self.abandoned, 0)",
     ),
@@ -234,7 +234,7 @@ MUTANTS: Final = (
         "account-unclosed",
         "The account of a subscription that has ended is missing from the channel's totals.",
         "subscriptions.py",
-        "        log.closed = log.closed + ledger\n",
+        "        log.closed_accounts = log.closed_accounts + ledger\n",
         "",
     ),
     # --- order
@@ -242,39 +242,39 @@ MUTANTS: Final = (
         "data-before-answer",
         "An item is sent before the acknowledgement of its subscription.",
         "output.py",
-        "        if self._talking:\n",
-        "        if self._talking and not self._due:\n",
+        "        if self._with_control:\n",
+        "        if self._with_control and not self._due:\n",
     ),
     mutant(
         "close-before-last-words",
         "A session is closed before what was said to it last is out.",
         "engine.py",
-        "            if self._placement.outbox and isinstance(self._events[0], Close):\n                return\n",
+        "            if self._membership.outbox and isinstance(self._events[0], Close):\n                return\n",
         "",
     ),
     mutant(
         "owed-frame-forgotten",
         "Who leaves in the middle of a flush is not written the frame it is owed.",
         "membership.py",
-        "self.outbox.append(Delivery(cohort.settle(session), (session,)))",
-        "cohort.settle(session)",
+        "self.outbox.append(Delivery(cohort.pop_owed_frame(session), (session,)))",
+        "cohort.pop_owed_frame(session)",
     ),
     mutant(
         "inbox-by-channel",
         "A follower is handed new entries channel by channel instead of by age.",
         "fanout.py",
-        "    news.sort(key=_by_order)\n",
+        "    entries.sort(key=_by_first)\n",
         "",
     ),
     mutant(
         "before-the-commit",
         "An item of a durable channel is delivered before its journal has it.",
         "journal.py",
-        "            self._ask(Append(log.name, log.head + 1, items, log.batch))",
-        "            self._ask(Append(log.name, log.head + 1, items, log.batch))\n"
+        "            self._emit(Append(log.name, log.head + 1, items, log.batch))",
+        "            self._emit(Append(log.name, log.head + 1, items, log.batch))\n"
         "            for item in items:\n"
         "                log.append(Entry(0, log.head + 1, item, log.name))\n"
-        "            self._placement.mark(log)",
+        "            self._scheduler.mark(log)",
         Edit("journal.py", "            log.append(Entry(order, log.head + 1, item, name))", "            pass"),
     ),
     mutant(
@@ -296,8 +296,8 @@ MUTANTS: Final = (
         "stalled-in-the-cohort",
         "A client that stalls stays with the others, and their next frame is written to it.",
         "membership.py",
-        "        stray = cohort.stray\n",
-        "        if cohort.size > 1:\n            return\n        stray = cohort.stray\n",
+        "        peer = cohort.stalled_peer\n",
+        "        if cohort.size > 1:\n            return\n        peer = cohort.stalled_peer\n",
     ),
     mutant(
         "readers-shared",
@@ -310,9 +310,9 @@ MUTANTS: Final = (
         "strays-of-two-flushes",
         "Clients that stalled after different flushes share positions.",
         "membership.py",
-        " and stray.last_write == cohort.last_write:",
-        ":",
-        Edit("output.py", "        cohort.stray = None\n", ""),
+        " and peer.is_stalled and peer.last_write == cohort.last_write:",
+        " and peer.is_stalled:",
+        Edit("output.py", "        cohort.stalled_peer = None\n", ""),
     ),
     mutant(
         "tokens-for-nothing",
@@ -325,28 +325,28 @@ MUTANTS: Final = (
         "tokens-by-subscribing",
         "A session without subscriptions gets a full bucket with its next one.",
         "membership.py",
-        "            session.standing = standing\n",
+        "            session.detached = detached\n",
         "",
     ),
     mutant(
         "poor-joins-rich",
         "A session with fewer tokens joins a cohort with more.",
         "membership.py",
-        "cohort.bucket.available(now) + _ROUNDING >= home.bucket.available(now)",
+        "cohort.bucket.available(now) + _ROUNDING >= primary.bucket.available(now)",
         "True",
     ),
     mutant(
         "outlives-unsubscribe",
         "A reader lives on after its subscription has ended.",
         "subscriptions.py",
-        "reader = standing.readers.pop(name)",
-        "reader = standing.readers[name]",
+        "reader = detached.readers.pop(name)",
+        "reader = detached.readers[name]",
     ),
     mutant(
         "outlives-close",
         "A session that has ended stays in its cohort.",
         "subscriptions.py",
-        "        self._placement.remove(session)\n",
+        "        self._membership.remove(session)\n",
         "",
     ),
     # --- pace
@@ -383,22 +383,22 @@ MUTANTS: Final = (
         "max-hz-ignored",
         "`max_hz` holds nothing back.",
         "batcher.py",
-        "reader.next_at = now + reader.every",
+        "reader.next_at = now + reader.period",
         "reader.next_at = now",
     ),
     mutant(
         "wake-up-forgotten",
         "A cohort that could be given nothing is not looked at again.",
         "output.py",
-        "            if cohort.dirty:\n                placement.wants(cohort, now)\n            return None",
+        "            if cohort.dirty:\n                scheduler.request_turn(cohort, now)\n            return None",
         "            return None",
     ),
     mutant(
         "heartbeat-late",
         "A silent client gets its heartbeat after twice the time.",
         "deadlines.py",
-        "if self._moment.now - last >= self._tuning.heartbeat and",
-        "if self._moment.now - last >= 2 * self._tuning.heartbeat and",
+        "if now - last >= self._tuning.heartbeat and",
+        "if now - last >= 2 * self._tuning.heartbeat and",
     ),
     # --- starting and ending
     mutant(
@@ -412,7 +412,7 @@ MUTANTS: Final = (
         "epoch-ignored",
         "A resume from another epoch is taken for one from this.",
         "start.py",
-        "    if since.epoch != log.epoch:\n        return _anew(log, selection, timestamp)\n",
+        "    if since.epoch != log.epoch:\n        return _start_over(log, selection, timestamp)\n",
         "",
     ),
     mutant(
@@ -432,7 +432,7 @@ MUTANTS: Final = (
     mutant(
         "fresh-for-ever",
         "A reader that began with a snapshot never learns of a deletion.",
-        "cohort.py",
+        "reader.py",
         "            self.is_fresh = False\n",
         "",
     ),
@@ -454,8 +454,8 @@ MUTANTS: Final = (
         "roles-deferred",
         "Who is given other roles keeps what it has until it sends a token.",
         "commands.py",
-        "        session.identity = identity\n        self.forbid(session, self._subscriptions.lost(session))\n",
-        "        session.identity = identity\n",
+        "        session.identity = identity\n        self.forbid(session,",
+        "        session.identity = identity\n        self.forbid(session, () and",
     ),
     mutant(
         "one-taken-back",
@@ -475,8 +475,8 @@ MUTANTS: Final = (
         "expiry-ignored",
         "A session outlives its token by a minute.",
         "deadlines.py",
-        "endings.append((self._moment.now + left, CloseCode.UNAUTHENTICATED",
-        "endings.append((self._moment.now + left + 60, CloseCode.UNAUTHENTICATED",
+        "endings.append((self._current_time.now + left, CloseCode.UNAUTHENTICATED",
+        "endings.append((self._current_time.now + left + 60, CloseCode.UNAUTHENTICATED",
     ),
     mutant(
         "members-for-ever",
@@ -504,14 +504,14 @@ MUTANTS: Final = (
         "gap-reason",
         "The gap of a client that was congested says `rate`.",
         "membership.py",
-        'cohort.held_by = "buffer" if session.is_stalled else standing.held_by',
-        "cohort.held_by = standing.held_by",
+        'cohort.held_by = "buffer" if session.is_stalled else detached.held_by',
+        "cohort.held_by = detached.held_by",
     ),
     mutant(
         "drain-in-one-slot",
         "`$drain` sends all clients back at the same moment.",
         "engine.py",
-        "round(place * slot, 3)",
+        "round(index * slot, 3)",
         "round(slot, 3)",
     ),
     mutant(
@@ -591,10 +591,13 @@ def find_in_copy(mutant: Mutant | None, seed: int = SEED) -> Verdict:
     """Run the machines against a copy of the core with `mutant` applied, or none."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         top = Path(folder)
-        skip = shutil.ignore_patterns("__pycache__", "transports")  # a link, and the core needs none
-        shutil.copytree(ROOT / "analytics_hub", top / "analytics_hub", ignore=skip)
-        shutil.copytree(ROOT / "tests" / "core", top / "tests" / "core", ignore=skip)
-        (top / "tests" / "__init__.py").touch()
+        skip = shutil.ignore_patterns("__pycache__")
+        for part in ("analytics_hub/core", "analytics_hub/protocol", "tests/core"):
+            shutil.copytree(ROOT / part, top / part, ignore=skip)
+        for path in (ROOT / "analytics_hub").glob("*.py"):
+            shutil.copy(path, top / "analytics_hub")
+        for package in ("analytics_hub", "tests"):  # the core needs no more of the package
+            (top / package / "__init__.py").write_text("")
         if mutant is not None:
             apply(mutant, top / "analytics_hub" / "core")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -10,8 +10,8 @@ import msgspec
 from analytics_hub.channels import Channel
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import Append, Close, Event, Read
-from analytics_hub.core.ledger import Ledger
 from analytics_hub.core.session import Session
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -25,15 +25,37 @@ WALL: Final = 1_700_000_000.0
 E = TypeVar("E", bound=Event)
 
 
-class Peer:
-    """A client that remembers what it was written. While it `is_full`, every write to it is the last it takes."""
+class FakeTransport:
+    """Keeps what is written to it. While it `is_full`, it wants nothing more after each write."""
 
-    def __init__(self, rig: Rig, session: Session) -> None:
-        self.rig = rig
-        self.session = session
+    def __init__(self) -> None:
         self.is_full = False
-        self.writes: list[list[list[Fields]]] = []
-        self.sizes: list[int] = []  # of all writes there were, in bytes
+        self.writes: list[bytes] = []
+
+    def write(self, frame: bytes) -> bool:
+        self.writes.append(frame)
+        return not self.is_full
+
+    def close(self, code: int, reason: str) -> None:
+        raise NotImplementedError  # the tests look at the events instead
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def confirmed(self, frames: int) -> None:
+        raise NotImplementedError
+
+
+class Peer:
+    """A client, by what its transport was written."""
+
+    def __init__(self, rig: Rig, transport: FakeTransport, session: Session) -> None:
+        self.rig = rig
+        self.transport = transport
+        self.session = session
 
     def send(self, *commands: Fields) -> None:
         """Each command in a frame of its own."""
@@ -68,7 +90,26 @@ class Peer:
         self.rig.pump()
 
     def forget(self) -> None:
-        self.writes.clear()
+        self.transport.writes.clear()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every write to it is the last that it takes."""
+        return self.transport.is_full
+
+    @is_full.setter
+    def is_full(self, is_full: bool) -> None:
+        self.transport.is_full = is_full
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each write."""
+        return [len(write) for write in self.transport.writes]
+
+    @property
+    def writes(self) -> list[list[list[Fields]]]:
+        """The frames of each write."""
+        return [read_frames(write) for write in self.transport.writes]
 
     @property
     def frames(self) -> list[list[Fields]]:
@@ -118,10 +159,14 @@ class Rig:
         self.engine.tell_time(self.now, WALL)
 
     def connect(self, identity: Identity | None = ALICE, wire: LineWire | None = None) -> Peer:
-        session = self.engine.connect(wire or LineWire(), identity, self.now, id=f"s{len(self.engine.sessions)}")
-        session.peer = peer = Peer(self, session)
+        peer = self.new_peer(identity, wire or LineWire(), f"s{len(self.engine.sessions)}")
         self.pump()
         return peer
+
+    def new_peer(self, identity: Identity | None, wire: LineWire, id: str) -> Peer:
+        """A client that was written nothing yet."""
+        transport = FakeTransport()
+        return Peer(self, transport, self.engine.connect(transport, wire, identity, self.now, id=id))
 
     def crowd(self, count: int, *channels: str | Fields) -> list[Peer]:
         """Clients that have subscribed and read everything so far, all in one cohort."""
@@ -156,13 +201,9 @@ class Rig:
         raise AssertionError("the engine never comes to rest")
 
     def write(self, frame: bytes, recipients: Iterable[Session]) -> None:
-        frames = read_frames(frame)
         for session in recipients:
             assert not session.is_stalled, "written while it takes nothing"
-            peer: Peer = session.peer
-            peer.writes.append(frames)
-            peer.sizes.append(len(frame))
-            if peer.is_full:
+            if not session.transport.write(frame):
                 self.engine.stalled(session, self.now)
 
     def advance(self, seconds: float) -> None:

@@ -7,11 +7,13 @@ import json
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.commands import Refusal
 from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Confirmed, Pause
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
+from analytics_hub.protocol import Selection
 from analytics_hub.tuning import Tuning
 
+from .answers import REFUSALS
 from .rig import ALICE, START, WALL, Peer, Rig
 from .wire import Fields
 
@@ -19,6 +21,7 @@ A = Channel("a")
 B = Channel("b")
 SECRET = Channel("secret", roles=frozenset({"admin"}))
 PING: Fields = {"action": "ping"}
+IDS = [str(error) for error, *_ in REFUSALS]
 
 
 def error(peer: Peer) -> Fields:
@@ -33,7 +36,7 @@ def newcomer(rig: Rig) -> Peer:
     return peer
 
 
-def grant(peer: Peer, result: Identity | Refusal) -> None:
+def grant(peer: Peer, result: Identity | HubError) -> None:
     peer.rig.engine.authenticated(peer.session, result, peer.rig.now)
     peer.rig.pump()
 
@@ -165,7 +168,7 @@ def test_more_channels_than_a_session_may_hold_are_one_bad_request(action: str) 
     peer.send({"action": action, "id": 2, "channels": ["a"] * 4})
 
     assert (error(peer)["code"], error(peer)["id"]) == ("bad-request", 2)
-    assert error(peer)["message"] == "4 channels in one command; at most 3 are right"
+    assert error(peer)["message"] == "4 channels in one command; at most 3 are allowed"
     assert peer.types[1:] == ["$error"]
 
 
@@ -264,37 +267,15 @@ def test_auth_and_subscribe_in_one_packet_work() -> None:
     assert "id" not in peer.items[1]
 
 
-@pytest.mark.parametrize(
-    ("refusal", "code", "closed"),
-    [
-        ("missing", "unauthenticated", 4401),
-        ("invalid", "unauthenticated", 4401),
-        ("expired", "unauthenticated", 4401),
-        ("forbidden", "forbidden", 4403),
-        ("limited", "rate-limited", 4429),
-        ("overloaded", "rate-limited", 1013),
-        ("unavailable", "unauthenticated", 1011),
-    ],
-)
-def test_a_refused_first_token_ends_the_client(refusal: Refusal, code: str, closed: int) -> None:
+@pytest.mark.parametrize(("refusal", "answer", "closed"), REFUSALS, ids=IDS)
+def test_a_refused_first_token_ends_the_client(refusal: HubError, answer: Fields, closed: int) -> None:
     peer = newcomer(Rig(A))
 
     grant(peer, refusal)
 
-    assert (error(peer)["code"], error(peer)["id"]) == (code, 9)
-    assert error(peer)["retry"] == ("later" if refusal in {"limited", "overloaded", "unavailable"} else "never")
+    assert error(peer).items() >= {"id": 9, "retry": "later", **answer}.items()
     assert peer.close is not None
-    assert peer.close.code == closed
-
-
-@pytest.mark.parametrize(("after", "told"), [(None, 0.5), (7.25, 7.25)])
-def test_a_refusal_that_passes_says_when_to_come_back(after: float | None, told: float) -> None:
-    peer = newcomer(Rig(A))
-
-    peer.rig.engine.authenticated(peer.session, "limited", peer.rig.now, after=after)
-    peer.rig.pump()
-
-    assert (error(peer)["retry"], error(peer)["after"]) == ("later", told)
+    assert (peer.close.code, peer.close.reason) == (closed, answer["message"])
 
 
 def test_a_token_that_has_run_out_meanwhile_is_expired() -> None:
@@ -364,8 +345,8 @@ def test_what_new_roles_do_not_allow_is_ended_and_named() -> None:
     assert peer.data() == [2]
 
 
-@pytest.mark.parametrize("refusal", ["invalid", "forbidden", "limited", "overloaded", "unavailable"])
-def test_a_refused_refresh_leaves_the_session_alone(refusal: Refusal) -> None:
+@pytest.mark.parametrize("refusal", [error for error, *_ in REFUSALS], ids=IDS)
+def test_a_refused_refresh_leaves_the_session_alone(refusal: HubError) -> None:
     rig = Rig(A)
     peer = rig.connect()
     peer.subscribe("a")
@@ -565,3 +546,78 @@ def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
     assert in_between == [True]
     assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
     assert rig.now == START
+
+
+# --- without a frame
+
+
+def names_of(peer: Peer) -> list[list[str]]:
+    """The channels of each answer."""
+    return [[one["channel"] for one in answer["channels"]] for answer in peer.said("$subscribed")]
+
+
+def test_selections_become_as_few_commands_as_their_bound_allows() -> None:
+    rig = Rig(Channel("user:*"), tuning=Tuning(max_subscriptions=3))
+    peer = rig.connect()
+    wanted = [Selection(f"user:{number}", last=1) for number in range(7)]
+    rig.publish("user:6", "news")
+
+    rig.engine.subscribe(peer.session, wanted, rig.now)
+    rig.pump()
+
+    names = [selection.channel for selection in wanted]
+    assert names_of(peer) == [names[:3], names[3:6], names[6:]]
+    assert [one.get("code") for one in peer.said("$subscribed")[1]["channels"]] == ["too-many-subscriptions"] * 3
+    assert set(peer.session.subscriptions) == set(names[:3])
+    assert "id" not in peer.said("$subscribed")[0]
+
+
+def test_no_selection_is_no_command() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+
+
+def test_selections_count_as_commands_of_their_number() -> None:
+    rig = Rig(A, B, tuning=Tuning(command_rate=2))
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [Selection("a"), Selection("b")], rig.now)
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert names_of(peer) == [["a", "b"]]
+    assert (error(peer)["code"], error(peer)["after"]) == ("rate-limited", 0.5)
+
+
+def test_selections_wait_for_an_identity_and_their_turn() -> None:
+    rig = Rig(A, asks_to_authorize=True)
+    peer, early = newcomer(rig), rig.connect(identity=None)
+
+    for each in (peer, early):
+        rig.engine.subscribe(each.session, [Selection("a")], rig.now)
+    rig.pump()
+    before = peer.types
+    grant(peer, ALICE)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
+    rig.pump()
+
+    assert before == []
+    assert peer.types == ["$hello", "$authenticated", "$subscribed"]
+    assert error(early)["code"] == "unauthenticated"
+
+
+def test_selections_of_a_session_that_has_ended_are_ignored() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    rig.engine.disconnect(peer.session, rig.now)
+
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+    assert rig.engine.statistics().subscriptions == 0

@@ -11,7 +11,8 @@ from analytics_hub.core.cohort import SLICE, Delivery
 from analytics_hub.protocol import MAX_FRAME_BYTES
 from analytics_hub.tuning import Tuning
 
-from .rig import Peer, Rig
+from .rig import ALICE, Rig
+from .wire import LineWire
 
 A = Channel("a")
 B = Channel("b")
@@ -203,12 +204,9 @@ def test_those_that_stall_as_they_are_written_stay_together() -> None:
 
 def test_who_comes_in_the_middle_gets_what_is_published_from_then_on() -> None:
     flush = Flush()
-    session = flush.rig.engine.connect(
-        flush.served.session.wire, flush.served.session.identity, flush.rig.now, id="new"
-    )
-    session.peer = new = Peer(flush.rig, session)
+    new = flush.rig.new_peer(ALICE, LineWire(), "new")
 
-    flush.rig.engine.receive_data(session, '{"action":"subscribe","channels":["a","b"]}', flush.rig.now)
+    flush.rig.engine.receive_data(new.session, '{"action":"subscribe","channels":["a","b"]}', flush.rig.now)
     flush.rig.publish("a", 3)
     flush.go_on()
     flush.rig.advance(1)
@@ -378,7 +376,7 @@ def test_whose_lane_is_too_full_for_its_welcome_is_closed_once() -> None:
     lives = peer.close is None
 
     peer.send({"action": "auth", "token": "t"})
-    rig.engine.authenticated(peer.session, rig.connect().session.identity or "invalid", rig.now)
+    rig.engine.authenticated(peer.session, ALICE, rig.now)
     rig.pump()
 
     assert lives

@@ -1,4 +1,4 @@
-"""The demo as its users run it: the real command in a process of its own, and real clients."""
+"""The demo in a process of its own, and real clients."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from ..transports.certificates import write_certificate
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals here")
 
 GUARD = 120.0
-"""Seconds after which a process that hangs is killed; nothing is measured with it."""
+"""Seconds after which a process that hangs is killed; not used to measure anything."""
 FOUR = [channel.name for channel in CHANNELS]
 SECRET = "s" * 32
 
 
 class Program:
-    """A command of `analytics-hub` under way."""
+    """A running command of `analytics-hub`."""
 
     def __init__(self, *arguments: str, environment: dict[str, str], stdin: int | None = None) -> None:
         self.process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Program:
         raise AssertionError(f"ended without {pattern!r}:\n{self.output}")
 
     def end(self, number: int = signal.SIGINT) -> int:
-        """Signal it, and return its exit code; afterwards `output` is all that it printed."""
+        """Send a signal, and return the exit code; afterwards `output` is everything that was printed."""
         self.process.send_signal(number)
         return self.wait()
 
@@ -100,7 +100,7 @@ class Demo(Program):
         self.port = int(self.read_until(r"listens on 127\.0\.0\.1:([0-9]+)")[1])
 
     def login(self, name: str = "admin") -> str:
-        """What `curl -X POST -d` does: JSON under the content type of a form."""
+        """As `curl -X POST -d` does: JSON with the content type of a form."""
         body = json.dumps({"username": name, "password": name}).encode()
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/login", data=body) as answer:
             token: str = json.load(answer)["token"]
@@ -108,7 +108,7 @@ class Demo(Program):
 
     def connect(self, token: str | None = None, *channels: Any) -> Client:
         url = f"ws://127.0.0.1:{self.port}/ws/analytics?token={token or self.login()}"
-        # Who does not read does not see the end either, and would wait for it in vain.
+        # A client that does not read cannot receive the close frame either.
         socket = connect(url, proxy=None, ping_interval=None, close_timeout=0.1)
         return Client(self._clients.enter_context(socket), *channels)
 
@@ -118,7 +118,7 @@ class Demo(Program):
 
 
 class Client:
-    """A client that only subscribes and reads, and what it has received."""
+    """A client that only subscribes and reads, and the items that it has received."""
 
     def __init__(self, socket: ClientConnection, *channels: Any) -> None:
         self.socket = socket
@@ -145,16 +145,17 @@ class Client:
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name in ("ANALYTICS_HUB_SECRET", "ANALYTICS_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    return {"XDG_STATE_HOME": str(tmp_path / "state")}
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ANALYTICS_HUB_SECRET", "ANALYTICS_HUB_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
 
 
 @pytest.fixture
 def start(environment: dict[str, str]) -> Iterator[Start]:
-    """Starts a demo; whatever is still running after the test is killed."""
+    """Starts a command, which is killed if it is still running after the test."""
     running: list[Program] = []
 
     def begin(*arguments: str, kind: type[Program] = Demo, **options: Any) -> Program:
@@ -167,8 +168,19 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
         program.abandon()
 
 
-def test_the_main_job(start: Start) -> None:
-    """Log in, connect, subscribe; and what arrives is what the simulation with the same seed says, item by item."""
+@pytest.fixture(scope="module")
+def demo(environment: dict[str, str]) -> Iterator[Demo]:
+    """A demo with the default options, for the tests that only connect to it."""
+    shared = Demo(environment=environment)
+    try:
+        yield shared
+        assert shared.end() == 0
+    finally:
+        shared.abandon()
+
+
+def test_a_client_receives_the_events_of_the_simulation(start: Start) -> None:
+    """Log in, connect, subscribe; every item is that of a simulation with the same seed."""
     demo = start("--rate", "900", "--seed", "7")
     client = demo.connect(None, *({"channel": name, "last": 1000} for name in FOUR))
     client.receive_until(lambda items: set(FOUR) <= {item.get("channel") for item in items})
@@ -178,26 +190,23 @@ def test_the_main_job(start: Start) -> None:
 
     assert closed.rcvd is not None
     assert closed.rcvd.code == 1012
-    assert [item["type"] for item in client.items if item["type"].startswith("$")] == [
-        "$hello",
-        "$subscribed",
-        "$drain",
-    ]
-    told: dict[str, list[Any]] = {name: [] for name in FOUR}
+    control = [item["type"] for item in client.items if item["type"].startswith("$")]
+    assert control == ["$hello", "$subscribed", "$drain"]
+    expected: dict[str, list[Any]] = {name: [] for name in FOUR}
     office = BackOffice(7)
     for channel in FOUR:
         for item in client.of(channel):
-            while len(told[channel]) < item["seq"]:
+            while len(expected[channel]) < item["seq"]:
                 event = next(office)
-                told[event.channel].append(json.loads(encode(event.data)))
-            assert item["data"] == told[channel][item["seq"] - 1]
+                expected[event.channel].append(json.loads(encode(event.data)))
+            assert item["data"] == expected[channel][item["seq"] - 1]
     for channel in ("routing-metrics", "alerts"):
         numbers = [item["seq"] for item in client.of(channel)]
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "and nothing is missing"
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no item is missing"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_it_ends_in_peace_also_with_a_client_that_never_reads(start: Start, number: int) -> None:
+def test_a_client_that_never_reads_does_not_delay_the_end(start: Start, number: int) -> None:
     demo = start("--rate", "20000")
     demo.connect(None, *FOUR)
     idle = demo.connect()
@@ -207,7 +216,7 @@ def test_it_ends_in_peace_also_with_a_client_that_never_reads(start: Start, numb
     assert demo.output.endswith("Draining.\n")
 
 
-def test_over_tls_and_a_new_certificate_on_sighup(start: Start, tmp_path: Path) -> None:
+def test_sighup_reloads_the_certificate(start: Start, tmp_path: Path) -> None:
     path = write_certificate(tmp_path / "localhost.pem")
     demo = start("--certfile", str(path))
     health = f"https://localhost:{demo.port}/healthz"
@@ -227,13 +236,12 @@ def test_over_tls_and_a_new_certificate_on_sighup(start: Start, tmp_path: Path) 
     write_certificate(path)
     assert not is_trusted()
     demo.process.send_signal(signal.SIGHUP)
-    while not is_trusted():  # until the signal has been taken; `GUARD` ends the demo, and with it this
+    while not is_trusted():  # until the signal was processed; `GUARD` ends the demo, and thereby this loop
         pass
     assert demo.end() == 0
 
 
-def test_roles_decide_what_each_account_sees(start: Start) -> None:
-    demo = start()
+def test_each_account_sees_the_channels_of_its_role(demo: Demo) -> None:
     allowed = {
         name: {
             answer["channel"]
@@ -245,7 +253,6 @@ def test_roles_decide_what_each_account_sees(start: Start) -> None:
         for name in ("admin", "trader", "monitor")
     }
 
-    assert demo.end() == 0
     assert allowed == {
         "admin": set(FOUR),
         "trader": {"exposure-updates", "alerts"},
@@ -253,20 +260,12 @@ def test_roles_decide_what_each_account_sees(start: Start) -> None:
     }
 
 
-def test_the_day_has_begun_before_the_first_client_comes(start: Start) -> None:
-    """At one event a second nobody would live to see the first alert."""
+def test_at_the_lowest_rate_there_are_alerts_at_once_and_an_admin_can_publish_another_one(start: Start) -> None:
+    """Without the warm-up, the first alert would take more than an hour at one event a second."""
     demo = start("--rate", "1")
+    data = json.loads(demo.read_until(r'\{"severity".*\}')[0])  # as the introduction says
     client = demo.connect(None, {"channel": "alerts", "last": 1})
-
     client.receive_until(lambda items: any(item.get("channel") == "alerts" for item in items))
-    assert demo.end() == 0
-
-
-def test_an_admin_publishes_by_hand_what_the_introduction_says(start: Start) -> None:
-    demo = start("--rate", "1")
-    client = demo.connect(None, "alerts")
-    client.receive_until(lambda items: len(items) >= 2)
-    data = json.loads(demo.read_until(r'\{"severity".*\}')[0])
 
     hub = f"http://127.0.0.1:{demo.port}"
     receipt = HubPublisher(hub, token=demo.login("admin")).publish("alerts", data)
@@ -278,7 +277,7 @@ def test_an_admin_publishes_by_hand_what_the_introduction_says(start: Start) -> 
     assert demo.end() == 0
 
 
-def test_a_secret_of_the_users_own(start: Start) -> None:
+def test_a_configured_secret(start: Start) -> None:
     demo = start(environment={"ANALYTICS_HUB_SECRET": SECRET})
     good, bad = mint(SECRET, subject="ann", roles=["admin"]), mint("x" * 32, subject="ann", roles=["admin"])
 
@@ -293,9 +292,7 @@ def test_a_secret_of_the_users_own(start: Start) -> None:
     assert "demo-secret" not in demo.output
 
 
-def test_the_http_next_to_the_socket(start: Start) -> None:
-    demo = start()
-
+def test_the_http_endpoints(demo: Demo) -> None:
     def get(path: str, method: str = "GET") -> tuple[int, str, bytes]:
         request = urllib.request.Request(f"http://127.0.0.1:{demo.port}{path}", method=method)
         try:
@@ -311,20 +308,19 @@ def test_the_http_next_to_the_socket(start: Start) -> None:
     assert get("/", "HEAD") == (200, "text/html; charset=utf-8", b"")
     assert get("/healthz") == (200, "application/json", b'{"status":"ok"}\n')
     assert [get(path)[0] for path in ("/nothing", "/login", "/ws/analytics")] == [404, 405, 426]
-    assert demo.end() == 0
 
 
 def feed_line(channel: str, number: int) -> str:
     return json.dumps({"channel": channel, "type": "tick", "data": {"number": number}}) + "\n"
 
 
-def test_a_feed_from_a_pipe_is_published_as_it_comes(start: Start) -> None:
+def test_the_lines_of_a_pipe_are_published_as_they_come(start: Start) -> None:
     demo = start("--feed", "-", stdin=subprocess.PIPE)
     stdin: IO[str] = demo.process.stdin
     client = demo.connect(None, "ticks:EURUSD", "routing-metrics")
     client.receive_until(lambda items: len(items) >= 2)
 
-    stdin.write(feed_line("ticks:EURUSD", 1) + "no JSON\n" + feed_line("routing-metrics", 2))
+    stdin.write(feed_line("ticks:EURUSD", 1) + "not JSON\n" + feed_line("routing-metrics", 2))
     stdin.flush()
     client.receive_until(lambda items: len(items) >= 4)
     stdin.close()
@@ -339,7 +335,7 @@ def test_a_feed_from_a_pipe_is_published_as_it_comes(start: Start) -> None:
     assert demo.end() == 0
 
 
-def test_ctrl_c_ends_it_while_it_waits_for_a_feed(start: Start) -> None:
+def test_ctrl_c_ends_a_demo_that_waits_for_its_feed(start: Start) -> None:
     demo = start("--feed", "-", stdin=subprocess.PIPE)
 
     demo.process.send_signal(signal.SIGINT)
@@ -348,77 +344,62 @@ def test_ctrl_c_ends_it_while_it_waits_for_a_feed(start: Start) -> None:
     assert demo.process.wait() == 0
 
 
-def test_a_feed_from_a_file(start: Start, tmp_path: Path) -> None:
-    file = tmp_path / "feed.ndjson"
-    file.write_text("".join(feed_line("alerts", number) for number in range(300)))
-    demo = start("--feed", str(file))
-    demo.read_until("ended after 300 items")
-
-    client = demo.connect(None, {"channel": "alerts", "last": 300})
-    client.receive_until(lambda items: len(items) >= 302)
-
-    assert [item["data"]["number"] for item in client.of("alerts")] == list(range(300))
-    assert demo.end() == 0
-
-
 class TestTail:
-    def test_it_finds_the_token_of_the_demo_and_prints_items(self, start: Start) -> None:
-        demo = start()
-        tail = start("tail", f"ws://127.0.0.1:{demo.port}", kind=Program)
+    @staticmethod
+    def start(start: Start, demo: Demo, *arguments: str, **options: Any) -> Any:
+        return start("tail", f"ws://127.0.0.1:{demo.port}", *arguments, kind=Program, **options)
 
-        tail.read_until("using a token of the demo")
+    def test_it_uses_a_token_of_the_demo_and_prints_items(self, demo: Demo, start: Start) -> None:
+        tail = self.start(start, demo)
+
+        tail.read_until("using a token of the local demo")
         tail.read_until(r"^[0-9:.]{12} routing-metrics +[0-9]+ routing-decision +symbol=[A-Z]{6} side=")
 
         assert tail.end() == 0
-        assert demo.end() == 0
 
-    def test_json_is_one_item_a_line(self, start: Start) -> None:
-        demo = start()
-        tail = start("tail", f"ws://127.0.0.1:{demo.port}", "--json", "--channel", "routing-metrics", kind=Program)
+    def test_json_is_one_item_a_line(self, demo: Demo, start: Start) -> None:
+        tail = self.start(start, demo, "--json", "--channel", "routing-metrics")
 
         item = json.loads(tail.read_until(r"^\{.*\}$")[0])
 
         assert (item["channel"], item["type"]) == ("routing-metrics", "routing-decision")
         assert tail.end() == 0
 
-    def test_a_restart_is_survived_and_what_it_cost_is_shown(self, start: Start, tmp_path: Path) -> None:
+    def test_it_reconnects_after_a_restart_and_prints_the_gap(self, start: Start, tmp_path: Path) -> None:
         demo = start()
         (tmp_path / "token").write_text(demo.login() + "\n")
-        url = f"ws://127.0.0.1:{demo.port}"
-        tail = start("tail", url, "routing-metrics", "--token-file", str(tmp_path / "token"), kind=Program)
+        tail = self.start(start, demo, "routing-metrics", "--token-file", str(tmp_path / "token"))
         tail.read_until("routing-decision")
 
         assert demo.end() == 0
-        tail.read_until("the server drains and asks to come back")
+        tail.read_until("the server is shutting down; reconnecting in")
         tail.read_until(r"disconnected \(1012")
         start(port=demo.port)
-        tail.read_until("resumed, but not everything was kept")
-        tail.read_until("gap: some items")
+        tail.read_until("but not all items were kept")
+        tail.read_until("gap: an unknown number of items")
         tail.read_until("routing-decision")
 
         assert tail.end() == 0
 
-    def test_a_reader_that_has_enough_ends_it_quietly(self, start: Start) -> None:
-        demo = start()
-        tail = start("tail", f"ws://127.0.0.1:{demo.port}", kind=Program)
+    def test_it_ends_without_an_error_when_its_output_is_closed(self, demo: Demo, start: Start) -> None:
+        tail = self.start(start, demo)
         tail.read_until("routing-decision")
 
         tail.process.stdout.close()
 
         assert tail.process.wait() == 0
 
-    def test_a_token_that_is_not_good_ends_it(self, start: Start) -> None:
-        demo = start()
+    def test_a_rejected_token_ends_it(self, demo: Demo, start: Start) -> None:
         forged = {"ANALYTICS_HUB_TOKEN": mint("x" * 32, subject="ann")}
-        tail = start("tail", f"ws://127.0.0.1:{demo.port}", kind=Program, environment=forged)
+        tail = self.start(start, demo, environment=forged)
 
         assert tail.wait() == 1
-        assert "wants another token (HTTP 401" in tail.output
+        assert "rejected the token (HTTP 401" in tail.output
         assert forged["ANALYTICS_HUB_TOKEN"] not in tail.output
 
 
-class TestOpenToOthers:
-    """Off this machine everybody's passwords open nothing unless the operator says so."""
+class TestReachableFromOtherMachines:
+    """The publicly known passwords are valid on other machines only if the operator allows it."""
 
     @staticmethod
     def login(options: DemoOptions, host: str = "hub.example") -> int:
@@ -433,7 +414,7 @@ class TestOpenToOthers:
         assert self.login(DemoOptions(secret=SECRET, host="0.0.0.0", has_login=False), "localhost") == 403
         assert self.login(DemoOptions(secret=SECRET, host="0.0.0.0")) == 200
 
-    def test_the_introduction_names_what_works(self) -> None:
+    def test_the_introduction_contains_only_what_works(self) -> None:
         local = introduction(DemoOptions(secret=SECRET), 7999)
         remote = introduction(DemoOptions(secret=SECRET, host="::", has_login=False, feed="x.ndjson"), 80)
 
@@ -458,12 +439,17 @@ def text(selector: str) -> str:
     return f"document.querySelector('{selector}').innerText"
 
 
-def test_the_page_shows_the_four_channels_and_comes_back_after_a_restart(start: Start, browser: Browser) -> None:
-    demo = start("--rate", "2000")
+def open_page(browser: Browser, demo: Demo) -> None:
+    """Open the page of the demo, which logs in by itself."""
     browser.call("Page.navigate", url=f"http://127.0.0.1:{demo.port}/")
     browser.wait_for("document.readyState === 'complete' && typeof connect === 'function'")
-
     browser.wait_for(f"{text('#state')} === 'connected as admin'")
+
+
+def test_the_page_shows_the_four_channels_and_reconnects_after_a_restart(start: Start, browser: Browser) -> None:
+    demo = start("--rate", "2000")
+    open_page(browser, demo)
+
     for condition in (
         "document.querySelectorAll('#routing tr').length === 20",
         "document.querySelectorAll('#lps tr').length === 5",
@@ -471,6 +457,7 @@ def test_the_page_shows_the_four_channels_and_comes_back_after_a_restart(start: 
         "document.querySelectorAll('#alerts li').length > 0",
         "document.querySelector('#gauge').value > 0",
         "document.querySelector('#lost').value > 0",
+        "document.querySelector('#password').value === ''",
     ):
         browser.wait_for(condition)
     assert demo.end() == 0
@@ -478,16 +465,13 @@ def test_the_page_shows_the_four_channels_and_comes_back_after_a_restart(start: 
     start("--rate", "100", port=demo.port)
     browser.wait_for(f"{text('#state')} === 'connected as admin'")
 
-    refused = [complaint for complaint in browser.complaints if "ERR_CONNECTION_REFUSED" not in complaint]
-    assert refused == [], "neither exceptions nor the content security policy"
+    errors = [complaint for complaint in browser.complaints if "ERR_CONNECTION_REFUSED" not in complaint]
+    assert errors == [], "neither exceptions nor violations of the content security policy"
 
 
-def test_the_page_says_what_a_role_may_not_see(start: Start, browser: Browser) -> None:
-    demo = start()
+def test_the_page_shows_that_a_channel_is_forbidden_and_that_a_token_is_invalid(demo: Demo, browser: Browser) -> None:
     token = demo.login("monitor")
-    browser.call("Page.navigate", url=f"http://127.0.0.1:{demo.port}/")
-    browser.wait_for("document.readyState === 'complete' && typeof connect === 'function'")
-    browser.wait_for(f"{text('#state')} === 'connected as admin'")
+    open_page(browser, demo)
 
     browser.evaluate(f"document.querySelector('#token').value = '{token}'; document.querySelector('button').click()")
     browser.wait_for(f"{text('#note-routing-metrics')} === 'not for this user (forbidden)'")

@@ -1,4 +1,4 @@
-"""The journal in memory: the contract of a journal, and the bounds of this one."""
+"""The journal in memory: the contract of a journal, and its bounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def filled(count: int, **bounds: int) -> MemoryJournal:
     return journal
 
 
-async def test_a_channel_begins_with_the_epoch_it_is_given_and_keeps_it() -> None:
+async def test_a_channel_keeps_the_epoch_of_the_first_open() -> None:
     journal = MemoryJournal()
 
     assert await journal.open("c", "e1") == JournalState("e1", oldest=1, head=0)
@@ -35,7 +35,7 @@ async def test_a_channel_begins_with_the_epoch_it_is_given_and_keeps_it() -> Non
     assert await journal.open("other", "e3") == JournalState("e3", oldest=1, head=0)
 
 
-async def test_it_reads_what_is_above_a_position() -> None:
+async def test_read_returns_the_items_above_a_position() -> None:
     journal = await filled(10)
 
     assert await journal.read("c", 0, 3) == [(1, b"1"), (2, b"2"), (3, b"3")]
@@ -44,7 +44,7 @@ async def test_it_reads_what_is_above_a_position() -> None:
     assert await journal.read("c", 0, 0) == []
 
 
-async def test_it_keeps_so_many_items() -> None:
+async def test_the_number_of_items_is_bounded() -> None:
     journal = await filled(10, max_items=4)
 
     assert await journal.open("c", "") == JournalState("e1", oldest=7, head=10)
@@ -53,14 +53,14 @@ async def test_it_keeps_so_many_items() -> None:
     assert [seq for seq, _ in await journal.read("c", 0, 100)] == [12, 13, 14, 15]
 
 
-async def test_it_keeps_so_many_bytes() -> None:
+async def test_the_number_of_bytes_is_bounded() -> None:
     journal = await filled(9, max_bytes=5)
     assert await journal.append("c", 10, items(10)) == 7
 
     assert [seq for seq, _ in await journal.read("c", 0, 100)] == [7, 8, 9, 10]
 
 
-async def test_it_keeps_items_for_so_long() -> None:
+async def test_the_age_of_items_is_bounded() -> None:
     clock = ManualClock()
     journal = MemoryJournal(max_age=60.0, clock=clock)
     await journal.open("c", "e1")
@@ -73,20 +73,20 @@ async def test_it_keeps_items_for_so_long() -> None:
     assert await journal.append("c", 6, items(6)) == 6
 
 
-async def test_numbers_go_on_when_nothing_is_kept() -> None:
+async def test_numbers_continue_if_no_item_is_kept() -> None:
     journal = await filled(5, max_bytes=0)
 
     assert await journal.open("c", "") == JournalState("e1", oldest=6, head=5)
     assert await journal.read("c", 0, 10) == []
 
 
-async def test_what_is_out_of_turn_is_a_mistake_of_ours() -> None:
+async def test_an_append_out_of_order_fails() -> None:
     journal = await filled(3)
     with pytest.raises(AssertionError, match="item 5 after 3"):
         await journal.append("c", 5, items(5))
 
 
-async def test_an_append_that_is_cancelled_keeps_nothing() -> None:
+async def test_a_cancelled_append_keeps_nothing() -> None:
     journal = await filled(3)
     number = 1
     while await cancelled_at(number, lambda: journal.append("c", 4, items(4))):
@@ -96,7 +96,7 @@ async def test_an_append_that_is_cancelled_keeps_nothing() -> None:
     assert (await journal.open("c", "")).head == 4
 
 
-async def test_channels_do_not_wait_for_each_other() -> None:
+async def test_channels_are_independent() -> None:
     journal = MemoryJournal()
 
     async def fill(channel: str) -> None:

@@ -486,21 +486,29 @@ async def test_a_server_that_refuses_a_standard_close_code_gets_a_substitute() -
         assert (await server.read())["code"] == 4400
 
 
-async def test_a_cancelled_connection_is_closed_with_1001() -> None:
+@pytest.mark.parametrize(
+    ("close", "is_close_sent", "code"), [(None, False, 1001), (4401, False, 4401), (1012, True, 1012)]
+)
+async def test_a_cancelled_connection_sends_one_close(close: int | None, is_close_sent: bool, code: int) -> None:
     rig = Rig()
     server = Server(rig.app, {"type": "none"})
+    server.ignores_close = True
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
             await rig.gateway.until(lambda: rig.gateway.sessions)
+            if close is not None:
+                rig.gateway.session.transport.close(close, "")
+            if is_close_sent:
+                await server.until(lambda: server.sent)
             tasks.cancel_scope.cancel()
 
     assert server.error is None
     assert rig.gateway.session.disconnected == 1
-    assert server.sent[-1]["code"] == 1001
+    assert [message["code"] for message in server.sent] == [code]
 
 
-async def test_a_connection_that_is_cancelled_during_send_sends_no_other_message() -> None:
+async def test_a_connection_that_is_cancelled_during_send_sends_no_close() -> None:
     rig = Rig(wrap=lambda send: _never)
     server = Server(rig.app, {"type": "none"})
     with anyio.fail_after(30):
@@ -512,36 +520,6 @@ async def test_a_connection_that_is_cancelled_during_send_sends_no_other_message
 
     assert server.error is None
     assert rig.gateway.session.disconnected == 1
-
-
-async def test_a_cancellation_at_the_time_of_a_close_keeps_its_code() -> None:
-    rig = Rig()
-    server = Server(rig.app, {"type": "none"})
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run)
-            await rig.gateway.until(lambda: rig.gateway.sessions)
-            rig.gateway.session.transport.close(4401, "expired")
-            tasks.cancel_scope.cancel()
-
-    assert server.error is None
-    assert [message["code"] for message in server.sent] == [4401]
-
-
-async def test_a_cancellation_after_the_close_sends_no_other_close() -> None:
-    rig = Rig()
-    server = Server(rig.app, {"type": "none"})
-    server.ignores_close = True
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run)
-            await rig.gateway.until(lambda: rig.gateway.sessions)
-            rig.gateway.session.transport.close(1012, "restart")
-            await server.until(lambda: server.sent)
-            tasks.cancel_scope.cancel()
-
-    assert server.error is None
-    assert [message["code"] for message in server.sent] == [1012]
 
 
 @pytest.mark.parametrize("error", [OSError(), RuntimeError("closed"), KeyError("x")])

@@ -120,11 +120,6 @@ async def test_a_page_is_accepted_and_closed_with_the_code() -> None:
         assert hub.statistics().counters["refused-origin"] == 1
 
 
-async def test_origins_must_be_a_list() -> None:
-    with pytest.raises(TypeError, match="origins must be a list"):
-        HubApp(new_hub(), origins="https://friend.example")
-
-
 async def test_a_peer_that_stays_after_its_refusal_is_abandoned() -> None:
     async with open_app(limits=Limits(close_timeout=0.01)) as (app, _):
         server = Server(app, scope(PAGE, bearer("x")))
@@ -197,17 +192,6 @@ async def test_a_hub_that_has_shut_down_refuses_clients() -> None:
 
         assert (start["status"], body["body"]) == (503, b"the hub is shutting down\n")
         assert close["code"] == 1012
-
-
-async def test_a_shutdown_sends_drain_and_then_closes() -> None:
-    async with open_app() as (app, hub), running(app, scope(AUTH)) as server:
-        assert (await server.read_frame())[0]["type"] == "$hello"
-        await hub.shutdown()
-
-        assert (await server.read_frame())[0]["type"] == "$drain"
-        assert (await server.read())["code"] == 1012
-        await server.done()
-        assert server.error is None
 
 
 async def test_the_first_seen_opens_the_window() -> None:

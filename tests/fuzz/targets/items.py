@@ -1,4 +1,4 @@
-"""What a client of ours makes of items of a server that wishes it ill."""
+"""Items of a hostile server, read by `HubClient`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any, Final
 
 import msgspec
 
-from analytics_hub.client.backoff import Ending
+from analytics_hub.client.backoff import RetryDecision
 from analytics_hub.client.decoding import JSON_CODEC, MSGPACK_CODEC, Codec
-from analytics_hub.client.exceptions import Closed, Lost, NotAHub
-from analytics_hub.client.feed import Feed, Options
-from analytics_hub.client.protocol import MOST_LEAVING, ClientProtocol
+from analytics_hub.client.exceptions import ConnectionClosed, ConnectionLost, NotAHub
+from analytics_hub.client.protocol import MAX_UNSUBSCRIBING, ClientProtocol
+from analytics_hub.client.subscription_state import Options, SubscriptionState
 from analytics_hub.client.values import Gap, Item
 from analytics_hub.exceptions import HubError
 from analytics_hub.protocol import MAX_SEQ, Position
 
-from ..target import Target, Trees
+from ..strategies import VALUE, alike, joined, json_of, msgpack_of
+from ..target import Target
 
 _ROOM: Final = 8
 
 
 def check_items_json(data: bytes) -> None:
-    """Messages are parted by a NUL, which stands in no JSON."""
+    """A NUL separates messages, because no JSON contains one."""
     _converse(JSON_CODEC, [message.decode("utf-8", "replace") for message in data.split(b"\0")])
 
 
@@ -33,18 +34,18 @@ def check_items_msgpack(data: bytes) -> None:
 def _converse(codec: Codec, messages: list[Any]) -> None:
     protocol = ClientProtocol(jitter=lambda: 0.5)
     feeds = [
-        protocol.subscribe("alerts", Options(since=Position("n.1", 3)), 0.0, room=_ROOM),
-        protocol.subscribe("table", Options(snapshot=True), 0.0, room=_ROOM, type=dict[str, int]),
-        protocol.subscribe("gone", Options(), 0.0, room=_ROOM),
+        protocol.subscribe("alerts", Options(since=Position("n.1", 3)), 0.0, capacity=_ROOM),
+        protocol.subscribe("table", Options(snapshot=True), 0.0, capacity=_ROOM, type=dict[str, int]),
+        protocol.subscribe("gone", Options(), 0.0, capacity=_ROOM),
     ]
-    protocol.connected(0.0, codec=codec, token="t")
+    protocol.connection_made(0.0, codec=codec, token="t")
     protocol.refresh("u", 0.0, lambda error: None)
     protocol.unsubscribe(feeds.pop(), 0.0)
     now = 0.0
     try:
         for message in messages:
             now += 1.0
-            protocol.receive(message, now)
+            protocol.receive_message(message, now)
             protocol.handle_timer(now)
             for event in protocol.events():
                 assert len(repr(event)) <= len(repr(message)) + 200
@@ -55,21 +56,21 @@ def _converse(codec: Codec, messages: list[Any]) -> None:
             assert math.isfinite(timer)
             for feed in feeds:
                 check_feed(feed)
-                assert len(protocol._link.leaving) <= MOST_LEAVING  # type: ignore[union-attr]
+                assert len(protocol._connection.unsubscribing) <= MAX_UNSUBSCRIBING  # type: ignore[union-attr]
                 while feed.has_values and now % 2:
                     _take(protocol, feed, now)
     except NotAHub as error:
         assert str(error).isprintable()
         assert len(str(error)) <= 1024
-    except (Closed, Lost) as error:
-        check_ending(protocol.closed(1006, str(error), now))
+    except (ConnectionClosed, ConnectionLost) as error:
+        check_ending(protocol.connection_closed(1006, str(error), now))
         return
-    check_ending(protocol.lost("over", now))
+    check_ending(protocol.connection_lost("over", now))
 
 
-def _take(protocol: ClientProtocol, feed: Feed, now: float) -> None:
+def _take(protocol: ClientProtocol, feed: SubscriptionState, now: float) -> None:
     try:
-        value = protocol.take(feed, now)
+        value = protocol.next_value(feed, now)
     except HubError as error:
         assert len(str(error)) <= 4096
         return
@@ -80,18 +81,18 @@ def _take(protocol: ClientProtocol, feed: Feed, now: float) -> None:
         assert 0 <= value.seq <= MAX_SEQ
 
 
-def check_feed(feed: Feed) -> None:
-    assert len(feed._values) <= max(_ROOM, feed.room) + 1
+def check_feed(feed: SubscriptionState) -> None:
+    assert len(feed._values) <= max(_ROOM, feed.capacity) + 1
     if feed.position is not None:
         assert 0 <= feed.position.seq <= MAX_SEQ
 
 
 LONGEST_WAIT: Final = 86_400.0
-"""Seconds for which a server may keep a client away."""
+"""Seconds for which a server may tell a client to wait."""
 
 
-def check_ending(ending: Ending) -> None:
-    assert ending.sentence.isprintable()
+def check_ending(ending: RetryDecision) -> None:
+    assert ending.message.isprintable()
     assert ending.error is not None or ending.delay is not None
     assert ending.delay is None or 0 <= ending.delay <= LONGEST_WAIT, ending.delay
     assert ending.error is None or str(ending.error).isprintable()
@@ -152,7 +153,9 @@ _STORIES: Final = (
     [_STORY[0], _STORY[3]],
     [_STORY[0], _STORY[1], _STORY[4], _STORY[2]],
 )
-_STRAYS: Final = [{"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MOST_LEAVING + 9)]
+_UNREQUESTED: Final = [
+    {"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MAX_UNSUBSCRIBING + 9)
+]
 _NAMES: Final = (
     *("type", "channel", "channels", "seq", "data", "timestamp", "key", "deleted", "id", "ok", "epoch", "old", "new"),
     *("recovered", "code", "message", "from", "to", "count", "reason", "in", "after", "heartbeat", "reconnect", "min"),
@@ -169,28 +172,19 @@ _NAMES: Final = (
         "forbidden",
     ),
 )
-_JSON_WORDS: Final = (
-    *(
-        b'"type":"$gap",',
-        b'"type":"$hello"',
-        b'"seq":',
-        b'"channel":"alerts"',
-        b'"ok":true',
-        b'"data":',
-        b'"id":1',
-        b'"id":2',
-    ),
-    *(b"\0", b"null", b"[", b"]", b"{", b"}", b",", b"\\ud800", b"[" * 1000),
-)
+_MESSAGES: Final = alike(_STORY, _NAMES) | VALUE
 
 ITEMS_JSON: Final = Target(
     "items-json",
     check_items_json,
-    samples=(*map(_as_json, _STORIES), _as_json([_STORY[0], _STRAYS])),
-    words=_JSON_WORDS,
-    trees=Trees(_STORIES, _NAMES, _as_json),
+    samples=(*map(_as_json, _STORIES), _as_json([_STORY[0], _UNREQUESTED])),
+    words=(
+        *b'"type":"$gap", "type":"$hello" "seq": "channel":"alerts" "ok":true "data": "id":1 "id":2'.split(),
+        *b"null [ ] { } ,".split(),
+        *(b"\0", b"\\ud800", b"[" * 1000),
+    ),
+    documents=joined(json_of(_MESSAGES), b"\0"),
     longest=16_000,
-    share=12,
 )
 ITEMS_MSGPACK: Final = Target(
     "items-msgpack",
@@ -207,8 +201,7 @@ ITEMS_MSGPACK: Final = Target(
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 1000,
     ),
-    trees=Trees(_STORIES, _NAMES, _as_msgpack),
+    documents=joined(msgpack_of(_MESSAGES), b"\0\0\0"),
     longest=6000,
-    share=8,
 )
 TARGETS: Final = (ITEMS_JSON, ITEMS_MSGPACK)

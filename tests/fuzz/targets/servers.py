@@ -1,4 +1,4 @@
-"""What a client of ours makes of a connection to a server that wishes it ill: the answer to its handshake, frames."""
+"""The connection of `HubClient` to a hostile server: the answer to its handshake, and frames."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final, cast
 import anyio
 from anyio.abc import ByteStream
 
-from analytics_hub.client.backoff import Ending
-from analytics_hub.client.exceptions import Closed, Lost, NotAHub
-from analytics_hub.client.feed import Options
+from analytics_hub.client.backoff import RetryDecision
+from analytics_hub.client.exceptions import ConnectionClosed, ConnectionLost, HandshakeRefused, NotAHub
 from analytics_hub.client.protocol import ClientProtocol
+from analytics_hub.client.subscription_state import Options
 from analytics_hub.client.target import Target as Address
-from analytics_hub.client.websocket import MAX_MESSAGE, MAX_UNSENT, Refused, Socket
+from analytics_hub.client.websocket import MAX_MESSAGE, MAX_UNSENT, WebSocket
 from analytics_hub.protocol.formats import SUBPROTOCOLS
 
 from ..target import Target, cut, run
@@ -25,11 +25,11 @@ _ADDRESS: Final = Address.parse("ws://hub:7999")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(rb"Sec-WebSocket-Key: (\S+)")
 PROOF: Final = b"{proof}"
-"""In an answer: what follows from the key of the request."""
+"""In an answer, replaced by the proof for the key of the request."""
 
 
 class Line:
-    """A stream that gives what it is told, and then ends. Nothing waits."""
+    """A stream that returns `data` and then ends. Nothing suspends."""
 
     def __init__(self, how: int, data: bytes) -> None:
         self._how = how
@@ -51,31 +51,31 @@ class Line:
 
 
 def check_socket(data: bytes) -> None:
-    """The first byte says how the rest is cut: an answer to a handshake, and the frames behind it."""
+    """The first byte selects how the rest is cut: an answer to a handshake, and the frames behind it."""
     line = Line(data[0] if data else 0, data[1:])
-    socket = Socket(cast("ByteStream", line))
+    socket = WebSocket(cast("ByteStream", line))
     protocol = ClientProtocol(jitter=lambda: 0.5)
     feed = protocol.subscribe("alerts", Options(), 0.0)
-    ending: Ending
+    ending: RetryDecision
     try:
         run(socket.open(_ADDRESS, {}, SUBPROTOCOLS))
-        protocol.connected(0.0, codec=socket.codec)
+        protocol.connection_made(0.0, codec=socket.codec)
         while True:
             messages = run(socket.receive())
             assert sum(map(len, messages)) <= MAX_MESSAGE + len(data)
-            assert sum(map(len, socket._message)) <= MAX_MESSAGE
+            assert sum(map(len, socket._fragments)) <= MAX_MESSAGE
             for message in messages:
-                protocol.receive(message, 1.0)
-            for command in protocol.data_to_send() if socket._ending is None else ():
+                protocol.receive_message(message, 1.0)
+            for command in protocol.data_to_send() if socket._closed is None else ():
                 socket.send(command)
             assert len(socket._unsent) <= MAX_UNSENT
             run(socket.flush())
-    except Closed as closed:
-        ending = protocol.closed(closed.code, closed.reason, 2.0)
-    except Refused as refused:
-        ending = protocol.refused(refused.status, refused.sentence, refused.retry_after, 2.0)
-    except (Lost, NotAHub) as error:
-        ending = protocol.lost(str(error), 2.0)
+    except ConnectionClosed as closed:
+        ending = protocol.connection_closed(closed.code, str(closed), 2.0)
+    except HandshakeRefused as refused:
+        ending = protocol.handshake_refused(refused.status, str(refused), refused.retry_after, 2.0)
+    except (ConnectionLost, NotAHub) as error:
+        ending = protocol.connection_lost(str(error), 2.0)
     check_ending(ending)
     check_feed(feed)
 
@@ -110,33 +110,16 @@ SOCKET: Final = Target(
         )
     ),
     words=(
-        *(
-            b"HTTP/1.1 ",
-            b" 101 ",
-            b" 200 ",
-            b" 429 ",
-            b"Retry-After: 5\r\n",
-            b"Retry-After: 99999999999\r\n",
-            b"{proof}",
-        ),
+        *(b"HTTP/1.1 ", b" 101 ", b" 200 ", b" 429 ", b"Retry-After: 5\r\n", b"Retry-After: 99999999999\r\n", PROOF),
         *(
             b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
             b"Sec-WebSocket-Protocol: x\r\n",
             b"Content-Length: 0\r\n",
         ),
-        *(
-            b"\r\n",
-            b"\r\n\r\n",
-            b": ",
-            _frame(0x81, b"[]"),
-            _frame(0x89, b""),
-            _frame(0x88, b""),
-            b"\x81\x7f",
-            b"\x88\x02\x0f\xa1",
-        ),
-        *(b"\xff\x00", "é".encode(), b"\x82\xff" + bytes(8), b"\x81\xfe\xff\xff", b"Connection: close\r\n"),
+        *(b"\r\n", b"\r\n\r\n", b": ", _frame(0x81, b"[]"), _frame(0x89, b""), _frame(0x88, b""), b"\x81\x7f"),
+        *(b"\x88\x02\x0f\xa1", b"\xff\x00", "é".encode(), b"\x82\xff" + bytes(8), b"\x81\xfe\xff\xff"),
+        b"Connection: close\r\n",
     ),
     longest=3000,
-    share=8,
 )
 TARGETS: Final = (SOCKET,)
