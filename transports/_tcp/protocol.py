@@ -12,7 +12,7 @@ from ...exceptions import AuthenticationUnavailable, HubError
 from ...protocol import CloseCode
 from .._refusal import note_refusal
 from .._sockets.connection import LINGER, OPEN, Connection
-from .._sockets.decoder import Decoder, Message, ProtocolFault
+from .._sockets.decoder import Message, MessageDecoder, ProtocolFault
 from .._sockets.pending import PendingProtocol
 from .._sockets.session import SessionProtocol
 from .lines import LineDecoder
@@ -44,8 +44,11 @@ class PendingLineProtocol(PendingProtocol[LineServer]):
     def plain_text_received(self) -> None:
         self._start_lines().terminate(CloseCode.PROTOCOL_ERROR, "this port speaks TLS")
 
-    def handshake_timed_out(self) -> None:  # its check has not begun
-        self.reject(AuthenticationUnavailable())
+    def handshake_timed_out(self) -> None:
+        if self._connection.is_paused:  # its check has not begun
+            self.reject(AuthenticationUnavailable())
+        else:
+            self._connection.abort(reset=True)
 
     def reject(self, error: HubError) -> None:
         note_refusal(self._server.gateway, error)
@@ -95,7 +98,7 @@ class LineProtocol(SessionProtocol[LineServer]):
         elif self._decoder is not None:
             self._check_message(self._decoder)
 
-    def _check_message(self, decoder: Decoder) -> None:
+    def _check_message(self, decoder: MessageDecoder) -> None:
         timeout = self._server.limits.message_timeout
         age = 0.0 if self._connection.is_paused else self._server.loop.now - decoder.started
         if age < timeout:
@@ -149,7 +152,7 @@ class LineProtocol(SessionProtocol[LineServer]):
         else:
             super().message_received(message)
 
-    def acquire_decoder(self) -> Decoder:
+    def acquire_decoder(self) -> MessageDecoder:
         return LineDecoder(self._server.limits.max_message)
 
 
