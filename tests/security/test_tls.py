@@ -41,7 +41,7 @@ def test_t01_plain_text_to_a_tls_port_is_answered_in_plain_text(target: Target) 
 
         code, text = refused(target, peer)
         assert code == (1002 if target.is_tcp else 400)
-        assert text.startswith("this port speaks TLS")
+        assert text.startswith("this port requires TLS")
     with target.connect_plain() as peer:
         peer.send(b"\0\1\2\3")
 

@@ -142,17 +142,17 @@ async def test_a_hub_with_too_many_buffered_bytes_refuses_new_clients(kind: str)
             if kind == "tail":
                 hub.publish("a", "x" * 100_000)
             clock.advance(1)
-            answer = await ask(port)
+            answer = await connect_status(port)
             await anyio.wait_all_tasks_blocked()
 
         assert (answer, hub.statistics().counters["overloaded"] > 0) == (503, True)
         for peer in peers:
             peer.reset()
-        while await ask(port) == 503:
+        while await connect_status(port) == 503:
             clock.advance(1)
 
 
-async def ask(port: int) -> int:
+async def connect_status(port: int) -> int:
     async with await Peer.connect(port) as peer:
         await peer.send(upgrade())
         return (await peer.read_head()).status

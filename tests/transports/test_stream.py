@@ -104,7 +104,7 @@ class Recording(ConnectionProtocol):
         self.events.append("deadline")
 
     def turn(self) -> None:
-        """Call the handlers that asked for it, as the loop does."""
+        """Call the handlers of `call_soon`, as the loop does."""
         soon, self.loop._soon = self.loop._soon, []
         for handler in soon:
             handler.socket_ready(READ | WRITE)

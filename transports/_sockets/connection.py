@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def has_eof(self) -> bool:
-        """Whether the peer has ended its side, and the protocol goes on writing."""
+        """Whether the peer has ended its side, and the protocol continues writing."""
         return self._reading == _EOF
 
     @property
@@ -290,7 +290,7 @@ class Connection:
         if self.phase >= CLOSING:
             return
         if self._tls is not None:
-            tls, self._tls = self._tls, None  # what still comes is counted, not decrypted
+            tls, self._tls = self._tls, None  # later bytes are counted, not decrypted
             tls.shutdown()
             self._push(tls)
             if self.phase >= CLOSING:  # the peer has gone meanwhile
@@ -368,7 +368,7 @@ class Connection:
         self._deadline = _NEVER
 
     def timer_expired(self) -> None:
-        # A deadline that was moved in the turn that took it from the wheel comes again.
+        # A deadline that was moved in the turn that took it from the wheel passes later.
         if self.phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
             self.protocol.deadline_passed()
 

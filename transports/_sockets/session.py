@@ -48,7 +48,7 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
     # --- for subclasses
 
     def encode_close(self, code: int, reason: str) -> bytes:
-        """The close frame, or what stands for it."""
+        """The close frame, or its equivalent."""
         raise NotImplementedError
 
     def close_written(self) -> None:

@@ -113,7 +113,7 @@ class Exchange:
         self.http_version = event.http_version.decode()
         self._method = event.method.decode()
         if self.http_version not in ("1.0", "1.1"):
-            raise RequestError("this port speaks HTTP/1.1")
+            raise RequestError("this port uses HTTP/1.1")
         headers: dict[str, str] = {}
         for raw_name, raw_value in event.headers:
             name, value = raw_name.decode(), raw_value.decode()
@@ -170,7 +170,7 @@ _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 def _check_start(head: bytearray) -> None:
     # A TLS client on the plain port begins with 0x16, and sends nothing more before it is answered.
     if head and not 0x21 <= head[0] <= 0x7E:
-        raise RequestError("this port speaks HTTP/1.1")
+        raise RequestError("this port uses HTTP/1.1")
 
 
 def _check_size(head: bytearray, end: int) -> None:

@@ -77,7 +77,7 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
 
     def plain_text_received(self) -> None:
-        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port speaks TLS: the URL begins with https or wss\n"))
+        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port requires TLS: the URL begins with https or wss\n"))
 
     def end_sent(self) -> None:
         self._connection.set_deadline(LINGER)
