@@ -172,11 +172,11 @@ def test_t04_renegotiation_is_refused(target: Target, tmp_path: Path) -> None:
     context = ssl.create_default_context(cafile=str(target.certificate))
     forger, client = OldForger(context, tmp_path / "keys"), Client(context)
     with target.connect_plain() as peer:
-        hello, received, reply = client.shake_hands(), b"", b""
+        hello, received, reply = client.handshake(), b"", b""
         peer.send(hello)
         while not reply:
             received += (part := receive(peer))
-            reply = client.shake_hands(part)
+            reply = client.handshake(part)
         forger.learn(hello, received)
 
         peer.send(reply + forger.renegotiation())
@@ -187,7 +187,7 @@ def test_t04_renegotiation_is_refused(target: Target, tmp_path: Path) -> None:
 
 def receive_all(client: Client, peer: Peer) -> None:
     while part := receive(peer):
-        client.hear(part)
+        client.receive(part)
 
 
 def receive(peer: Peer) -> bytes:

@@ -99,7 +99,7 @@ class Connection:
         self.protocol = protocol
 
     def start_tls(self, tls: TLS) -> None:
-        """Everything from now on goes through `tls`, whose handshake is done."""
+        """Encrypt and decrypt with `tls` from now on; its handshake is done."""
         self._tls = tls
         if tls.is_fed:
             self.loop.call_soon(self)  # what came with the end of the handshake makes no descriptor readable
@@ -212,7 +212,7 @@ class Connection:
     def confirmed(self, frames: int) -> None:
         """The socket tells what the peer has not taken."""
 
-    def ready(self, events: int) -> None:
+    def socket_ready(self, events: int) -> None:
         if self.phase >= LOST:
             if self.phase == LOST:
                 self.abort()
@@ -367,7 +367,7 @@ class Connection:
         self.loop.timers.discard(self._deadline, self)
         self._deadline = _NEVER
 
-    def due(self) -> None:
+    def timer_expired(self) -> None:
         # A deadline that was moved in the turn that took it from the wheel comes again.
         if self.phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
             self.protocol.deadline_passed()

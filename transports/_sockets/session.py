@@ -132,7 +132,7 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
     def process_backlog(self) -> bool:
         if self._decoder is not None:
             self._decode()  # what a pause, or the turn of another client, has left undecoded
-        return self._decoder is None or self._decoder.is_dry
+        return self._decoder is None or self._decoder.needs_data
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._server.loop.now
@@ -157,8 +157,8 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
                     break
         except ProtocolFault as fault:
             self.terminate_for(fault)
-        if decoder.has_rested:
-            decoder.has_rested = False
+        if decoder.has_progressed:
+            decoder.has_progressed = False
             decoder.started = self._heard_at
         self.input_processed()
         if connection.phase >= CLOSING:
@@ -166,7 +166,7 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
         elif decoder.is_idle:
             self._decoder = None
             self.release_decoder(decoder)
-        elif not decoder.is_dry and not connection.is_paused:
+        elif not decoder.needs_data and not connection.is_paused:
             self._server.loop.call_soon(connection)
 
     def message_received(self, message: Message) -> None:

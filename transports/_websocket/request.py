@@ -58,8 +58,8 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             request = self._exchange.receive(data)
             if request is not None:
                 self._request_received(request)
-            elif invitation := self._exchange.invite():
-                self._connection.write(invitation)
+            elif answer := self._exchange.encode_continue():
+                self._connection.write(answer)
         except RequestError as error:
             request = self._exchange.request
             is_too_large = error.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -78,7 +78,7 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self.reject(AuthenticationUnavailable())
         elif self._awaited is not None:  # as above
             self._answer(self._endpoints.give_up(self._awaited))
-        elif self._exchange.is_silent:
+        elif self._exchange.is_empty:
             self._connection.abort(reset=True)
         else:
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
@@ -104,7 +104,8 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._ask_hub(request)
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
-            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
+            message = f"the method is {request.method}; this port allows {allowed}"
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, message, [("Allow", allowed)])
         else:
             self._respond(request)
 
@@ -172,7 +173,7 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
         elif server.is_full:
             self._answer(self._endpoints.refuse(request, server.full_error()))
         else:
-            head = self._exchange.begin(stream.content_type, stream.headers)
+            head = self._exchange.begin_stream(stream.content_type, stream.headers)
             protocol = EventStreamProtocol(server, self._connection)
             self.hand_over(protocol)
             protocol.start(head, stream)

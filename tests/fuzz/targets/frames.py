@@ -42,7 +42,7 @@ def check_frames(data: bytes) -> None:
 
 
 def _drain(decoder: Decoder, events: list[Event]) -> None:
-    while not decoder.is_dry:
+    while not decoder.needs_data:
         before = len(events)
         for event in decoder.events():
             match event:

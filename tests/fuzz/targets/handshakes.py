@@ -37,7 +37,7 @@ def check_head(data: bytes) -> None:
             assert len(exchange._head) <= MAX_HEAD
             assert len(exchange._http._receive_buffer) <= MAX_HEAD
             assert len(body) <= MAX_BODY
-            exchange.invite()
+            exchange.encode_continue()
         else:
             return
     except RequestError as refused:

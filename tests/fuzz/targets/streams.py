@@ -112,7 +112,7 @@ def check_lines(data: bytes) -> None:
     try:
         for portion in cut(data[0] if data else 0, stream):
             decoder.feed(portion)
-            while not decoder.is_dry:
+            while not decoder.needs_data:
                 before = len(lines)
                 for event in decoder.events():
                     lines.append(event.data)  # noqa: PERF401 - lines before a fault count
