@@ -108,7 +108,7 @@ GROUPS: Final[dict[str, list[Limit]]] = {
               "error-rate-limited", "`commands`"),
         Limit("commands in a turn, counted in the same way", "core.commands:TURN", "",
               "the other clients have their turns first"),
-        Limit("commands over that, less those served since", "core.commands:MAX_REFUSED", "", "4429", "closed-4429"),
+        Limit("commands over that, less those served since", "core.commands:MAX_OVER_RATE", "", "4429", "closed-4429"),
         Limit("malformed commands in a row", "core.commands:MALFORMED_IN_A_ROW", "", "4400", "closed-4400"),
         Limit("commands that wait behind one", "Tuning.pending_bytes", "bytes", "reading pauses", "paused"),
         Limit("HTTP requests with commands that wait", "", "1", "429", "refused-busy"),

@@ -20,9 +20,8 @@ from ..clock import Clock
 from ..codes import CloseCode
 from ..contracts import ANONYMOUS, Authenticate, Authorize, Gateway, Journal, Receipt
 from ..core.engine import Engine
-from ..core.ledger import Ledger
 from ..core.session import Session
-from ..core.statistics import EngineStatistics
+from ..core.statistics import EngineStatistics, Ledger
 from ..exceptions import HubClosed
 from ..identity import Identity
 from ..journals.memory import MemoryJournal

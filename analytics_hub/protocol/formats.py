@@ -44,7 +44,7 @@ class Format(Protocol):
         ...
 
     def parse(self, data: str | bytes) -> list[Parsed]:
-        """The commands of one client message, text as `str`; an invalid one becomes `Refused`. Never raises."""
+        """The commands of one client message, text as `str`; an invalid one becomes `InvalidCommand`. Never raises."""
         ...
 
 

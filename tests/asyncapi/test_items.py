@@ -17,7 +17,7 @@ from analytics_hub.channels import Channel
 from analytics_hub.core.commands import MALFORMED_IN_A_ROW
 from analytics_hub.exceptions import AuthenticationUnavailable
 from analytics_hub.identity import Identity
-from analytics_hub.protocol import MAX_SEQ, Command, Refused, control_item, parse_json
+from analytics_hub.protocol import MAX_SEQ, Command, InvalidCommand, control_item, parse_json
 from analytics_hub.protocol.control_items import ControlItem
 from analytics_hub.trading import CHANNELS, Alert, ExposureUpdate, LPMetrics, RoutingDecision
 from analytics_hub.tuning import Tuning
@@ -210,4 +210,4 @@ _near = st.builds(
 def test_the_hub_accepts_the_commands_that_the_schema_allows(value: dict[str, Any]) -> None:
     (parsed,) = parse_json(json.dumps(value))
 
-    assert SCHEMAS["commands"].is_valid(value) is not isinstance(parsed, Refused), parsed
+    assert SCHEMAS["commands"].is_valid(value) is not isinstance(parsed, InvalidCommand), parsed

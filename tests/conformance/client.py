@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from analytics_hub import Hub
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .abilities import Abilities
 

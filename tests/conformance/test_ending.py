@@ -218,7 +218,7 @@ async def _try_to_connect(served: ServedHub) -> int | None:
 
 def _is_empty(served: ServedHub) -> None:
     statistics = served.hub.statistics()
-    assert statistics.sessions == statistics.subscriptions == statistics.layouts == statistics.cohorts == 0
+    assert statistics.sessions == statistics.subscriptions == statistics.subscription_sets == statistics.cohorts == 0
     assert statistics.stalled == 0
     for channel in statistics.channels.values():
         assert channel.watchers == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from analytics_hub import Channel
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .client import TransportUnderTest
 from .harness import ServedHub, serving

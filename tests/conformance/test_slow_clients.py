@@ -8,7 +8,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Channel, Tuning
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .client import TransportUnderTest, missing
 from .harness import ServedHub, serving

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from analytics_hub.core import cohort
-from analytics_hub.core import commands as dialogue
+from analytics_hub.core import cohort, commands
 
 
 @pytest.fixture(autouse=True)
 def constants() -> Iterator[None]:
-    before = cohort.SLICE, dialogue.MAX_REFUSED
+    before = cohort.SLICE, commands.MAX_OVER_RATE
     yield
-    for module, name, value in ((cohort, "SLICE", before[0]), (dialogue, "MAX_REFUSED", before[1])):
+    for module, name, value in ((cohort, "SLICE", before[0]), (commands, "MAX_OVER_RATE", before[1])):
         setattr(module, name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .structure import check_empty
 from .world import OPS, World
@@ -78,7 +78,7 @@ def _check_cohorts(world: World) -> None:
                 key = next(item.key for item in world.lives[name].present())
             world.publish(name, "rest", key=key)
         come_to_rest(world)
-    for layout in world.engine.registry.layouts.values():
+    for layout in world.engine.registry.subscription_sets.values():
         if not any(reader.gap for cohort in layout.cohorts for reader in cohort.readers.values()):
             assert len(layout.cohorts) == 1, f"{len(layout.cohorts)} cohorts of {layout.key}"
 
@@ -88,7 +88,6 @@ def _leave(world: World) -> None:
         world.disconnect(client)
     world.turn()
     come_to_rest(world)
-    assert not any(world.interest.values()), world.interest
     assert world.engine.is_quiet
     for client in world.clients:
         for name, final in client.session.final.items():

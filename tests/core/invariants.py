@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from analytics_hub.core.cohort import Cohort
 from analytics_hub.core.engine import Delivery
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .answers import SMALL
 from .client import Client
@@ -61,7 +61,7 @@ def _check_ledger(world: World, client: Client) -> None:
 def _unsent(world: World, client: Client) -> dict[str, tuple[int, int]]:
     """What the engine counts as delivered and has still to hand to the driver: items and announced losses."""
     found: dict[str, tuple[int, int]] = {}
-    for delivery in world.engine._placement.outbox:
+    for delivery in world.engine._membership.outbox:
         if client.session not in delivery.recipients:
             continue
         for frame in read_frames(delivery.frame):
@@ -120,7 +120,7 @@ def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, is
 
 def _in_hand(cohort: Cohort, name: str) -> int:
     """How many items of a channel were taken out of its log and wait to be written: overwriting them loses nothing."""
-    inbox = [entry for entry in cohort.inbox or () if entry.channel == name]
+    inbox = [entry for entry in cohort.queue or () if entry.channel == name]
     return len(cohort.readers[name].carry) + len(inbox)
 
 
@@ -145,8 +145,8 @@ def _held(client: Client) -> tuple[int, int]:
     cohort = client.session.cohort
     assert cohort is not None
     for reader in cohort.readers.values():
-        if reader.log.channel.mode == "events" and not reader.every:
-            position = reader.position + reader.log.is_lost(reader.position)
+        if reader.log.channel.mode == "events" and not reader.period:
+            position = reader.position + reader.log.count_lost(reader.position)
             items += [entry.data for entry in reader.log.after(position)]
     return len(items), sum(map(len, items))
 

@@ -68,13 +68,20 @@ class EngineMachine(RuleBasedStateMachine):
     def _dated(self, identity: Identity) -> Identity:
         return identity if identity.expires is None else replace(identity, expires=self.world.wall + identity.expires)
 
-    @rule(number=numbers, name=draw.names, start=draw.starts(), wire=st.booleans())
-    def subscribe(self, number: int, name: str, start: Fields, wire: bool) -> None:
+    @rule(number=numbers, name=draw.names, start=draw.starts())
+    def subscribe(self, number: int, name: str, start: Fields) -> None:
         client = self.client(number)
         if client is not None and not client.is_paused:
             self.world.send(
                 client, self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]})
             )
+
+    @rule(number=numbers, wanted=st.lists(st.tuples(draw.anything, draw.starts()), max_size=6))
+    def subscribe_without_a_frame(self, number: int, wanted: list[tuple[str, Fields]]) -> None:
+        client = self.client(number)
+        if client is not None and not client.is_paused:
+            channels = [{"channel": name, **start} for name, start in wanted]
+            self.world.subscribe(client, [self._dated_selection(selection) for selection in channels])
 
     @rule(wanted=draw.few_names())
     def subscribe_all(self, wanted: list[str]) -> None:
@@ -111,11 +118,11 @@ class EngineMachine(RuleBasedStateMachine):
         """`since` as the machine draws it counts back from the head."""
         if command["action"] != "subscribe":
             return command
-        channels = [self._dated_selection(wanted) for wanted in command["channels"]]
+        channels = [w if isinstance(w, str) else self._dated_selection(w) for w in command["channels"]]
         return command | {"channels": channels}
 
-    def _dated_selection(self, wanted: str | Fields) -> str | Fields:
-        if isinstance(wanted, str) or "since" not in wanted:
+    def _dated_selection(self, wanted: Fields) -> Fields:
+        if "since" not in wanted:
             return wanted
         life = self.world.lives.get(wanted["channel"])
         epoch = wanted["since"]["epoch"] or (life.epoch if life is not None else "none")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.tuning import Tuning
 
 from .wire import Fields

@@ -10,8 +10,8 @@ import msgspec
 from analytics_hub.channels import Channel
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import Append, Close, Event, Read
-from analytics_hub.core.ledger import Ledger
 from analytics_hub.core.session import Session
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analytics_hub.core.cohort import Cohort
 from analytics_hub.core.engine import Engine
-from analytics_hub.core.log import DurableLog
+from analytics_hub.core.reader import Reader
 
 
 def check_structure(engine: Engine) -> None:
@@ -20,21 +20,21 @@ def check_structure(engine: Engine) -> None:
             held.setdefault(session.cohort, []).append(session.id)
             assert session.cohort.is_stalled == session.is_stalled, f"{session.id} shares its cohort wrongly"
             wanted = tuple(sorted((name, sub.max_hz) for name, sub in session.subscriptions.items()))
-            assert session.cohort.layout.key == (session.wire.name, wanted)
+            assert session.cohort.subscription_set.key == (session.wire.name, wanted)
     assert {name: log.watchers for name, log in logs.items()} == watchers
 
-    there = [cohort for layout in engine.registry.layouts.values() for cohort in layout.cohorts]
+    there = [cohort for layout in engine.registry.subscription_sets.values() for cohort in layout.cohorts]
     assert len(there) == len(held) and set(there) == set(held), "the layouts hold other cohorts than the sessions"
-    for key, layout in engine.registry.layouts.items():
+    for key, layout in engine.registry.subscription_sets.items():
         assert layout.key == key and layout.cohorts
-        assert layout.home is None or layout.home in layout.cohorts
+        assert layout.primary is None or layout.primary in layout.cohorts
     for cohort, members in held.items():
         _check_cohort(engine, cohort, members)
     readers = {reader for cohort in held for reader in cohort.readers.values()}
     for log in logs.values():
         assert set(log.idle) <= readers, f"{log.name} has idle readers that nobody holds"
         assert set(log.followers) <= set(held), f"{log.name} has followers that nobody holds"
-        assert not log.is_dirty or log in engine._placement.dirty_logs
+        assert not log.is_dirty or log in engine._scheduler.dirty_logs
 
 
 def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
@@ -47,11 +47,11 @@ def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
     for name, reader in cohort.readers.items():
         log = engine.registry.logs[name]
         assert reader.log is log and reader.cohort is cohort
-        waits = isinstance(log, DurableLog) and any(reader in readers for readers in log.reading.values())
+        waits = reader in _reading(engine)
         places = (reader in log.idle) + (reader in cohort.dirty)
         if cohort.is_stalled:
             assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is watched"
-        elif cohort.inbox is not None:
+        elif cohort.queue is not None:
             assert places == 0 and cohort in log.followers, f"a follower is in {places} other places"
         else:
             assert cohort not in log.followers
@@ -59,13 +59,18 @@ def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
         assert cohort.dirty.count(reader) <= 1
 
 
+def _reading(engine: Engine) -> set[Reader]:
+    """The readers that wait for the journal."""
+    return {reader for pending in engine._journal._reads.values() for reader in pending.readers}
+
+
 def check_empty(engine: Engine) -> None:
     """Everybody has gone, and all that was to be said has been."""
     check_structure(engine)
-    assert not engine.sessions and not engine.registry.layouts
+    assert not engine.sessions and not engine.registry.subscription_sets
     assert not engine.has_output, "there is still output"
-    assert not engine._dialogue._waiting
+    assert not engine._commands._authorizing
+    assert not engine._journal._reads, "a session that has ended waits for the journal"
     for log in engine.registry.logs.values():
         assert not log.idle and not log.followers and not log.watchers
-        assert not isinstance(log, DurableLog) or not log.reading, "somebody who has gone waits for the journal"
         assert not log.is_member, f"{log.name} was not forgotten"

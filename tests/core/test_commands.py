@@ -10,6 +10,7 @@ from analytics_hub.channels import Channel
 from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Confirmed, Pause
 from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
+from analytics_hub.protocol import Selection
 from analytics_hub.tuning import Tuning
 
 from .answers import REFUSALS
@@ -167,7 +168,7 @@ def test_more_channels_than_a_session_may_hold_are_one_bad_request(action: str) 
     peer.send({"action": action, "id": 2, "channels": ["a"] * 4})
 
     assert (error(peer)["code"], error(peer)["id"]) == ("bad-request", 2)
-    assert error(peer)["message"] == "4 channels in one command; at most 3 are right"
+    assert error(peer)["message"] == "4 channels in one command; at most 3 are allowed"
     assert peer.types[1:] == ["$error"]
 
 
@@ -545,3 +546,78 @@ def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
     assert in_between == [True]
     assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
     assert rig.now == START
+
+
+# --- without a frame
+
+
+def names_of(peer: Peer) -> list[list[str]]:
+    """The channels of each answer."""
+    return [[one["channel"] for one in answer["channels"]] for answer in peer.said("$subscribed")]
+
+
+def test_selections_become_as_few_commands_as_their_bound_allows() -> None:
+    rig = Rig(Channel("user:*"), tuning=Tuning(max_subscriptions=3))
+    peer = rig.connect()
+    wanted = [Selection(f"user:{number}", last=1) for number in range(7)]
+    rig.publish("user:6", "news")
+
+    rig.engine.subscribe(peer.session, wanted, rig.now)
+    rig.pump()
+
+    names = [selection.channel for selection in wanted]
+    assert names_of(peer) == [names[:3], names[3:6], names[6:]]
+    assert [one.get("code") for one in peer.said("$subscribed")[1]["channels"]] == ["too-many-subscriptions"] * 3
+    assert set(peer.session.subscriptions) == set(names[:3])
+    assert "id" not in peer.said("$subscribed")[0]
+
+
+def test_no_selection_is_no_command() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+
+
+def test_selections_count_as_commands_of_their_number() -> None:
+    rig = Rig(A, B, tuning=Tuning(command_rate=2))
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [Selection("a"), Selection("b")], rig.now)
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert names_of(peer) == [["a", "b"]]
+    assert (error(peer)["code"], error(peer)["after"]) == ("rate-limited", 0.5)
+
+
+def test_selections_wait_for_an_identity_and_their_turn() -> None:
+    rig = Rig(A, asks_to_authorize=True)
+    peer, early = newcomer(rig), rig.connect(identity=None)
+
+    for each in (peer, early):
+        rig.engine.subscribe(each.session, [Selection("a")], rig.now)
+    rig.pump()
+    before = peer.types
+    grant(peer, ALICE)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
+    rig.pump()
+
+    assert before == []
+    assert peer.types == ["$hello", "$authenticated", "$subscribed"]
+    assert error(early)["code"] == "unauthenticated"
+
+
+def test_selections_of_a_session_that_has_ended_are_ignored() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    rig.engine.disconnect(peer.session, rig.now)
+
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+    assert rig.engine.statistics().subscriptions == 0

@@ -192,10 +192,10 @@ def test_a_table_knows_what_waits_however_much_was_deleted() -> None:
     rig.engine.delete("t", "b", rig.now)
     log = rig.engine.registry.logs["t"]
 
-    assert [log.back(count) for count in range(4)] == [4, 2, 0, 0]
-    assert [log.pending(0, fresh) for fresh in (False, True)] == [3, 2]
-    assert [log.pending(1, fresh) for fresh in (False, True)] == [2, 1]
-    assert [log.pending(4, fresh) for fresh in (False, True)] == [0, 0]
+    assert [log.position_back(count) for count in range(4)] == [4, 2, 0, 0]
+    assert [log.count_pending(0, fresh) for fresh in (False, True)] == [3, 2]
+    assert [log.count_pending(1, fresh) for fresh in (False, True)] == [2, 1]
+    assert [log.count_pending(4, fresh) for fresh in (False, True)] == [0, 0]
 
 
 @pytest.mark.parametrize("published", [12, 400], ids=["a few are dropped", "most are dropped"])

@@ -73,7 +73,7 @@ def test_a_busy_client_never_follows_and_is_always_told() -> None:
         rig.advance(BEAT)
 
         assert peer.session.cohort is not None
-        assert peer.session.cohort.inbox is None
+        assert peer.session.cohort.queue is None
         assert seqs(last_cursor(peer)) == {"a": 3 * number}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.fanout import MAX_INBOX
+from analytics_hub.core.fanout import MAX_PER_TURN
 from analytics_hub.tuning import Tuning
 
 from .rig import Peer, Rig
@@ -31,7 +31,7 @@ def follower(rig: Rig, *channels: str) -> Peer:
     peer.subscribe(*channels)
     keep_busy(rig, *channels)
     assert peer.session.cohort is not None
-    assert peer.session.cohort.inbox is not None
+    assert peer.session.cohort.queue is not None
     peer.forget()
     return peer
 
@@ -115,10 +115,10 @@ def test_a_burst_for_a_busy_client_loses_nothing() -> None:
     rig = Rig(A, B, tuning=CALM)
     peer = follower(rig, "a", "b")
 
-    rig.publish("a", *range(MAX_INBOX + 1))
+    rig.publish("a", *range(MAX_PER_TURN + 1))
     rig.advance(1)
 
-    assert peer.data("a") == list(range(MAX_INBOX + 1))
+    assert peer.data("a") == list(range(MAX_PER_TURN + 1))
     assert peer.said("$gap") == []
 
 

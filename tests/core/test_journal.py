@@ -98,7 +98,7 @@ def test_the_engine_is_busy_while_a_batch_is_with_the_journal() -> None:
 def test_an_item_that_is_too_large_never_reaches_the_journal() -> None:
     rig = Rig(D, tuning=Tuning(max_item_bytes=100))
 
-    with pytest.raises(InvalidItem, match=r"the item for channel 'd' has .* bytes; at most 100 are right"):
+    with pytest.raises(InvalidItem, match=r"the item for channel 'd' has .* bytes; at most 100 are allowed"):
         rig.tell("d", "x" * 100)
 
     assert rig.asked(Append) == []

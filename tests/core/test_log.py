@@ -166,7 +166,7 @@ def test_an_item_of_a_table_needs_a_key(key: str | None) -> None:
 def test_only_a_table_has_keys(channel: Channel) -> None:
     rig = Rig(channel)
 
-    with pytest.raises(InvalidItem, match=f"key 'k' on channel .* whose mode '{channel.mode}' has no keys"):
+    with pytest.raises(InvalidItem, match=f"key 'k' on channel .*: its mode '{channel.mode}' has no keys"):
         rig.publish(channel.name, 1, key="k")
     with pytest.raises(InvalidItem, match="has no keys"):
         rig.engine.delete(channel.name, "k", rig.now)
@@ -175,7 +175,7 @@ def test_only_a_table_has_keys(channel: Channel) -> None:
 def test_latest_has_nothing_to_delete() -> None:
     rig = Rig(LATEST)
 
-    with pytest.raises(InvalidItem, match="delete on channel 'l', whose mode 'latest' has no keys"):
+    with pytest.raises(InvalidItem, match="delete on channel 'l': its mode 'latest' has no keys"):
         rig.publish("l", None, deleted=True)
 
 

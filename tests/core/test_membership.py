@@ -43,7 +43,7 @@ def test_different_wires_share_nothing() -> None:
     for name in ("x", "y"):
         rig.connect(wire=LineWire(name)).subscribe("a")
 
-    assert (cohorts(rig), rig.engine.statistics().layouts) == (2, 2)
+    assert (cohorts(rig), rig.engine.statistics().subscription_sets) == (2, 2)
 
 
 def test_a_client_without_a_subscription_is_in_no_cohort() -> None:
@@ -65,7 +65,7 @@ def test_a_cohort_goes_with_its_last_member() -> None:
     for peer in peers:
         peer.unsubscribe("a")
 
-    assert (cohorts(rig), rig.engine.statistics().layouts) == (0, 0)
+    assert (cohorts(rig), rig.engine.statistics().subscription_sets) == (0, 0)
 
 
 def test_a_stalled_client_reads_on_from_where_it_stopped() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.tuning import Tuning
 
 from .rig import Rig
@@ -13,7 +13,12 @@ TABLE = Channel("t", mode="table")
 def test_a_fresh_engine_has_counted_nothing() -> None:
     statistics = Rig(A).engine.statistics()
 
-    assert (statistics.sessions, statistics.subscriptions, statistics.cohorts, statistics.layouts) == (0, 0, 0, 0)
+    assert (statistics.sessions, statistics.subscriptions, statistics.cohorts, statistics.subscription_sets) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert statistics.counters == {}
     assert statistics.channels["a"].ledger == Ledger()
 
@@ -26,7 +31,7 @@ def test_statistics_count_who_is_there() -> None:
     statistics = rig.engine.statistics()
 
     assert (statistics.sessions, statistics.stalled, statistics.subscriptions) == (3, 1, 6)
-    assert (statistics.layouts, statistics.cohorts) == (1, 2)
+    assert (statistics.subscription_sets, statistics.cohorts) == (1, 2)
     assert statistics.channels["a"].watchers == 3
     assert statistics.counters == {"connected": 3, "stalled": 1}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.events import Interest
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -431,18 +430,3 @@ def test_a_session_keeps_its_rate_between_two_subscriptions() -> None:
     assert peer.data() == [1, 2, 3, 4]
     rig.advance(1.1)
     assert peer.data() == [1, 2, 3, 4, 1, 2, 3, 4]
-
-
-def test_the_driver_learns_of_the_first_and_the_last_watcher() -> None:
-    rig = Rig(A)
-    first, second = rig.connect(), rig.connect()
-
-    first.subscribe("a")
-    second.subscribe("a")
-    first.unsubscribe("a")
-    gained = rig.asked(Interest)
-    rig.engine.disconnect(second.session, rig.now)
-    rig.pump()
-
-    assert gained == [Interest("a", gained=True)]
-    assert rig.asked(Interest) == [Interest("a", gained=True), Interest("a", gained=False)]

@@ -6,26 +6,27 @@ are handed over one by one; the test decides when, and whose write is the one th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from analytics_hub.core import cohort as cohort_module
-from analytics_hub.core import commands as dialogue_module
+from analytics_hub.core import commands as commands_module
 from analytics_hub.core.engine import Delivery
-from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
+from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
 from analytics_hub.core.session import Session
 from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
+from analytics_hub.protocol import Selection
 
 from . import invariants
 from .answers import Command, Malformed
 from .client import Client, Drain
 from .publishing import Publishing, Setup
 from .rig import FakeTransport
-from .wire import LineWire
+from .wire import Fields, LineWire
 
 __all__ = ["OPS", "Setup", "World"]
 
@@ -38,12 +39,11 @@ class World(Publishing):
     def __init__(self, setup: Setup) -> None:
         # Constants of the engine that only small numbers put to the test; a world is alone in its process.
         setattr(cohort_module, "SLICE", setup.slice_size)  # noqa: B010 - a constant to type checkers
-        setattr(dialogue_module, "MAX_REFUSED", setup.refusals)  # noqa: B010
+        setattr(commands_module, "MAX_OVER_RATE", setup.refusals)  # noqa: B010
         super().__init__(setup)
         self.shifted_at = float("-inf")
         self.token_checks: list[CheckToken] = []
         self.questions: list[AskAuthorize] = []
-        self.interest: dict[str, bool] = {}
         self.flushes: list[tuple[bytes, float]] = []
         self.output: Iterator[Delivery] | None = None
 
@@ -60,12 +60,25 @@ class World(Publishing):
 
     def send(self, client: Client, *commands: Command) -> None:
         """The client sends one frame."""
+        texts = [c.text if isinstance(c, Malformed) else msgspec.json.encode(c).decode() for c in commands]
+        text = texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+        self._receive(client, commands, lambda: self.engine.receive_data(client.session, text, self.tick()))
+
+    def subscribe(self, client: Client, channels: Sequence[Fields]) -> None:
+        """The client subscribes by something else than a frame, such as a URL."""
+        most = self.tuning.max_subscriptions
+        commands = [
+            {"action": "subscribe", "channels": list(channels[at : at + most])} for at in range(0, len(channels), most)
+        ]
+        selections = msgspec.convert(channels, list[Selection])
+        self._receive(client, commands, lambda: self.engine.subscribe(client.session, selections, self.tick()))
+
+    def _receive(self, client: Client, commands: Sequence[Command], hand_in: Callable[[], None]) -> None:
         if client.is_gone or client.closed is not None:
             return
-        texts = [c.text if isinstance(c, Malformed) else msgspec.json.encode(c).decode() for c in commands]
         was_closed = client.session.is_closed
         client.heard_at = self.now
-        self.engine.receive_data(client.session, texts[0] if len(texts) == 1 else f"[{','.join(texts)}]", self.tick())
+        hand_in()
         self.see_logs()
         if not was_closed and not self._is_cut_off(client):
             client.queue.extend(commands)
@@ -228,9 +241,6 @@ class World(Publishing):
                 self.questions.append(event)
             case Append() | Read():
                 self.jobs.append(event)
-            case Interest(name, gained):
-                assert self.interest.get(name, False) is not gained, f"interest in {name} is told twice"
-                self.interest[name] = gained
             case Pause(session, paused):
                 client = self.client_of(session)
                 assert client.is_paused is not paused

@@ -64,7 +64,13 @@ async def read_data(client: MemoryClient, channel: str, number: int) -> list[Any
 def is_empty(hub: Hub) -> bool:
     """Whether the hub keeps nothing of any client, and every ledger is closed and balances."""
     statistics = hub.statistics()
-    counts = (statistics.sessions, statistics.subscriptions, statistics.layouts, statistics.cohorts, statistics.stalled)
+    counts = (
+        statistics.sessions,
+        statistics.subscriptions,
+        statistics.subscription_sets,
+        statistics.cohorts,
+        statistics.stalled,
+    )
     return not any(counts) and all(
         channel.ledger.is_balanced and not channel.ledger.pending and not channel.watchers
         for channel in statistics.channels.values()

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from analytics_hub import Identity
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.transports.memory import subscribe
 
 from .rig import FakeTransport, new_hub, plug_in, read_data, running
@@ -20,7 +20,7 @@ NOTHING = Ledger()
 def test_a_hub_that_was_never_entered_has_statistics_too() -> None:
     statistics = new_hub().statistics()
 
-    assert statistics.sessions == statistics.subscriptions == statistics.layouts == statistics.cohorts == 0
+    assert statistics.sessions == statistics.subscriptions == statistics.subscription_sets == statistics.cohorts == 0
     assert statistics.counters == {}
     assert {name: channel.mode for name, channel in statistics.channels.items()} == {
         "events": "events",

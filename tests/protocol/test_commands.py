@@ -10,9 +10,9 @@ from analytics_hub.protocol import (
     MAX_COMMANDS,
     Auth,
     CommandId,
+    InvalidCommand,
     Ping,
     Position,
-    Refused,
     Selection,
     Subscribe,
     Timestamps,
@@ -26,10 +26,10 @@ from analytics_hub.protocol import (
 DEPTH = 100_000  # beyond what any version of Python recurses to in C
 
 
-def refuse(data: str | bytes) -> Refused:
+def refuse(data: str | bytes) -> InvalidCommand:
     """The one refusal of `data`."""
     (refused,) = parse_json(data)
-    assert isinstance(refused, Refused), refused
+    assert isinstance(refused, InvalidCommand), refused
     return refused
 
 
@@ -84,11 +84,13 @@ def test_a_value_that_is_not_an_object_is_a_bad_request(text: str) -> None:
 
 
 def test_an_empty_array_is_a_bad_request() -> None:
-    assert refuse("[]") == Refused("bad-request", "an empty array of commands; send an object with an action")
+    assert refuse("[]") == InvalidCommand("bad-request", "an empty array of commands; send an object with an action")
 
 
 def test_a_binary_message_is_a_bad_request() -> None:
-    assert refuse(b'{"action":"ping"}') == Refused("bad-request", "a binary message on a JSON session; send text")
+    assert refuse(b'{"action":"ping"}') == InvalidCommand(
+        "bad-request", "a binary message on a JSON session; send text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_the_commands_of_a_frame_are_limited() -> None:
     command = '{"action":"ping"}'
 
     assert parse_json(f"[{','.join([command] * MAX_COMMANDS)}]") == [Ping()] * MAX_COMMANDS
-    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == Refused(
+    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == InvalidCommand(
         "bad-request", "4097 commands in one frame; the limit is 4096"
     )
 
@@ -149,7 +151,7 @@ def test_an_invalid_command_of_an_array_does_not_affect_the_others() -> None:
     first, second, third = parse_json('[{"action":"ping","id":1},{"action":"dance","id":2},{"action":"ping","id":3}]')
 
     assert (first, third) == (Ping(id=1), Ping(id=3))
-    assert isinstance(second, Refused)
+    assert isinstance(second, InvalidCommand)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analytics_hub.exceptions import InvalidItem
-from analytics_hub.protocol import Parsed, Ping, Refused, Seen, encode, formats, parse_json, parse_msgpack
+from analytics_hub.protocol import InvalidCommand, Parsed, Ping, Seen, encode, formats, parse_json, parse_msgpack
 from analytics_hub.protocol.formats import JSON, MEMO_BYTES, MSGPACK, SUBPROTOCOLS, Format, choose_format, transcode
 from analytics_hub.protocol.items import encode_data
 
@@ -257,7 +257,7 @@ def test_commands_are_the_same_in_both_formats(message: object) -> None:
 
 def meaning(parsed: Parsed) -> object:
     """A refusal without its message, in which msgspec names types as its format does."""
-    return (parsed.code, parsed.id) if isinstance(parsed, Refused) else parsed
+    return (parsed.code, parsed.id) if isinstance(parsed, InvalidCommand) else parsed
 
 
 def test_seen_has_the_number_of_frames() -> None:
@@ -269,7 +269,7 @@ def test_seen_has_the_number_of_frames() -> None:
 def test_an_invalid_number_of_frames_is_refused(frames: object) -> None:
     (refused,) = JSON.parse(encode({"action": "seen", "id": 3, "frames": frames}).decode())
 
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, InvalidCommand)
     assert (refused.code, refused.id) == ("bad-request", 3)
     assert "$.frames" in refused.message
 
@@ -278,12 +278,12 @@ def test_each_format_refuses_the_messages_of_the_other() -> None:
     assert (
         JSON.parse(pack({"action": "ping"}))
         == parse_json(b"")
-        == [Refused("bad-request", "a binary message on a JSON session; send text")]
+        == [InvalidCommand("bad-request", "a binary message on a JSON session; send text")]
     )
     assert (
         MSGPACK.parse('{"action":"ping"}')
         == parse_msgpack("")
-        == [Refused("bad-request", "a text message on a MessagePack session; send binary")]
+        == [InvalidCommand("bad-request", "a text message on a MessagePack session; send binary")]
     )
 
 
@@ -312,7 +312,7 @@ def test_no_binary_message_makes_the_parser_raise(data: bytes) -> None:
 
     assert parsed
     if data[:1] in (b"", b"\xc1", b"\xdd", b"\xdf"):
-        assert all(isinstance(each, Refused) and each.message for each in parsed)
+        assert all(isinstance(each, InvalidCommand) and each.message for each in parsed)
 
 
 @given(st.text(alphabet=st.characters(categories=None)))

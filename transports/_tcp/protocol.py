@@ -155,4 +155,4 @@ class LineProtocol(SessionProtocol[LineServer]):
 
 def _is_done(session: Session) -> bool:
     """Whether nothing more will be sent to this client unless it asks."""
-    return not (session.subscriptions or session.commands or session.is_waiting or session.lane)
+    return not (session.subscriptions or session.commands or session.is_waiting or session.control_queue)
