@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 CALM: Final = 0.03
 """The part of a window for which other processes may have our cores."""
+QUIET: Final = 0.25
+"""Seconds without an item after which all items have arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Running:
         time.sleep(effort.seconds)
         after, waited = self.load.mark(), self._waited() - waited
         self.answer = self.server.request("stop")
-        self.wait_until_quiet()
+        self.wait_until_quiet(min(QUIET, effort.seconds))
         return Window(
             clients=self.contestant.clients.count - self.contestant.clients.deaf,
             rate=self.contestant.rate,
@@ -118,7 +120,7 @@ class Running:
     def _waited(self) -> float:
         return sum(machine.waited_seconds(child.pid) for child in (self.server, self.load))
 
-    def wait_until_quiet(self, quiet: float = 0.25, timeout: float = 30.0) -> None:
+    def wait_until_quiet(self, quiet: float = QUIET, timeout: float = 30.0) -> None:
         """Wait until nothing has arrived for `quiet` seconds, so that the next contestant has the machine to itself."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

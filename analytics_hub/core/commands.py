@@ -19,7 +19,6 @@ from ..protocol import (
     Selection,
     Subscribe,
     Unsubscribe,
-    control_item,
 )
 from ..tuning import Tuning
 from .context import Context
@@ -55,6 +54,7 @@ class CommandHandler:
         node: str,
         asks_to_authorize: bool,
     ) -> None:
+        self._context = context
         self._tuning = context.tuning
         self._current_time = context.current_time
         self._counters = context.counters
@@ -149,7 +149,7 @@ class CommandHandler:
             self._unsubscribe(session, command)
         elif isinstance(command, Ping):
             session.is_pinging = True
-            self._send(session, control_item("$pong", self._current_time.stamp(), id=command.id))
+            self._send(session, self._context.control_item("$pong", id=command.id))
         elif isinstance(command, Seen):
             session.is_pinging = True  # from the first confirmation on, silence means that the client is gone
             self._emit(Confirmed(session, command.frames))
@@ -167,11 +167,8 @@ class CommandHandler:
     def _send_error(self, session: Session, id: CommandId, code: str, message: str, after: float | None = None) -> None:
         """Answer with an `$error`; with `after` the client may try again in that many seconds."""
         self._counters[f"error-{code}"] += 1
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        fields |= {"code": code, "message": message, "retry": "never" if after is None else "later"}
-        if after is not None:
-            fields["after"] = round(after, 3)
-        self._send(session, control_item("$error", self._current_time.stamp(), **fields))
+        retry = {"retry": "never"} if after is None else {"retry": "later", "after": round(after, 3)}
+        self._send(session, self._context.answer("$error", id, code=code, message=message, **retry))
 
     def _answer_over_rate(self, session: Session, id: CommandId, now: float) -> None:
         session.over_rate += 1
@@ -194,7 +191,7 @@ class CommandHandler:
         session.state = SessionState.OPEN
         limits = {**self._hello["limits"], "message": session.max_message}
         fields = {"session": session.id, **self._hello, "limits": limits, "expires": _expires(session.identity)}
-        self._send(session, control_item("$hello", self._current_time.stamp(), **fields))
+        self._send(session, self._context.control_item("$hello", **fields))
 
     def authenticated(self, session: Session, result: Identity | HubError, now: float) -> None:
         """The answer to `CheckToken`."""
@@ -231,8 +228,7 @@ class CommandHandler:
             self._send(session, *self._subscriptions.unsubscribe(session, lost, None, "forbidden"))
 
     def _send_authenticated(self, session: Session, id: CommandId) -> None:
-        fields = {"expires": _expires(session.identity)} | ({} if id is None else {"id": id})
-        self._send(session, control_item("$authenticated", self._current_time.stamp(), **fields))
+        self._send(session, self._context.answer("$authenticated", id, expires=_expires(session.identity)))
 
     def _answer_bad_token(self, session: Session, id: CommandId, error: HubError) -> None:
         after = error.retry_after

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from ..protocol import CommandId, control_item
 from ..tuning import Tuning
 from .current_time import CurrentTime
 from .events import Event
@@ -24,3 +25,13 @@ class Context:
         self.counters: Final[Counter[str]] = Counter()
         self.events: Final[deque[Event]] = deque()
         self.emit: Final[Callable[[Event], None]] = self.events.append
+
+    def control_item(self, type_: str, **fields: Any) -> bytes:
+        """One encoded control item, with the current time."""
+        return control_item(type_, self.current_time.stamp(), **fields)
+
+    def answer(self, type_: str, id: CommandId, **fields: Any) -> bytes:
+        """The same, with the id of the command that it answers, if that has one."""
+        if id is not None:
+            fields["id"] = id
+        return self.control_item(type_, **fields)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from ..protocol import CloseCode, control_item
+from ..protocol import CloseCode
 from .context import Context
 from .output import Output
 from .schedule import Schedule
@@ -21,6 +21,7 @@ class Deadlines:
     """Tokens that do not arrive or expire, clients that are stalled or silent for too long, and the heartbeat."""
 
     def __init__(self, context: Context, output: Output, end: Callable[[Session, int, str], None]) -> None:
+        self._context = context
         self._current_time = context.current_time
         self._tuning = context.tuning
         self._registry = context.registry
@@ -81,8 +82,7 @@ class Deadlines:
         if left > self._tuning.expiry_warning:
             return [self._current_time.now + left - self._tuning.expiry_warning]
         session.expiry_warned = expires
-        item = control_item("$expiring", self._current_time.stamp(), **{"in": round(left, 3)})
-        self._output.send_control(session, item)
+        self._output.send_control(session, self._context.control_item("$expiring", **{"in": round(left, 3)}))
         return []
 
     def _keep_alive(self, session: Session) -> float:

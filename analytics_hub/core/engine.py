@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ..channels import Channel
 from ..exceptions import HubError, ItemTooLarge
 from ..identity import Identity
-from ..protocol import Parsed, Selection, control_item
+from ..protocol import Parsed, Selection
 from ..tuning import Tuning
 from .atomic import atomic, atomic_each, check_ready
 from .batcher import Batcher
@@ -60,7 +60,7 @@ class Engine:
         """A step is under way: only a signal handler can see this."""
         self.is_broken = False
         """Memory ran out in the middle of a step: the state cannot be trusted, and no step may follow."""
-        context = Context(self.tuning, self.registry)
+        self._context = context = Context(self.tuning, self.registry)
         self.counters: Final[Counter[str]] = context.counters
         self._current_time = context.current_time
         self._events = context.events
@@ -352,7 +352,7 @@ class Engine:
         slot = grace / max(1, len(self.sessions))
         for index, session in enumerate(list(self.sessions.values())):
             if session.is_open:
-                item = control_item("$drain", self._current_time.stamp(), **{"in": round(index * slot, 3)})
+                item = self._context.control_item("$drain", **{"in": round(index * slot, 3)})
                 self._output.send_control(session, item)
 
     def _end(self, session: Session, code: int, reason: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..exceptions import HubError, PermissionDenied, UnknownChannel
-from ..protocol import CommandId, Selection, control_item, name_in_error
+from ..protocol import CommandId, Selection, name_in_error
 from .context import Context
 from .cursor import keep_announced
 from .log import ChannelLog
@@ -40,6 +40,7 @@ class Subscriptions:
     """The subscriptions of all sessions. Every change returns the control items that tell the client about it."""
 
     def __init__(self, context: Context, scheduler: Scheduler, membership: Membership) -> None:
+        self._context = context
         self._registry = context.registry
         self._current_time = context.current_time
         self._counters = context.counters
@@ -95,9 +96,7 @@ class Subscriptions:
                 reply.channels.append(answer)
             named.add(name)
         self._membership.attach(session, detached, now)
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        answers = control_item("$subscribed", self._current_time.stamp(), **fields, channels=reply.channels)
-        return [*reply.before, answers, *reply.after]
+        return [*reply.before, self._context.answer("$subscribed", id, channels=reply.channels), *reply.after]
 
     def _subscribe_one(self, session: Session, selection: Selection, detached: Detached, reply: _Reply) -> None:
         """Begin, restart or pace one subscription; raises `HubError`."""
@@ -115,8 +114,7 @@ class Subscriptions:
         started = start(log, selection, self._current_time.stamp())
         if held is not None:
             account = self._unsubscribe_one(session, name, detached, reply.before)
-            stamp = self._current_time.stamp()
-            reply.before.append(control_item("$unsubscribed", stamp, channels=[account], reason="restarted"))
+            reply.before.append(self._context.control_item("$unsubscribed", channels=[account], reason="restarted"))
         detached.readers[name] = started.reader
         session.subscriptions[name] = Subscription(started.position, selection.max_hz)
         reply.channels.append(started.answer)
@@ -147,9 +145,7 @@ class Subscriptions:
             for name in names
         ]
         self._membership.attach(session, detached, now)
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        stamp = self._current_time.stamp()
-        return [*gaps, control_item("$unsubscribed", stamp, **fields, channels=accounts, reason=reason)]
+        return [*gaps, self._context.answer("$unsubscribed", id, channels=accounts, reason=reason)]
 
     def _unsubscribe_one(self, session: Session, name: str, detached: Detached, gaps: list[bytes]) -> dict[str, Any]:
         """Close one account. A loss that was not reported yet is reported in `gaps`."""

@@ -286,12 +286,23 @@ async def test_a_refused_handshake_raises_the_text_of_the_server() -> None:
 async def test_the_client_tries_a_busy_server_again() -> None:
     async def busy(peer: Peer) -> None:
         await peer.receive()
-        await peer.send(RejectConnection(status_code=503, headers=[(b"retry-after", b"0")]))
+        await peer.send(RejectConnection(status_code=503))
 
     async with scripted_server(busy, subscribe_and_close) as server:
         await run(server)
 
     assert server.disconnects == ["temporarily refused (HTTP 503)"]
+
+
+async def test_retry_after_is_the_minimum_delay_up_to_a_day() -> None:
+    async def busy(peer: Peer) -> None:
+        await peer.receive()
+        await peer.send(RejectConnection(status_code=503, headers=[(b"retry-after", b"99999999")]))
+
+    async with scripted_server(busy) as server:
+        await run_until_reported(server, server.client(), 1)
+
+    assert server.events == [Disconnected("temporarily refused (HTTP 503)", 86_400)]
 
 
 async def test_the_client_tries_again_while_no_server_listens() -> None:
@@ -493,6 +504,7 @@ async def test_a_client_without_a_token_leaves_a_server_that_requires_one() -> N
 
     assert isinstance(error, TokenRefused)
     assert error.fault == "missing"
+    assert server.disconnects == [], "there is no other token to wait for"
 
 
 # --- the application

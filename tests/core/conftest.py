@@ -1,8 +1,6 @@
-"""The machine runs with small constants of the core; nobody else does."""
+"""The machine changes constants of the core; they are reset after each test."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,8 +8,6 @@ from analytics_hub.core import cohort, commands
 
 
 @pytest.fixture(autouse=True)
-def constants() -> Iterator[None]:
-    before = cohort.SLICE, commands.MAX_OVER_RATE
-    yield
-    for module, name, value in ((cohort, "SLICE", before[0]), (commands, "MAX_OVER_RATE", before[1])):
-        setattr(module, name, value)
+def constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "SLICE", cohort.SLICE)
+    monkeypatch.setattr(commands, "MAX_OVER_RATE", commands.MAX_OVER_RATE)

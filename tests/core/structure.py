@@ -1,4 +1,4 @@
-"""The engine's own order: what it holds is exactly what its sessions hold, and nothing is left behind."""
+"""The structure of the engine: it holds exactly what its sessions hold, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ def check_structure(engine: Engine) -> None:
             watchers[name] += 1
         if session.cohort is not None:
             held.setdefault(session.cohort, []).append(session.id)
-            assert session.cohort.is_stalled == session.is_stalled, f"{session.id} shares its cohort wrongly"
+            assert session.cohort.is_stalled == session.is_stalled, f"{session.id} is in the wrong cohort"
             wanted = tuple(sorted((name, sub.max_hz) for name, sub in session.subscriptions.items()))
             assert session.cohort.subscription_set.key == (session.wire.name, wanted)
     assert {name: log.watchers for name, log in logs.items()} == watchers
 
-    there = [cohort for layout in engine.registry.subscription_sets.values() for cohort in layout.cohorts]
-    assert len(there) == len(held) and set(there) == set(held), "the layouts hold other cohorts than the sessions"
-    for key, layout in engine.registry.subscription_sets.items():
-        assert layout.key == key and layout.cohorts
-        assert layout.primary is None or layout.primary in layout.cohorts
+    subscription_sets = engine.registry.subscription_sets
+    cohorts = [cohort for subscription_set in subscription_sets.values() for cohort in subscription_set.cohorts]
+    assert len(cohorts) == len(held) and set(cohorts) == set(held), "subscription sets and sessions differ in cohorts"
+    for key, subscription_set in subscription_sets.items():
+        assert subscription_set.key == key and subscription_set.cohorts
+        assert subscription_set.primary is None or subscription_set.primary in subscription_set.cohorts
     for cohort, members in held.items():
         _check_cohort(engine, cohort, members)
     readers = {reader for cohort in held for reader in cohort.readers.values()}
     for log in logs.values():
-        assert set(log.idle) <= readers, f"{log.name} has idle readers that nobody holds"
-        assert set(log.followers) <= set(held), f"{log.name} has followers that nobody holds"
+        assert set(log.idle) <= readers, f"{log.name} has idle readers without a session"
+        assert set(log.followers) <= set(held), f"{log.name} has followers without a session"
         assert not log.is_dirty or log in engine._scheduler.dirty_logs
 
 
@@ -50,7 +51,7 @@ def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
         waits = reader in _reading(engine)
         places = (reader in log.idle) + (reader in cohort.dirty)
         if cohort.is_stalled:
-            assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is watched"
+            assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is awake"
         elif cohort.queue is not None:
             assert places == 0 and cohort in log.followers, f"a follower is in {places} other places"
         else:
@@ -65,7 +66,7 @@ def _reading(engine: Engine) -> set[Reader]:
 
 
 def check_empty(engine: Engine) -> None:
-    """Everybody has gone, and all that was to be said has been."""
+    """All clients have disconnected, and nothing is left to be written."""
     check_structure(engine)
     assert not engine.sessions and not engine.registry.subscription_sets
     assert not engine.has_output, "there is still output"
@@ -73,4 +74,4 @@ def check_empty(engine: Engine) -> None:
     assert not engine._journal._reads, "a session that has ended waits for the journal"
     for log in engine.registry.logs.values():
         assert not log.idle and not log.followers and not log.watchers
-        assert not log.is_member, f"{log.name} was not forgotten"
+        assert not log.is_member, f"{log.name} was not removed"

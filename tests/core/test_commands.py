@@ -26,7 +26,7 @@ IDS = [str(error) for error, *_ in REFUSALS]
 
 def error(peer: Peer) -> Fields:
     """The `$error` that came last."""
-    return peer.said("$error")[-1]
+    return peer.items_of("$error")[-1]
 
 
 def newcomer(rig: Rig) -> Peer:
@@ -78,7 +78,7 @@ def test_what_a_client_has_seen_is_passed_on_and_has_no_answer() -> None:
     peer.send({"action": "seen", "frames": 7}, {"action": "seen", "id": 1, "frames": 2**53 - 1})
 
     assert peer.items == []
-    assert rig.asked(Confirmed) == [Confirmed(peer.session, 7), Confirmed(peer.session, 2**53 - 1)]
+    assert rig.events_of(Confirmed) == [Confirmed(peer.session, 7), Confirmed(peer.session, 2**53 - 1)]
 
 
 def test_a_ping_is_answered_with_its_id() -> None:
@@ -86,7 +86,7 @@ def test_a_ping_is_answered_with_its_id() -> None:
 
     peer.send({**PING, "id": "x"}, PING)
 
-    assert [pong["id"] for pong in peer.said("$pong")] == ["x", None]
+    assert [pong["id"] for pong in peer.items_of("$pong")] == ["x", None]
 
 
 # --- bad input
@@ -113,7 +113,7 @@ def test_a_malformed_command_is_answered_and_the_client_lives(data: str | bytes,
 
     assert (error(peer)["code"], error(peer)["retry"]) == ("bad-request", "never")
     assert place in error(peer)["message"]
-    assert peer.said("$pong")[0]["id"] == 1
+    assert peer.items_of("$pong")[0]["id"] == 1
     assert peer.close is None
 
 
@@ -138,7 +138,7 @@ def test_ten_malformed_commands_in_a_row_end_the_client() -> None:
     assert lives
     assert peer.close is not None
     assert (peer.close.code, peer.close.reason) == (4400, "10 malformed commands in a row")
-    assert len(peer.said("$error")) == 10
+    assert len(peer.items_of("$error")) == 10
 
 
 def test_a_good_command_forgives_the_malformed_ones() -> None:
@@ -157,7 +157,7 @@ def test_what_follows_the_last_malformed_command_is_not_carried_out() -> None:
 
     peer.send_raw("[" + "5," * 10 + '{"action":"ping"}]')
 
-    assert peer.said("$pong") == []
+    assert peer.items_of("$pong") == []
     assert peer.close is not None
 
 
@@ -180,8 +180,8 @@ def test_commands_over_the_rate_are_refused_until_later() -> None:
     rig.advance(0.25)
     peer.send({**PING, "id": "later"})
 
-    assert [pong["id"] for pong in peer.said("$pong")] == [0, 1, 2, 3, "later"]
-    refused = peer.said("$error")
+    assert [pong["id"] for pong in peer.items_of("$pong")] == [0, 1, 2, 3, "later"]
+    refused = peer.items_of("$error")
     assert [one["id"] for one in refused] == [4, 5]
     assert {(one["code"], one["retry"], one["after"]) for one in refused} == {("rate-limited", "later", 0.25)}
     assert peer.close is None
@@ -209,7 +209,7 @@ def test_what_is_served_of_a_flood_does_not_excuse_it() -> None:
         rig.advance(0.2)
         flood.send_raw(json.dumps([PING] * 60))
         fair.send_raw(json.dumps([PING] * 40))  # half of it is too much, and answered so
-    refused = len(fair.said("$error"))
+    refused = len(fair.items_of("$error"))
 
     assert flood.close is not None
     assert flood.close.code == 4429
@@ -224,7 +224,7 @@ def test_who_is_closed_for_its_full_lane_is_not_closed_again_for_its_commands() 
 
     peer.send_raw(json.dumps([PING] * 2000))
 
-    assert [close.code for close in rig.asked(Close)] == [4503]
+    assert [close.code for close in rig.events_of(Close)] == [4503]
 
 
 # --- before authentication
@@ -244,7 +244,7 @@ def test_nothing_but_auth_comes_before_it(command: Fields) -> None:
 def test_a_first_token_opens_the_session() -> None:
     rig = Rig(A)
     peer = newcomer(rig)
-    (asked,) = rig.asked(CheckToken)
+    (asked,) = rig.events_of(CheckToken)
 
     grant(peer, Identity(id="bob", expires=WALL + 100))
 
@@ -309,12 +309,12 @@ def test_a_refreshed_token_loses_no_data() -> None:
     peer = rig.connect()
     peer.subscribe("a")
     peer.send({"action": "auth", "token": "t"})
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     grant(peer, Identity(id="alice", expires=WALL + 500))
 
     assert peer.data() == [1]
-    assert peer.said("$authenticated")[0]["expires"] == WALL + 500
+    assert peer.items_of("$authenticated")[0]["expires"] == WALL + 500
     assert "$unsubscribed" not in peer.types
 
 
@@ -336,10 +336,10 @@ def test_what_new_roles_do_not_allow_is_ended_and_named() -> None:
     peer.send({"action": "auth", "token": "t"})
 
     grant(peer, Identity(id="root"))
-    rig.tell("secret", 1)
-    rig.tell("a", 2)
+    rig.deliver("secret", 1)
+    rig.deliver("a", 2)
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], [one["channel"] for one in ended["channels"]]) == ("forbidden", ["secret"])
     assert "id" not in ended
     assert peer.data() == [2]
@@ -353,9 +353,9 @@ def test_a_refused_refresh_leaves_the_session_alone(refusal: HubError) -> None:
     peer.send({"action": "auth", "token": "t"})
 
     grant(peer, refusal)
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
-    assert len(peer.said("$error")) == 1
+    assert len(peer.items_of("$error")) == 1
     assert peer.data() == [1]
     assert peer.close is None
 
@@ -367,36 +367,36 @@ def test_what_changes_while_the_application_is_asked_is_not_allowed_by_that() ->
     """Roles that come meanwhile open nothing that was not asked about, and what was taken back is not held any more."""
     rig = Rig(A, B, SECRET, asks_to_authorize=True)
     peer = rig.connect()
-    peer.ask("a")
+    peer.send_subscribe("a")
     rig.engine.authorized(peer.session, ["a"], rig.now)
-    peer.ask("a", "b", "secret")
+    peer.send_subscribe("a", "b", "secret")
     rig.engine.identify(peer.session, Identity(id="alice", roles=frozenset({"admin"})), rig.now)
     rig.engine.forbid(peer.session, ["a"], rig.now)
 
     rig.engine.authorized(peer.session, ["b"], rig.now)
     rig.pump()
 
-    answers = peer.said("$subscribed")[-1]["channels"]
+    answers = peer.items_of("$subscribed")[-1]["channels"]
     assert [(one["channel"], one.get("code")) for one in answers] == [
         ("a", "forbidden"),
         ("b", None),
         ("secret", "forbidden"),
     ]
-    assert [ask.channels for ask in rig.asked(AskAuthorize)] == [("a",), ("b",)]
+    assert [ask.channels for ask in rig.events_of(AskAuthorize)] == [("a",), ("b",)]
 
 
 def test_another_identity_keeps_what_it_may_have() -> None:
     rig = Rig(A, SECRET)
     peer = rig.connect(Identity(id="root", roles=frozenset({"admin"})))
     peer.subscribe("a", "secret")
-    rig.tell("secret", 1)
+    rig.deliver("secret", 1)
 
     rig.engine.identify(peer.session, Identity(id="root"), rig.now)
-    rig.tell("secret", 2)
-    rig.tell("a", 3)
+    rig.deliver("secret", 2)
+    rig.deliver("a", 3)
     rig.advance(1.0)
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "secret", "seq": 1, "abandoned": 0}])
     assert "id" not in ended
     assert peer.data() == [1, 3]
@@ -438,14 +438,14 @@ def test_channels_that_are_taken_back_end_and_no_others() -> None:
     peer = rig.connect()
     peer.subscribe("a", "b")
     peer.stall()
-    rig.tell("b", 1, 2)
+    rig.deliver("b", 1, 2)
 
     rig.engine.forbid(peer.session, ["b", "unknown"], rig.now)
-    rig.tell("b", 3)
-    rig.tell("a", 4)
+    rig.deliver("b", 3)
+    rig.deliver("a", 4)
     peer.resume()
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "b", "seq": 0, "abandoned": 2}])
     assert peer.data() == [4]
 
@@ -458,13 +458,13 @@ def test_the_application_has_a_say_about_each_channel() -> None:
     peer = rig.connect()
 
     peer.send({"action": "subscribe", "id": 1, "channels": ["a", "b", "a", "secret", "unknown"]})
-    (ask,) = rig.asked(AskAuthorize)
+    (ask,) = rig.events_of(AskAuthorize)
     before = peer.types[1:]
     rig.engine.authorized(peer.session, ["a"], rig.now)
     rig.pump()
 
     assert (ask.identity, ask.channels, before) == (ALICE, ("a", "b"), [])
-    answer = peer.said("$subscribed")[0]
+    answer = peer.items_of("$subscribed")[0]
     assert answer["id"] == 1
     assert [(one["channel"], one.get("code")) for one in answer["channels"]] == [
         ("a", None),
@@ -484,8 +484,8 @@ def test_nobody_is_asked_twice_about_one_subscription() -> None:
 
     peer.subscribe({"channel": "a", "max_hz": 1})
 
-    assert len(rig.asked(AskAuthorize)) == 1
-    assert len(peer.said("$subscribed")) == 2
+    assert len(rig.events_of(AskAuthorize)) == 1
+    assert len(peer.items_of("$subscribed")) == 2
 
 
 def test_commands_behind_one_that_waits_keep_their_order() -> None:
@@ -524,12 +524,12 @@ def test_too_many_waiting_commands_stop_the_reading() -> None:
 
     for _ in range(30):
         peer.send({**PING, "id": "x" * 100})
-    stopped = rig.asked(Pause)
+    stopped = rig.events_of(Pause)
     grant(peer, ALICE)
 
     assert [pause.paused for pause in stopped] == [True]
-    assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
-    assert len(peer.said("$pong")) == 30
+    assert [pause.paused for pause in rig.events_of(Pause)] == [True, False]
+    assert len(peer.items_of("$pong")) == 30
 
 
 def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
@@ -540,11 +540,11 @@ def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
     peer.send({"action": "auth", "token": "second"}, PING)
 
     grant(peer, ALICE)
-    in_between = [pause.paused for pause in rig.asked(Pause)]
+    in_between = [pause.paused for pause in rig.events_of(Pause)]
     grant(peer, ALICE)
 
     assert in_between == [True]
-    assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
+    assert [pause.paused for pause in rig.events_of(Pause)] == [True, False]
     assert rig.now == START
 
 
@@ -553,7 +553,7 @@ def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
 
 def names_of(peer: Peer) -> list[list[str]]:
     """The channels of each answer."""
-    return [[one["channel"] for one in answer["channels"]] for answer in peer.said("$subscribed")]
+    return [[one["channel"] for one in answer["channels"]] for answer in peer.items_of("$subscribed")]
 
 
 def test_selections_become_as_few_commands_as_their_bound_allows() -> None:
@@ -567,9 +567,9 @@ def test_selections_become_as_few_commands_as_their_bound_allows() -> None:
 
     names = [selection.channel for selection in wanted]
     assert names_of(peer) == [names[:3], names[3:6], names[6:]]
-    assert [one.get("code") for one in peer.said("$subscribed")[1]["channels"]] == ["too-many-subscriptions"] * 3
+    assert [one.get("code") for one in peer.items_of("$subscribed")[1]["channels"]] == ["too-many-subscriptions"] * 3
     assert set(peer.session.subscriptions) == set(names[:3])
-    assert "id" not in peer.said("$subscribed")[0]
+    assert "id" not in peer.items_of("$subscribed")[0]
 
 
 def test_no_selection_is_no_command() -> None:

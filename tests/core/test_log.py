@@ -144,7 +144,7 @@ def test_who_is_there_learns_of_a_deletion() -> None:
     rig = Rig(TABLE)
     peer = rig.connect()
     peer.subscribe("t")
-    rig.tell("t", 1, key="a")
+    rig.deliver("t", 1, key="a")
 
     rig.engine.delete("t", "a", rig.now)
     rig.advance(1)
@@ -237,7 +237,7 @@ def test_a_forgotten_deletion_is_a_loss_for_who_is_behind() -> None:
     rig = Rig(TABLE, tuning=Tuning(interval=0.125))
     peer = rig.connect()
     peer.subscribe("t")
-    rig.tell("t", 0, key="stays")
+    rig.deliver("t", 0, key="stays")
     peer.forget()
     peer.stall()
 

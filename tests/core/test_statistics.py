@@ -25,7 +25,7 @@ def test_a_fresh_engine_has_counted_nothing() -> None:
 
 def test_statistics_count_who_is_there() -> None:
     rig = Rig(A, TABLE)
-    peers = rig.crowd(3, "a", "t")
+    peers = rig.subscribers(3, "a", "t")
     peers[0].stall()
 
     statistics = rig.engine.statistics()
@@ -50,13 +50,13 @@ def test_the_ledger_of_a_channel_sums_those_that_are_and_those_that_were() -> No
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")
     second.subscribe("a")
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
 
     first.unsubscribe("a")
     rig.engine.disconnect(second.session, rig.now)
     third = rig.connect()
     third.subscribe("a")
-    rig.tell("a", 4)
+    rig.deliver("a", 4)
 
     ledger = rig.engine.statistics().channels["a"].ledger
     assert ledger.is_balanced

@@ -117,5 +117,5 @@ _RUNS: Final = {
 }
 
 PAIRS: Final = tuple(Pair(host, server) for host in HOSTS for server in _RUNS.get(host.module, (NATIVE,)))
-CONCURRENT: Final = 3
+CONCURRENT: Final = 4
 """Pairs that are examined at the same time, because each waits for its process to start and to end."""

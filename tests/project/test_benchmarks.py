@@ -56,9 +56,12 @@ def test_quick_rows_are_reported_as_json(capsys: pytest.CaptureFixture[str]) -> 
     assert all(row["value"] > 0 for row in report["rows"])
 
 
+FEW = replace(QUICK, clients=10, seconds=0.1, warm=0.05)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_the_load_counts_items_of_the_hub_and_of_the_floor() -> None:
-    rows = run_group("fanout", replace(QUICK, clients=10))
+    rows = run_group("fanout", FEW)
 
     assert [row.name for row in rows] == ["fanout asyncio", "latency p50 asyncio", "latency p99 asyncio"]
     assert all(row.value for row in rows), [row.note for row in rows]
@@ -70,9 +73,8 @@ def test_the_load_counts_compressed_items() -> None:
         machine.build("load", "z")
     except machine.CannotRun as reason:
         pytest.skip(str(reason))
-    few = replace(QUICK, clients=10)
 
-    windows = compete([ours(few, 1000.0, deflate=True), ours(few, 1000.0, name="plain")], few)
+    windows = compete([ours(FEW, 1000.0, deflate=True), ours(FEW, 1000.0, name="plain")], FEW)
 
     (packed,), (plain,) = windows["ours"], windows["plain"]
     assert min(packed.mark.items, plain.mark.items) > 0
