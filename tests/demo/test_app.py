@@ -412,11 +412,20 @@ class TestReachableFromOtherMachines:
         assert SECRET not in f"{local}{remote}{DemoOptions(secret=SECRET)!r}"
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    opened = Browser(tmp_path / "chromium")
+@pytest.fixture(scope="module")
+def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def browser(shared_browser: Browser) -> Browser:
+    """With an empty page, and without the messages of the page before."""
+    shared_browser.call("Page.navigate", url="about:blank")
+    shared_browser.wait_for("document.readyState === 'complete'")
+    shared_browser.complaints.clear()
+    return shared_browser
 
 
 def text(selector: str) -> str:
