@@ -2,7 +2,7 @@
 """The commands of a checkout; they need nothing but Python beforehand.
 
     python3 dev.py demo     run the hub with a simulated back office (takes the options of `analytics-hub demo`)
-    python3 dev.py test     run the tests (takes the options of pytest)
+    python3 dev.py test     run the tests on all cores (takes the options of pytest; --serial: in one process)
     python3 dev.py lint     run the linters and the type checkers
     python3 dev.py check    lint, then test
     python3 dev.py audit    ask an advisory service about what is installed
@@ -25,14 +25,22 @@ PYTHON, UV = BIN / f"python{EXE}", BIN / f"uv{EXE}"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": "audit"}
+# A file of tests stays in one process, where its fixtures are set up once; tools/progress.py starts the longest
+# first.
+PYTEST = ("pytest", "-p", "tools.progress", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 
-def run(*command: object) -> None:
-    """Run a command in the checkout; where it fails, end with its exit code."""
-    code = subprocess.run([str(part) for part in command], check=False, cwd=str(ROOT)).returncode
-    if code:
-        sys.exit(code if code > 0 else 128 - code)
+def run(*command: object, quiet: bool = False) -> None:
+    """Run a command in the checkout; where it fails, end with its exit code.
+
+    With `quiet` its output is shown only then, and as a whole: installers warn of much that is no error.
+    """
+    out, err = (subprocess.PIPE, subprocess.STDOUT) if quiet else (None, None)
+    done = subprocess.run([str(part) for part in command], check=False, cwd=str(ROOT), stdout=out, stderr=err)
+    if done.returncode:
+        print((done.stdout or b"").decode(errors="replace"), end="", file=sys.stderr, flush=True)
+        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
 
 
 def become(*command: object) -> None:
@@ -54,11 +62,12 @@ def prepare(group: str) -> None:
     if not (PYTHON.exists() and UV.exists()):
         if importlib.util.find_spec("ensurepip") is None:
             sys.exit("dev.py: this Python cannot make a virtual environment; on Debian: apt install python3-venv")
-        run(sys.executable, "-m", "venv", *([] if PYTHON.exists() else ["--clear"]), VENV)
-        run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", CONSTRAINTS, "uv")
+        run(sys.executable, "-m", "venv", *([] if PYTHON.exists() else ["--clear"]), VENV, quiet=True)
+        pip = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")  # a question would not be seen
+        run(PYTHON, *pip, "install", "-c", CONSTRAINTS, "uv", quiet=True)
     pinned = ("-c", CONSTRAINTS, "--build-constraints", CONSTRAINTS)
     groups = ("--group", group) if group else ()
-    run(UV, "pip", "install", "--quiet", "--python", PYTHON, *pinned, "-e", ".", *groups)
+    run(UV, "pip", "install", "--quiet", "--python", PYTHON, *pinned, "-e", ".", *groups, quiet=True)
     stamp.write_text(digest)
 
 
@@ -67,7 +76,7 @@ def main(command: str = "help", *arguments: str) -> None:
         asked = command in ("help", "-h", "--help")
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # whoever runs this has chosen a Python
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # the Python that runs this was chosen
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("XDG_CACHE_HOME", str(VENV / "cache"))
     prepare(GROUPS[command])
@@ -79,7 +88,11 @@ def main(command: str = "help", *arguments: str) -> None:
     for check in CHECKS if command != "test" else ():
         run(BIN / check[0], *check[1:])
     if command != "lint":
-        become(PYTHON, "-m", "pytest", *arguments)
+        if sys.stdout is None:  # closed; pytest would end with a traceback
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.set_inheritable(1, True)
+        become(PYTHON, "-m", *PYTEST, *arguments)
 
 
 if __name__ == "__main__":

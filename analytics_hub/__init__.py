@@ -1,7 +1,7 @@
 """Live analytics, pushed from Python applications to dashboards.
 
-`Hub` is what an application holds: it enters it, publishes to the channels it declared, and a transport
-(`analytics_hub.transports`) serves whoever subscribes. `docs/design.md` tells how it works inside.
+An application enters a `Hub` and publishes to the channels it declared; a transport (`analytics_hub.transports`) serves
+the subscribers. `docs/design.md` explains how it works inside.
 """
 
 from importlib.metadata import PackageNotFoundError, version

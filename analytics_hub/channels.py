@@ -17,7 +17,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,255}\Z")
 
 
 def check_name(name: object) -> str:
-    """Return `name` if it is a legal channel name, else raise `InvalidChannel` naming it."""
+    """Return `name` if it is a valid channel name, else raise `InvalidChannel`."""
     if isinstance(name, str) and _NAME.match(name):
         return name
     raise InvalidChannel(
@@ -26,14 +26,14 @@ def check_name(name: object) -> str:
 
 
 def shorten(value: object, limit: int = 64) -> str:
-    """The `repr` of a peer's value, cut so that an error message cannot become a flood."""
+    """The `repr` of a peer's value, cut so that error messages stay short."""
     text = repr(value[: limit + 1] if isinstance(value, str) else value)
     return text if len(text) <= limit + 2 else f"{text[:limit]}...'"
 
 
-def clip(sentence: str, limit: int = 256) -> str:
-    """A sentence that repeats some of what a peer has said, cut for the same reason."""
-    return sentence if len(sentence) <= limit else f"{sentence[:limit]}..."
+def clip(message: str, limit: int = 256) -> str:
+    """A message that quotes a peer, cut for the same reason."""
+    return message if len(message) <= limit else f"{message[:limit]}..."
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -45,15 +45,15 @@ def matches(pattern: str, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One declared channel, or with a `name` that ends in `*` a pattern whose members appear at first use.
+    """One declared channel; if its `name` ends in `*`, a pattern with members that are created at first use.
 
-    `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` are those
-    that may subscribe, None for everyone; `publishers` those that may publish over the network, by default nobody but
-    the application itself. `schema` is what its `data` is: any type that msgspec can describe, such as a struct; what
-    comes over the network is checked against it, and it is told in the AsyncAPI document. `max_keys` bounds a `table`.
-    `keep_items`, `keep_bytes` and `keep_seconds` bound what is kept for `last`, `snapshot` and `since`: of `events` and
-    `durable` channels in memory; None takes the hub's `burst`. `keep_seconds` is also how long a pattern's member that
-    nobody watches is remembered.
+    `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` are those that
+    may subscribe, None for all clients; `publishers` those that may publish over the network, by default none: the
+    application itself always may. `schema` is the type of its `data`, any type that msgspec can describe, such as a
+    struct: data from the network is checked against it, and the AsyncAPI document describes it. `max_keys` bounds a
+    `table`. `keep_items`, `keep_bytes` and `keep_seconds` bound the history in memory of `events` and `durable`
+    channels (`last`, `snapshot`, `since`); None is the hub's `burst`. `keep_seconds` is also how long a
+    member of a pattern is kept without subscribers.
     """
 
     name: str
@@ -73,7 +73,9 @@ class Channel:
         if self.mode not in MODES:
             raise InvalidChannel(f"channel {self.name!r} has mode {self.mode!r}; the modes are {', '.join(MODES)}")
         if self.key is not None and self.mode != "table":
-            raise InvalidChannel(f"channel {self.name!r} is keyed by {self.key!r}, which only a table can be")
+            raise InvalidChannel(
+                f"channel {self.name!r} has the key {self.key!r}; only a channel of mode 'table' has keys"
+            )
         for field in ("roles", "publishers"):
             names = getattr(self, field)
             if isinstance(names, str):
@@ -85,7 +87,7 @@ class Channel:
         for field, least in (("max_keys", 1), ("keep_items", 1), ("keep_bytes", 1), ("keep_seconds", 0)):
             value = getattr(self, field)
             if value is not None and value < least:
-                raise InvalidChannel(f"{field} of channel {self.name!r} is {value!r}; at least {least} is right")
+                raise InvalidChannel(f"{field} of channel {self.name!r} is {value!r}; it must be at least {least}")
 
     @property
     def is_pattern(self) -> bool:

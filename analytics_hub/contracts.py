@@ -1,6 +1,6 @@
 """What the hub expects of a transport, an authenticator and a journal, and what a transport may call on the hub.
 
-Contracts only: small, in one place, with the rules that a type cannot say.
+Contracts only: small, in one place, with the rules that a type cannot express.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from .channels import Channel
+from .core.transport import Transport
 from .exceptions import AuthenticationError
 from .identity import Identity
 from .protocol import Selection
@@ -23,37 +24,11 @@ if TYPE_CHECKING:
 # --- clients
 
 
-class Transport(Protocol):
-    """One client as the hub sees it. Every method returns at once and raises nothing because of the peer."""
-
-    def write(self, frame: bytes) -> bool:
-        """Take `frame` whole (256 KiB of JSON and its headers at most) and keep what the peer cannot take yet.
-
-        False: taken, but the transport wants nothing more until it has called `Gateway.resumed(session)`; the hub
-        keeps to that. After `close`, or once the peer has gone, it does nothing and returns True.
-        """
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Send what was written, then the close code, then end the connection. The hub calls it at most once."""
-
-    def pause_reading(self) -> None:
-        """Give the hub no more data of this client, so that its sender is slowed down, until `resume_reading`."""
-
-    def resume_reading(self) -> None: ...
-
-    def confirmed(self, frames: int) -> None:
-        """The client says that it has received `frames` frames of this connection (`seen`); the number is unchecked.
-
-        For transports that cannot see what the peer has not taken yet. The others have nothing to do.
-        """
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
     """What is known of a peer before it is admitted. `headers` have lower-case names; the token is not among them.
 
-    `repr` never shows the token.
+    `repr` never includes the token.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -179,23 +154,23 @@ class Gateway(Protocol):
         """Carry out a subscribe command that came in another form than a client frame."""
 
     def resumed(self, session: Session) -> None:
-        """A transport whose `write` returned False has room again."""
+        """The transport of this session, after its `write` returned False, has room again."""
 
     def disconnect(self, session: Session) -> None:
         """The peer has gone. Harmless if the session has ended already."""
 
     def find_session(self, id: str) -> Session | None:
-        """The session that was told this `id` in its `$hello`, while it lasts."""
+        """The open session with this `id`, which its `$hello` contains."""
         ...
 
     # Requests of peers without a session.
 
-    def declaration(self, channel: str) -> Channel:
+    def declaration(self, channel: str, /) -> Channel:
         """The declared channel or pattern of `channel`; raises `UnknownChannel` or `InvalidChannel`."""
         ...
 
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
-        """What `authorize` says of publishing to each of `channels`; None where it failed to answer."""
+        """The answer of `authorize` for publishing to each of `channels`; None where it failed."""
         ...
 
     def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
@@ -219,7 +194,7 @@ class Gateway(Protocol):
         """Count it and log it, at most once a second for each `kind`. What a peer sent must be escaped."""
 
     def add_gauge(self, gauge: Callable[[], int]) -> None:
-        """Let `gauge`, a bound method, say how many bytes wait in this transport because of clients.
+        """Count the bytes that wait in this transport because of clients: `gauge`, a bound method, returns them.
 
         Only a weak reference is kept: the gauge goes with its object.
         """

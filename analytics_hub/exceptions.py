@@ -1,4 +1,4 @@
-"""Every exception of the package, under one base, each with the codes that tell a peer of it.
+"""Every exception of the package, under one base, each with the codes that a peer is answered with.
 
 A programming mistake raises in the caller's frame. A peer's mistake never raises out of the hub: it becomes an answer
 with the codes of its class, which `docs/protocol.md` §15 lists.
@@ -19,7 +19,7 @@ TokenFault = Literal["missing", "invalid", "expired"]
 class HubError(Exception):
     """The base of everything below.
 
-    The class attributes say how a peer is told: the status and code of an HTTP answer, the code that closes a
+    The class attributes are what a peer is answered with: the status and code of an HTTP answer, the code that closes a
     connection, and the code of an `$error` item. `retry_after` are seconds, None if trying again is of no use.
     `counter` is what a transport counts when it refuses a peer with it, None if the hub has counted it.
     """
@@ -42,7 +42,6 @@ class InvalidChannel(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class UnknownChannel(HubError, LookupError):
@@ -50,7 +49,6 @@ class UnknownChannel(HubError, LookupError):
 
     http_status = HTTPStatus.NOT_FOUND
     http_code = error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class ChannelLimitReached(HubError):
@@ -59,7 +57,6 @@ class ChannelLimitReached(HubError):
     http_status = HTTPStatus.CONFLICT
     http_code = "too-many-channels"
     error_code = "unknown-channel"
-    close_code = CloseCode.MALFORMED
 
 
 class InvalidItem(HubError, ValueError):
@@ -67,7 +64,6 @@ class InvalidItem(HubError, ValueError):
 
     http_status = HTTPStatus.BAD_REQUEST
     http_code = error_code = "bad-request"
-    close_code = CloseCode.MALFORMED
 
 
 class ItemTooLarge(InvalidItem):
@@ -111,7 +107,7 @@ class JournalError(HubError):
 
 
 class AuthenticationError(HubError):
-    """There is no valid token. `fault` is all that a peer is ever told; `detail` is for the operator's counters."""
+    """There is no valid token. A peer gets no more than `fault`; `detail` is for the operator's counters."""
 
     http_status = HTTPStatus.UNAUTHORIZED
     http_code = error_code = "unauthenticated"
@@ -135,6 +131,7 @@ class AuthenticationUnavailable(HubError):
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
     http_code = "unavailable"
     error_code = "unauthenticated"
+    close_code = CloseCode.INTERNAL_ERROR
     retry_after = 1.0
 
     def __init__(self, message: str = "tokens cannot be checked now") -> None:
@@ -231,6 +228,7 @@ class HubDraining(HubClosed):
 class HubNotRunning(HubClosed):
     """The application has not entered its hub."""
 
+    close_code = CloseCode.TRY_AGAIN_LATER
     counter = "refused-closed"
 
     def __init__(self) -> None:
@@ -250,7 +248,7 @@ class InvalidHandshake(HubError, ValueError):
     """The request cannot become a connection."""
 
     http_status = HTTPStatus.BAD_REQUEST
-    http_code = error_code = "bad-request"
+    http_code = "bad-request"
     close_code = CloseCode.PROTOCOL_ERROR
     counter = "refused-request"
 
@@ -266,5 +264,6 @@ class PathNotFound(InvalidHandshake):
 
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
-    """The class among `candidates` whose code a peer was told; `HubError` if there is none."""
-    return next((each for each in candidates if code in (each.http_code, each.error_code)), HubError)
+    """The class among `candidates` with this code; `HubError` if there is none."""
+    found = [each for each in candidates if code in (each.http_code, each.error_code)]
+    return min(found, key=lambda each: each.http_code != code, default=HubError)  # some `error_code` are less exact

@@ -1,7 +1,7 @@
 """The plain HTTP next to the socket, as pure functions from a request to a response.
 
-A transport parses and writes; what is answered is decided here, so that every transport answers the same. A part
-returns None for what is not its business; `compose` asks the parts in turn, and a transport answers 404 to None.
+A transport parses and writes; the answer is decided here, so that all transports give the same. A part returns None
+for a path that it does not serve; `compose` calls the parts in turn, and a transport answers 404 to None.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def is_loopback(host: str) -> bool:
 
 
 MAX_BODY: Final = 144 * 1024
-"""Bytes that the body of a request may have: the largest item that any tuning allows, 128 KiB, and what is around."""
+"""Maximum bytes in the body of a request: the largest item that any tuning allows, 128 KiB, and its envelope."""
 
 NO_STORE: Final = ("Cache-Control", "no-store")
 NO_SNIFF: Final = ("X-Content-Type-Options", "nosniff")
@@ -87,20 +87,20 @@ def route(path: str, methods: Mapping[str, Handler]) -> Respond:
         if request.path != path:
             return None
         if (handler := handlers.get(request.method)) is None:
-            sentence = f"{path} takes {allowed}\n"
-            return Response(HTTPStatus.METHOD_NOT_ALLOWED, sentence.encode(), headers=(("Allow", allowed),))
+            message = f"the method is {request.method}; {path} allows {allowed}\n"
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, message.encode(), headers=(("Allow", allowed),))
         return handler(request)
 
     return respond
 
 
 def json_response(status: int, value: object, headers: Headers = ()) -> Response:
-    """`value` as JSON, never cached and never taken for anything else."""
+    """`value` as JSON, with headers against caching and content sniffing."""
     return Response(status, msgspec.json.encode(value) + b"\n", "application/json", (NO_STORE, NO_SNIFF, *headers))
 
 
 def error_response(status: int, code: str, message: str, headers: Headers = ()) -> Response:
-    """What went wrong, in the form of all the hub's own answers: a `code` for programs and a sentence for people."""
+    """An error in the form of all the hub's own answers: a `code` for programs and a message for people."""
     return json_response(status, {"error": {"code": code, "message": message}}, headers)
 
 
@@ -110,7 +110,7 @@ class _Drainable(Protocol):
 
 
 def respond_health(hub: _Drainable) -> Respond:
-    """`/healthz`: 200 while the hub takes clients and 503 once it drains, so that a balancer sends no more."""
+    """`/healthz`: 200 while the hub accepts clients, and 503 once it drains, so that a balancer sends no more."""
 
     def health(request: Request) -> Response:
         if hub.is_draining:
@@ -124,9 +124,9 @@ _INLINE: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def respond_page(path: str, html: str) -> Respond:
-    """`html` at `path`: one document whose own inline `<script>` and `<style>` are all that may run or be loaded.
+    """`html` at `path`: one document, of which only its own inline `<script>` and `<style>` may run.
 
-    The policy names them by hash, so whatever gets into the page from elsewhere does not run.
+    The policy has their hashes, so a script that was injected into the page does not run.
     """
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, text in _INLINE.findall(html):

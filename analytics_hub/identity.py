@@ -1,4 +1,4 @@
-"""Who a session belongs to."""
+"""The identity of a peer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What `authenticate` found out about a peer.
+    """The result of `authenticate`.
 
     `expires` is Unix time in seconds, None for never. `channels`, when given, narrows what the roles allow to these
     names and patterns (`user:*`). `token_id` is the `jti` claim and `issued` the `iat` claim, Unix time in seconds, for
-    revocation; who comes without a token that lives by itself, but by a session of the host, has no `issued`.
+    revocation. An identity from a session of the host has no `issued`.
     """
 
     id: str

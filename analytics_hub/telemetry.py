@@ -66,7 +66,7 @@ COUNTERS: Final[dict[str, str]] = {
     "refused-draining": "the hub is shutting down",
     "refused-closed": "the hub is not running",
     "refused-request": "an invalid request or handshake",
-    "refused-size": "a request whose head or body is too large",
+    "refused-size": "the head or body of a request is too large",
     "refused-busy": "commands over HTTP while others of the same stream were waiting",
     "close-timeout": "a peer did not read the close frame or did not close its side in time",
     "handshake-timeout": "a connection was not admitted within `handshake_timeout`",
@@ -122,7 +122,7 @@ def log_or_stderr(message: str) -> None:
 
 
 class ThrottledLogger:
-    """Logs at most one line in `every` seconds for each kind; the next one says how many were left out."""
+    """Logs at most one line in `every` seconds for each kind; the next one has the number of those left out."""
 
     def __init__(self, clock: Callable[[], float], every: float = 1.0) -> None:
         self._clock = clock

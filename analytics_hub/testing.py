@@ -1,4 +1,4 @@
-"""What tests of an application need: time that stands still until it is moved."""
+"""For tests of an application: a clock that stands still until it is advanced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class ManualClock:
     """Both clocks of a hub: `Hub(..., clock=clock, wall_clock=clock.wall)`, then `clock.attach(hub)`.
 
     Nothing that depends on time happens until `advance` is called: intervals, rates, heartbeats, expiry. Only the
-    bounds on what the application itself does (`authenticate`, the grace of a shutdown) run by the real clock.
+    timeouts of calls of the application (`authenticate`, the grace of a shutdown) use the real clock.
     """
 
     def __init__(self, now: float = 1_000.0, wall: float = 1_768_800_000.0) -> None:
@@ -26,17 +26,17 @@ class ManualClock:
         return self._wall
 
     def attach(self, hub: Hub) -> Hub:
-        """Wake `hub` whenever time has moved; returns it."""
+        """Wake `hub` whenever the clock is changed; returns it."""
         self._hubs.append(hub)
         return hub
 
     def advance(self, seconds: float) -> None:
-        """Move both clocks; the hub acts on it in the next turns of the event loop. Call it on the hub's own."""
+        """Move both clocks; the hub reacts in the next turns of the event loop. Call it on the thread of that loop."""
         self._now += seconds
         self.shift_wall(seconds)
 
     def shift_wall(self, seconds: float) -> None:
-        """Move the time of day alone, in either direction, as an administrator or a daemon might."""
+        """Move the wall clock alone, in either direction, as an administrator or a daemon might."""
         self._wall += seconds
         for hub in self._hubs:
             hub.wake()

@@ -1,4 +1,4 @@
-"""How a hub is tuned: one frozen object, validated where it is made."""
+"""The settings of a hub: one frozen object, validated when it is created."""
 
 from __future__ import annotations
 
@@ -50,21 +50,22 @@ _OPTIONAL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Every number a hub works with (`docs/protocol.md` §7). A value outside its range raises `ValueError`.
+    """The numbers of a hub (`docs/protocol.md` §7). A value outside its range raises `ValueError`.
 
-    Seconds, bytes and items throughout. Rates, `max_frames`, and what the doorkeeper counts may be None: no limit.
+    All in seconds, bytes and items. Rates, `max_frames`, `token_failures`, `max_buffered` and the limits of connections
+    may be None for no limit.
     """
 
     interval: float = 0.016
-    """At most one write of data to a client in this time; 16 ms is 60 frames a second."""
+    """Between two writes of data to a client; 16 ms is 60 frames a second."""
     max_batch: int = 50
     max_frames: int | None = None
     max_item_bytes: int = 64 * KIB
     buffer_items: int = 256
-    """What a client may still wait for when a flush has ended; older items of `events` channels are dropped."""
+    """Items that may wait for a client at the end of a flush; older items of `events` channels are dropped."""
     buffer_bytes: int = 1 * MIB
     burst_items: int = 16_384
-    """What a channel keeps between two flushes."""
+    """Items that a channel keeps between two flushes."""
     burst_bytes: int = 16 * MIB
     rate: float | None = 1000.0
     """Data items a second for each client, with one second of burst."""
@@ -74,31 +75,31 @@ class Tuning:
     control_bytes: int = 64 * KIB
     """Control items that may wait for a congested client before it is closed with 4503."""
     pending_bytes: int = 64 * KIB
-    """Commands that may wait behind one that needs an answer from outside before reading stops."""
+    """Commands that may wait behind one that waits for the application, before reading pauses."""
     heartbeat: float = 20.0
     auth_timeout: float = 10.0
     authorize_ttl: float = 30.0
-    """How long an answer of `authorize` holds; 0: each time it is asked."""
+    """How long an answer of `authorize` is cached; 0 turns caching off."""
     revocation_memory: float = 86_400.0
-    """How long a revocation is remembered: as long as your tokens live, or longer."""
+    """How long a revocation is remembered: at least the lifetime of tokens."""
     ticket_ttl: float = 30.0
     write_timeout: float = 60.0
     durable_write_timeout: float = 10.0
     silence_timeout: float = 60.0
-    """Only for clients that have once sent `ping`: a client that only listens is healthy."""
+    """For clients that have sent `ping` or `seen` at least once: a client that only listens is healthy."""
     expiry_warning: float = 30.0
     reconnect_min: float = 0.5
     reconnect_max: float = 30.0
     journal_chunk: int = 256
     """Items read from the journal at a time for a client that is behind the memory of a durable channel."""
     max_per_identity: int | None = 100
-    """Connections of one identity; `anonymous` is everybody's, and not counted."""
+    """Connections of one identity; those of `anonymous` are not counted."""
     max_per_address: int | None = 1000
     """Connections from one address (of IPv6, one /64), where it is known: `Hub(proxies=...)`."""
     token_failures: int | None = 30
-    """Tokens of one address that may be refused in a minute, and at once; further ones are not even looked at."""
+    """Refused tokens of one address, in a minute or at once, after which its tokens are not checked for a while."""
     max_buffered: int | None = 256 * MIB
-    """What may wait in memory because of all clients together before new ones are sent away for a while."""
+    """Bytes that wait in memory because of clients, beyond which new clients and requests are refused."""
 
     def __post_init__(self) -> None:
         for field, (least, most, unit) in RANGES.items():

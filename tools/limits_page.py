@@ -1,6 +1,6 @@
-"""The tables of limits and counters in `docs/security.md`: `python -m tools.limits_page` makes them from the code.
+"""Writes `docs/limits.md`, the limits and counters of the code: `python -m tools.limits_page`.
 
-What a limit is set to stands in the code alone; what happens at it stands here, and the tests of each show it.
+The value of a limit is in the code alone; what happens at the limit is described here, and each limit has a test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from analytics_hub.telemetry import COUNTERS
 from analytics_hub.tuning import Tuning
 from tests.project.layout import ROOT
 
-PAGE: Final = ROOT / "docs" / "security.md"
+PAGE: Final = ROOT / "docs" / "limits.md"
+INTRODUCTION: Final = """\
+<!-- Generated from the code by `python -m tools.limits_page`; changes made here are overwritten. -->
+
+# Limits and counters
+
+Every limit has a default, an answer that names it, a close code or status, and a counter in `statistics().counters`.
+`Tuning` belongs to the hub; `Limits` to each `serve` or `HubApp`; what is fixed cannot be set.
+A limit that a client can keep to by itself is announced to it in `limits` of `$hello`.
+[security.md](security.md#what-one-client-may-cost) explains how addresses, identities and bytes are counted.
+"""
 
 SETTINGS: Final[dict[str, Any]] = {
     "Tuning": Tuning(),
@@ -26,7 +36,7 @@ NO_LIMITS: Final = {
     "heartbeat", "expiry_warning", "reconnect_min", "reconnect_max", "journal_chunk", "max_item_bytes",
     "authorize_ttl", "revocation_memory", "ticket_ttl", "ping_interval",
 }  # fmt: skip
-"""Settings that a client cannot run into: how it is served, what is kept for it, what publishers may."""
+"""Settings that no client can exceed: how clients are served, what is kept for them, what publishers may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,66 +52,66 @@ class Limit:
 
 
 GROUPS: Final[dict[str, list[Limit]]] = {
-    "Before a client is let in": [
-        Limit(
-            "accept until let in, TLS and token included", "websocket.handshake_timeout tcp.handshake_timeout "
-            "asgi.handshake_timeout", "s", "408, 503, 1011 or a hang-up", "handshake-timeout, check-timeout",
-        ),
-        Limit("a request of HTTP under ASGI", "asgi.request_timeout", "s", "408, 503 or 504", "request-timeout"),
+    "Before a client is admitted": [
+        Limit("from accept to admission, TLS and token included", "websocket.handshake_timeout tcp.handshake_timeout "
+              "asgi.handshake_timeout", "s", "408, 503, 1011, or the connection is aborted",
+              "handshake-timeout, check-timeout"),
+        Limit("an HTTP request under ASGI", "asgi.request_timeout", "s", "408, 503 or 504", "request-timeout"),
         Limit("first token, where it comes as a message", "Tuning.auth_timeout", "s", "4408", "closed-4408"),
         Limit("a call of `authenticate` or `authorize`", "Tuning.auth_timeout", "s", "503, 1011 or refused",
               "authenticate-failed, authorize-failed"),
         Limit("tokens checked at a time", "websocket.max_checks tcp.max_checks asgi.max_checks "
-              "reception:MAX_CHECKS", "",
-              "waits, within the time above", "check-timeout"),
-        Limit("connections not let in yet", "websocket.max_pending tcp.max_pending", "",
-              "the oldest of the same address is cut off, or of all", "handshake-evicted"),
-        Limit("refused tokens of one address, in a minute", "Tuning.token_failures", "",
-              "429 or 4429, with the seconds; the token is not looked at", "limited-failures"),
-        Limit("a token", "auth.authenticator:MAX_TOKEN_LENGTH", "bytes", "401 or 4401", "token-invalid"),
-        Limit("request line and headers together", "transports._websocket.exchange:MAX_HEAD", "bytes", "431",
+              "hub.gateway:MAX_CHECKS", "",
+              "waits, within the times above", "check-timeout"),
+        Limit("connections that are not admitted yet", "websocket.max_pending tcp.max_pending", "",
+              "the oldest of the same address is aborted, or else the oldest of all", "handshake-evicted"),
+        Limit("refused tokens of one address in a minute", "Tuning.token_failures", "",
+              "429 or 4429, with the seconds to wait; the token is not checked", "limited-failures"),
+        Limit("a token", "auth.jwt.authenticator:MAX_TOKEN_LENGTH", "bytes", "401 or 4401", "token-invalid"),
+        Limit("request line and headers together", "transports._websocket.http11:MAX_HEAD", "bytes", "431",
               "refused-size"),
-        Limit("the request line, one header", "transports._websocket.exchange:MAX_LINE", "bytes", "414, 431",
+        Limit("the request line, or one header", "transports._websocket.http11:MAX_LINE", "bytes", "414, 431",
               "refused-size"),
-        Limit("headers", "transports._websocket.exchange:MAX_HEADERS", "", "431", "refused-size"),
+        Limit("headers", "transports._websocket.http11:MAX_HEADERS", "", "431", "refused-size"),
         Limit("the body of a request", "http:MAX_BODY", "bytes", "413", "refused-size"),
-        Limit("pieces in which it comes, such as chunks", "transports._websocket.exchange:MAX_PIECES", "", "400",
+        Limit("pieces of a body, such as chunks", "transports._websocket.http11:MAX_PIECES", "", "400",
               "refused-request"),
-        Limit("bodies of all requests under way", "transports._websocket.incoming:MAX_HELD "
+        Limit("bodies of all requests in progress", "transports._websocket.request:MAX_HELD "
               "transports._asgi.http:MAX_HELD", "bytes", "503", "refused-crowded"),
-        Limit("a ClientHello of TLS", "transports._sockets.tls:MAX_HELLO", "bytes", "hang-up", "tls-refused"),
+        Limit("a TLS ClientHello", "transports._sockets.tls:MAX_HELLO", "bytes", "the connection is aborted",
+              "tls-refused"),
     ],
-    "How many there are": [
+    "Connections and memory": [
         Limit("connections of one identity", "Tuning.max_per_identity", "", "429 or 4429", "limited-identity",
               "`connections`"),
-        Limit("connections from one address", "Tuning.max_per_address", "", "429, 4429 or a hang-up",
-              "limited-address"),
+        Limit("connections from one address", "Tuning.max_per_address", "",
+              "429, 4429, or the connection is aborted", "limited-address"),
         Limit("clients of one transport", "websocket.max_clients tcp.max_clients asgi.max_clients", "",
               "503 or 1013", "refused-full"),
         Limit("bytes that wait because of all clients", "Tuning.max_buffered", "bytes",
-              "503 or 1013 for whatever is new", "overloaded"),
-        Limit("tickets of one identity", "tickets:MAX_FOR_ONE", "", "the oldest is worth nothing any more"),
-        Limit("tickets of all", "tickets:MAX_TICKETS", "", "503", "overloaded"),
+              "503 or 1013 for new clients and requests", "overloaded"),
+        Limit("open tickets of one identity", "access.tickets:MAX_PER_IDENTITY", "", "the oldest becomes invalid"),
+        Limit("open tickets in all", "access.tickets:MAX_TICKETS", "", "503", "overloaded"),
     ],
-    "What a client may say": [
+    "What a client may send": [
         Limit("a message, inflated; a line", "websocket.max_message tcp.max_message asgi.max_message", "bytes",
               "1009", "protocol-fault", "`message`"),
-        Limit("the commands of one request", "transports._http.commands:MAX_COMMANDS", "bytes", "413",
+        Limit("the commands of one HTTP request", "transports._http.commands:MAX_COMMANDS", "bytes", "413",
               "refused-size", "`message`"),
         Limit("frames of one message", "websocket.max_fragments", "", "1009", "protocol-fault"),
         Limit("pings and pongs in a `ping_interval` (20 s)", "websocket.max_control_frames", "", "4429",
               "protocol-fault"),
-        Limit("a message that was begun", "websocket.message_timeout tcp.message_timeout", "s", "4408",
-              "closed-unfinished"),
+        Limit("from the first byte of a message to its last", "websocket.message_timeout tcp.message_timeout", "s",
+              "4408", "closed-unfinished"),
         Limit("commands a second; one counts for each channel named and each 16 held", "Tuning.command_rate", "",
               "`$error` `rate-limited` with `after`",
               "error-rate-limited", "`commands`"),
-        Limit("commands in a turn, counted in the same way", "core.dialogue:TURN", "",
-              "the others have theirs first"),
-        Limit("commands over that, less those served since", "core.dialogue:MAX_REFUSED", "", "4429", "closed-4429"),
-        Limit("malformed commands in a row", "core.dialogue:MALFORMED_IN_A_ROW", "", "4400", "closed-4400"),
-        Limit("commands that wait behind one", "Tuning.pending_bytes", "bytes", "reading stops", "paused"),
-        Limit("commands over HTTP that wait", "", "1", "429", "refused-busy"),
+        Limit("commands in a turn, counted in the same way", "core.commands:TURN", "",
+              "the other clients have their turns first"),
+        Limit("commands over that, less those served since", "core.commands:MAX_OVER_RATE", "", "4429", "closed-4429"),
+        Limit("malformed commands in a row", "core.commands:MALFORMED_IN_A_ROW", "", "4400", "closed-4400"),
+        Limit("commands that wait behind one", "Tuning.pending_bytes", "bytes", "reading pauses", "paused"),
+        Limit("HTTP requests with commands that wait", "", "1", "429", "refused-busy"),
         Limit("channels of one command, and of a session", "Tuning.max_subscriptions", "",
               "`bad-request`; `too-many-subscriptions`", "error-bad-request, error-too-many-subscriptions",
               "`subscriptions`"),
@@ -109,23 +119,24 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("members of a pattern", "Tuning.max_members", "", "`unknown-channel`",
               "error-unknown-channel"),
         Limit("accounts of ended subscriptions that a session keeps", "core.subscriptions:MAX_CLOSED", "",
-              "the oldest go"),
+              "the oldest are dropped"),
         Limit("the cursor of a stream", "transports._http.cursor:MAX_CURSOR", "bytes",
-              "a gap that cannot be counted"),
+              "resuming begins with a `$gap` that cannot be counted"),
     ],
-    "How long it may take": [
-        Limit("without a sign of life, where there are pings", "websocket.silence_timeout", "s", "4408",
+    "How long a client may take": [
+        Limit("without a sign of life, where the transport sends pings", "websocket.silence_timeout", "s", "4408",
               "closed-silent"),
-        Limit("without a sign of a machine", "tcp.silence_timeout", "s", "the kernel gives up", "disconnected"),
-        Limit("without a word, once it has said `ping` or `seen`", "Tuning.silence_timeout", "s", "4408",
+        Limit("without an answer of the peer's kernel", "tcp.silence_timeout", "s", "the kernel ends the connection",
+              "disconnected"),
+        Limit("without a message, once it has sent `ping` or `seen`", "Tuning.silence_timeout", "s", "4408",
               "closed-4408"),
         Limit("unwritable", "Tuning.write_timeout", "s", "4503", "closed-4503"),
         Limit("unwritable, on durable channels", "Tuning.durable_write_timeout", "s", "4503", "closed-4503"),
-        Limit("to take the last words and hang up", "websocket.close_timeout tcp.close_timeout asgi.close_timeout",
-              "s", "cut off", "close-timeout"),
+        Limit("to read the close frame and close its side", "websocket.close_timeout tcp.close_timeout "
+              "asgi.close_timeout", "s", "the connection is aborted", "close-timeout"),
         Limit("control items that wait for it", "Tuning.control_bytes", "bytes", "4503", "closed-4503"),
-        Limit("unsent bytes, then it counts as slow", "transports._sockets.outlet:ROOM asgi.max_unsent", "bytes",
-              "drop-oldest, conflation", "stalled"),
+        Limit("unsent bytes, beyond which it counts as slow", "transports._sockets.connection:ROOM asgi.max_unsent",
+              "bytes", "drop-oldest, conflation", "stalled"),
         Limit("frames that a client that confirms is behind", "asgi.max_unconfirmed", "", "the same", "stalled"),
         Limit("bytes that it is behind", "asgi.max_unconfirmed_bytes", "bytes", "the same", "stalled"),
     ],
@@ -176,21 +187,12 @@ def render_counters() -> str:
     return "\n".join(["| counter | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in COUNTERS.items())])
 
 
-TABLES: Final = {"limits": render_limits, "counters": render_counters}
-
-
-def renew(text: str) -> str:
-    """The page with each table between its marks as the code has it."""
-    for name, render in TABLES.items():
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        assert end, f"{PAGE} has no place for the table of {name}"
-        text = f"{before}{start}{render()}\n{end}{after}"
-    return text
+def render_page() -> str:
+    return "\n".join([INTRODUCTION, "## Limits\n", render_limits(), "\n## Counters\n", render_counters(), ""])
 
 
 def settable() -> set[str]:
-    """Every field of every object that sets limits, as rows name it."""
+    """Every field of every settings object, as the rows name it."""
     return {f"{place}.{field.name}" for place, settings in SETTINGS.items() for field in fields(settings)}
 
 
@@ -205,4 +207,4 @@ def shown() -> set[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renew(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(render_page(), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Which pages may ask: the `Origin` that browsers send, and the headers by which a page may read the answer.
+"""The pages that may connect: the `Origin` that browsers send, and the headers by which a page may read the answer.
 
 An origin is a scheme, a host and a port, and two are the same if all three are. Browsers send theirs and scripts cannot
-change it, so it tells apart what a token does not: a page of another site, in the browser of somebody who is logged in.
+change it, so it identifies what a token does not: a page of another site, in the browser of a logged-in user.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..http import NO_STORE, Headers
 
 MAX_AGE: Final = 600
 """Seconds for which a browser remembers the answer to a preflight."""
-ASKS_WITH: Final = "authorization, content-type, last-event-id"
+ALLOWED_HEADERS: Final = "authorization, content-type, last-event-id"
 """The headers that pages may set."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -35,7 +35,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(text: str) -> Origin | None:
-    """The origin that `text` is, exactly: with nothing before or after it."""
+    """The origin in `text`; None if it is invalid or has anything before or after it."""
     found = _ORIGIN.fullmatch(text.lower()) if text.isascii() else None
     if found is None:
         return None
@@ -51,9 +51,9 @@ def parse_origin(text: str) -> Origin | None:
 
 
 class Origins:
-    """Pages of the server itself may ask, and those of `allowed`. With `required`, nobody else but browsers may.
+    """Pages of the server itself may connect, and those of `allowed`. With `required`, only browsers may.
 
-    Raises `ValueError` for an entry that is no origin.
+    Raises `ValueError` for an invalid entry of `allowed`.
     """
 
     def __init__(self, allowed: Collection[str] = (), *, required: bool = False) -> None:
@@ -63,11 +63,11 @@ class Origins:
         self._required = required
 
     def admits(self, headers: Mapping[str, str], *, is_secure: bool) -> bool:
-        """Whether who sent these headers may ask. `is_secure`: TLS ends here."""
+        """Whether the sender of these headers may connect. `is_secure`: TLS ends here."""
         text = headers.get("origin")
         if text is None:
-            # Browsers send no origin with a GET of a page of the server itself, but they say that it is one; nor with
-            # that of an image or a frame in a page of another site, with the cookies of who is logged in here.
+            # Browsers send no origin with a GET of a page of the server itself, but mark it as one; nor with that of an
+            # image or a frame in a page of another site, which is sent with the cookies of the user.
             site = headers.get("sec-fetch-site")
             return site == "same-origin" if self._required else site not in _ELSEWHERE
         origin = parse_origin(text)
@@ -76,7 +76,7 @@ class Origins:
         return origin in self._allowed or _is_ours(origin, headers.get("host", ""), is_secure=is_secure)
 
     def share(self, headers: Mapping[str, str]) -> Headers:
-        """What is added to the answer so that the page may read it, if it is one of the `allowed`."""
+        """The headers of an answer by which the page may read it, if its origin is `allowed`."""
         text = headers.get("origin")
         if text is None or parse_origin(text) not in self._allowed:
             return (("Vary", "Origin"),)
@@ -88,7 +88,7 @@ class Origins:
 
 
 def _is_ours(origin: Origin, host: str, *, is_secure: bool) -> bool:
-    """Whether it is that of a page at the host and port of the `Host` header."""
+    """Whether it is the origin of a page at the host and port of the `Host` header."""
     # Where TLS ends in front of us, both schemes are plausible; where it ends here, only one is.
     if origin.scheme not in (("https",) if is_secure else ("http", "https")):
         return False
@@ -100,15 +100,15 @@ def _check(text: str) -> Origin:
     if origin is None:
         reason = "it must be a scheme, a host and, if need be, a port, such as https://dashboard.example.com:8443"
         if text == "*":
-            reason = "every page of every site would be let in; name those that may"
+            reason = "it would admit every page of every site; name the origins that may connect"
         elif text == "null":
-            reason = "every sandboxed page of every site has this origin; it cannot be told apart"
+            reason = "every sandboxed page of every site has this origin, so it identifies none"
         raise ValueError(f"origin {text!r}: {reason}")
     return origin
 
 
 def preflight(headers: Mapping[str, str], methods: Collection[str]) -> Headers:
-    """The headers of the answer to OPTIONS for a path that takes `methods`."""
+    """The headers of the answer to OPTIONS for a path that has `methods`."""
     allowed = ", ".join((*methods, "OPTIONS"))
     if "origin" not in headers:
         return (NO_STORE, ("Allow", allowed))
@@ -116,6 +116,6 @@ def preflight(headers: Mapping[str, str], methods: Collection[str]) -> Headers:
         NO_STORE,
         ("Allow", allowed),
         ("Access-Control-Allow-Methods", allowed),
-        ("Access-Control-Allow-Headers", ASKS_WITH),
+        ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
         ("Access-Control-Max-Age", str(MAX_AGE)),
     )

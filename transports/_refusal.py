@@ -9,7 +9,7 @@ from typing import Final
 
 from ..contracts import Gateway
 from ..exceptions import HubError
-from ..http import Headers
+from ..http import Headers, Response, error_response
 from ..protocol import Timestamps, control_item
 
 _TIMESTAMPS: Final = Timestamps()
@@ -22,6 +22,11 @@ def refusal_headers(error: HubError) -> Headers:
     if error.retry_after is not None:
         return [("Retry-After", str(max(1, math.ceil(error.retry_after))))]
     return []
+
+
+def refusal_response(error: HubError) -> Response:
+    """The HTTP answer to a request that is refused with `error`."""
+    return error_response(error.http_status, error.http_code, error.public_message, refusal_headers(error))
 
 
 def note_refusal(gateway: Gateway, error: HubError) -> None:

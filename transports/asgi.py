@@ -1,18 +1,16 @@
-"""The `asgi` transport: the hub as an ASGI 3 application, for every server and framework that speaks it.
+"""The `asgi` transport: the hub as an ASGI 3 application, for every server and framework that supports ASGI.
 
-The convenient transport: it shares port, TLS and middleware with the application that mounts it. What it cannot do is
-see its sockets, so it knows of a slow client only what the server's `send` or the client's own `seen` tells.
-Its parts are in `_asgi`.
+The convenient transport: it shares port, TLS and middleware with the application that mounts it. It cannot see its
+sockets, so it notices a slow client only by the server's `send` or the client's own `seen`. Its parts are in `_asgi`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any
 
 from ..http import Respond
 from ..hub import Hub
-from ._abilities import Abilities
 from ._asgi.app_state import AppState, Limits
 from ._asgi.http import serve_http
 from ._asgi.lifespan import serve_lifespan
@@ -21,27 +19,13 @@ from ._asgi.websocket import serve_websocket
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 
-ABILITIES: Final = Abilities(
-    transport="asgi",
-    formats=("JSON", "MessagePack"),
-    has_handshake=True,
-    refuses_with_status=True,
-    takes_commands=True,
-    tells_binary=True,
-    shows_heartbeats=True,
-    has_close_codes=True,
-    feels_slowness=False,
-    ends_silence=False,
-    compresses="the server, for each client",
-)
-
 
 class HubApp:
     """Serves `hub` wherever it is mounted: `app.mount("/hub", HubApp(hub))`, or as the application itself.
 
-    WebSockets connect at `path` below the mount, or anywhere below it. HTTP: what `_http` answers, and `respond`
-    for other paths. `origins` are those of pages that may connect besides pages at the host and port that the request
-    names; with `requires_origin` nobody else may. Few hosts pass their lifespan on to what they mount, so
+    WebSockets connect at `path` below the mount, or anywhere below it. HTTP: the paths of `docs/protocol.md` §14, and
+    `respond` for other paths. `origins` are those of pages that may connect besides pages at the host and port that
+    the request names; with `requires_origin` only pages may. Few hosts pass their lifespan on to what they mount, so
     `async with hub:` belongs into theirs; where this is the root, it enters the hub itself.
     """
 
@@ -56,20 +40,21 @@ class HubApp:
         limits: Limits | None = None,
     ) -> None:
         pages = Origins(origins or (), required=requires_origin)
-        self._desk = AppState(hub, pages, limits or Limits())
-        self._endpoints = Endpoints(hub, respond=respond, origins=pages, turn=lambda: self._desk.checks)
+        self._hub = hub
+        self._state = AppState(hub.gateway, pages, limits or Limits())
+        self._endpoints = Endpoints(hub.gateway, respond=respond, origins=pages, limiter=lambda: self._state.checks)
         self._path = None if path is None else "/" + path.strip("/")
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # every framework types these its own way
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # every framework has its own types of these
         if scope["type"] == "websocket":
-            is_here = self._path is None or find_path(scope) == self._path
-            await serve_websocket(self._desk, scope, receive, send, is_here=is_here)
+            is_found = self._path is None or find_path(scope) == self._path
+            await serve_websocket(self._state, scope, receive, send, is_found=is_found)
         elif scope["type"] == "http":
-            await serve_http(self._desk, self._endpoints, scope, receive, send)
+            await serve_http(self._state, self._endpoints, scope, receive, send)
         elif scope["type"] == "lifespan":
-            await serve_lifespan(self._desk.hub, receive, send)
+            await serve_lifespan(self._hub, receive, send)
         else:
             raise ValueError(f"scope type {scope['type']!r}; this application serves websocket, http and lifespan")
 
 
-__all__ = ["ABILITIES", "HubApp", "Limits"]
+__all__ = ["HubApp", "Limits"]

@@ -1,6 +1,6 @@
 """The in-process subscriber, which is also the test double of a network client.
 
-It speaks the whole protocol, commands and control items included, but for bytes on a wire.
+It has the whole protocol, commands and control items included, except bytes on a wire.
 """
 
 from __future__ import annotations
@@ -19,34 +19,19 @@ from ..exceptions import HubClosed, HubError, InvalidChannel, PermissionDenied, 
 from ..hub import Hub
 from ..identity import Identity
 from ..protocol import Parsed, encode, parse_json
-from ._abilities import Abilities
 
 Item = dict[str, Any]
 Batch = list[Item]
 
-ABILITIES: Final = Abilities(
-    transport="memory",
-    formats=("JSON",),
-    has_handshake=True,
-    refuses_with_status=False,
-    takes_commands=True,
-    tells_binary=True,
-    shows_heartbeats=False,
-    has_close_codes=True,
-    feels_slowness=True,
-    ends_silence=False,
-    compresses="nobody",
-)
-
 ROOM: Final = 16
-"""Writes that may wait for the subscriber before the hub is told to hold back; each is up to 256 KiB."""
+"""Writes that may wait for the subscriber before it counts as congested; each is up to 256 KiB."""
 
 
-_END: Final = b"\x1e"  # RFC 7464's separator: no JSON text can hold it, while a line feed may stand between tokens
+_END: Final = b"\x1e"  # RFC 7464's separator: no JSON text contains it, while a line feed may stand between tokens
 
 
 class _Records:
-    """Frames with a mark at their end, so that several in one write can be told apart."""
+    """Frames with a separator at their end, so that a write of several can be split."""
 
     name = "memory.json"
     has_cursor = False
@@ -65,7 +50,7 @@ _decode: Final = msgspec.json.Decoder(Batch).decode
 class MemoryClient:
     """One client in this process. An async iterator of batches, data and control items in the order of the wire.
 
-    It ends when the session does; `close_code` and `close_reason` then say why. Heartbeats are left out.
+    It ends when the session does, with `close_code` and `close_reason` set. Heartbeats are left out.
     """
 
     def __init__(self, hub: Hub, room: int = ROOM) -> None:
@@ -73,7 +58,7 @@ class MemoryClient:
         self._room = room
         self._writes: deque[bytes] = deque()
         self._batches: deque[Batch] = deque()
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
         self._is_full = False
         self.session: Session | None = None
         self.is_reading_paused = False
@@ -86,14 +71,14 @@ class MemoryClient:
         if self.close_code is not None:
             return True
         self._writes.append(frame)
-        self._news.set()
+        self._changed.set()
         self._is_full = len(self._writes) >= self._room
         return not self._is_full
 
     def close(self, code: int, reason: str) -> None:
         self.close_code = code
         self.close_reason = reason
-        self._news.set()
+        self._changed.set()
 
     def pause_reading(self) -> None:
         self.is_reading_paused = True
@@ -102,12 +87,12 @@ class MemoryClient:
         self.is_reading_paused = False
 
     def confirmed(self, frames: int) -> None:
-        """It knows itself what was read."""
+        """Nothing to do: what was read is known without it."""
 
     # --- as a client
 
     def send(self, command: Mapping[str, Any] | str | bytes) -> None:
-        """Send one command, or raw text or bytes as a peer might."""
+        """Send one command, or any text or bytes that a peer might send."""
         assert self.session is not None
         data = command if isinstance(command, (str, bytes)) else encode(dict(command)).decode()
         self._gateway.receive_data(self.session, data)
@@ -132,12 +117,12 @@ class MemoryClient:
             self._gateway.resumed(self.session)
 
     async def _wait(self) -> None:
-        if self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     def leave(self) -> None:
-        """Go without a word, as a peer that vanishes."""
+        """Leave without a close handshake, as a peer that vanishes."""
         if self.session is not None:
             self._gateway.disconnect(self.session)
         if self.close_code is None:

@@ -109,7 +109,7 @@ class Access:
         return identity
 
     def _report(self, error: Exception, handshake: Handshake) -> HubError:
-        """Count and log why a peer is refused; returns the exception with what the peer may be told."""
+        """Count and log why a peer is refused; returns the exception that the peer is answered with."""
         if isinstance(error, AuthenticationError | PermissionDenied):
             self.limits.token_refused(handshake)
         if isinstance(error, AuthenticationError):
@@ -120,7 +120,7 @@ class Access:
             if detail == "other" and error.detail:
                 detail = shorten(redact(error.detail))
             self._telemetry.log(logging.WARNING, "token", "a token was refused: %s (%s)", error.fault, detail)
-            return error
+            return AuthenticationError(error.fault, error.detail)
         if isinstance(error, PermissionDenied):
             self._telemetry.count("token-forbidden")
             return PermissionDenied("this identity is not allowed to connect")

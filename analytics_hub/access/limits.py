@@ -21,7 +21,7 @@ from ..tuning import Tuning
 from .proxies import FORWARDED_FOR, TrustedProxies
 
 MAX_REMEMBERED: Final = 10_000
-"""Addresses whose refused tokens are remembered; beyond it the oldest failures are forgotten."""
+"""Addresses of which refused tokens are remembered; beyond it the oldest are dropped."""
 LOAD_TTL: Final = 1.0
 """Seconds for which the sum of the gauges is cached: adding it up costs some 100 ns for each client."""
 RETRY_AFTER: Final = 5.0

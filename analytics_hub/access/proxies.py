@@ -14,7 +14,7 @@ PROXIES: Final = ("127.0.0.0/8", "::1")
 MAX_HOPS: Final = 32
 """Entries of an `X-Forwarded-For` that are read, from its end."""
 MAX_CACHED: Final = 4096
-"""Addresses whose parsed form is cached: parsing takes 5 µs, and each address is looked up several times."""
+"""Addresses that are cached in parsed form: parsing takes 5 µs, and each address is looked up several times."""
 _LONGEST: Final = 64  # longer input cannot be an address; do not cache it
 FORWARDED_FOR: Final = "x-forwarded-for"
 
@@ -51,7 +51,7 @@ class TrustedProxies:
     def address_key(self, client: str | None) -> str | None:
         """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one; None if it is not counted.
 
-        A proxy that does not say for which client, or a peer without an address, has no limit by address.
+        Not counted are a proxy that does not name its client, and a peer without an address.
         """
         return self._parse(client).key
 

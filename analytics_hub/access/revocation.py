@@ -24,7 +24,7 @@ class Revocation:
     """A decision that hubs share: `Hub(on_revoke=...)` is called with it, `Hub.apply_revocation` applies it.
 
     It is about one `identity` or one `token_id`. `at` is Unix time in seconds. With `roles` nothing is revoked: the
-    identity has these roles, whatever its tokens say. Raises `ValueError` for anything else.
+    identity has these roles, whatever those of its tokens. Raises `ValueError` for anything else.
     """
 
     identity: str | None = None

@@ -1,6 +1,6 @@
 """The AsyncAPI 3 document of a hub: a pure function over its channels.
 
-Roles are left out: who may see or publish what is nobody else's business.
+Roles are left out: they would show an attacker which role is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .schemas import Schema, Types, as_json, identify, items, publications
 ASYNCAPI_VERSION: Final = "3.1.0"
 
 _CONNECTION: Final = "connection"
-_DESK: Final = "publish:"  # no name that `identify` gives has a colon
+_PUBLISH: Final = "publish:"  # the names of `identify` have no colon
 _ANSWERS: Final = {
     "subscribe": "subscribed",
     "unsubscribe": "unsubscribed",
@@ -23,14 +23,15 @@ _ANSWERS: Final = {
     "ping": "pong",
 }
 _MODES: Final = {
-    "events": "Every item; a client that is too slow loses the oldest, and `$gap` says what.",
+    "events": "Every item; a slow client loses the oldest, as `$gap` reports.",
     "table": "The last item of every key; a slow client skips what is superseded.",
     "latest": "The last item; a slow client skips what is superseded.",
     "durable": "Every item, from a journal; a client that comes back in time loses nothing.",
 }
 _ABOUT: Final = (
-    "Server frames are JSON arrays of items: data items of the subscribed channels and control items, whose `type` "
-    "starts with `$`. Ignore control items of an unknown type. A client frame is one command or an array of commands."
+    "Server frames are JSON arrays of items: data items of the subscribed channels, and control items, which have a "
+    "`type` that starts with `$`. Ignore control items of an unknown type. A client frame is one command or an array "
+    "of them."
 )
 _SECURITY: Final[dict[str, Schema]] = {
     "bearer": {
@@ -53,7 +54,7 @@ def describe(
     """The AsyncAPI document of a hub with these channels; `title` and `version` are those of the application's API.
 
     `server_url` is where clients connect, such as `wss://example.org/ws/analytics`. Raises `InvalidChannel` where a
-    channel's schema is nothing that msgspec can describe, `ValueError` for a URL that is none.
+    channel's schema is not a type that msgspec can describe, `ValueError` for an invalid URL.
     """
     named = identify(channels)
     types = Types.of(named.values(), "#/components/schemas/{name}")
@@ -70,8 +71,8 @@ def describe(
         described[id] = _channel(channel, data)
         operations[f"deliver-{id}"] = _operation("send", id, described[id]["messages"])
         if channel.publishers:
-            described[_DESK + id] = _desk(channel, data)
-            operations[f"publish-{id}"] = _operation("receive", _DESK + id, described[_DESK + id]["messages"])
+            described[_PUBLISH + id] = _publishing(channel, data)
+            operations[f"publish-{id}"] = _operation("receive", _PUBLISH + id, described[_PUBLISH + id]["messages"])
     document["components"] = {"schemas": types.components, "securitySchemes": _SECURITY}
     return as_json(document)
 
@@ -79,13 +80,13 @@ def describe(
 def _server(url: str) -> Schema:
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of a hub; right are ws://localhost:7999 and wss://host/ws/analytics")
+        raise ValueError(f"server_url is {url!r}; it must be like ws://localhost:7999 or wss://host/ws/analytics")
     return {
         "host": parts.netloc.rpartition("@")[2],
         **({"pathname": parts.path} if parts.path else {}),
         "protocol": parts.scheme,
         "description": "WebSocket with the subprotocol `analytics-hub.v1.json` or none; `analytics-hub.v1.msgpack` "
-        "brings the same in MessagePack.",
+        "is the same in MessagePack.",
         "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
     }
 
@@ -94,7 +95,7 @@ def _connection(types: Types) -> Schema:
     return {
         "address": None,
         "title": "The connection",
-        "description": "Commands go to the hub and control items come back, whatever is subscribed.",
+        "description": "Commands of the client, and control items of the hub.",
         "messages": {
             name: {"name": name, "title": title, "payload": payload}
             for shapes, title in ((types.commands, "Command"), (types.controls, "Control item"))
@@ -110,7 +111,7 @@ def _channel(channel: Channel, data: Schema) -> Schema:
         "description": _MODES[channel.mode],
     }
     if channel.is_pattern:
-        described["parameters"] = {"member": {"description": "Whatever completes the name of a channel."}}
+        described["parameters"] = {"member": {"description": "The rest of the name of a channel."}}
     described["messages"] = _named(items(channel, data))
     described["x-mode"] = channel.mode
     if channel.key is not None:
@@ -118,8 +119,8 @@ def _channel(channel: Channel, data: Schema) -> Schema:
     return described
 
 
-def _desk(channel: Channel, data: Schema) -> Schema:
-    """Where items of a channel may be posted: an address that all channels share, below that of the hub."""
+def _publishing(channel: Channel, data: Schema) -> Schema:
+    """Publishing to a channel over HTTP, at an address that all channels share."""
     return {
         "address": "/publish",
         "title": f"Publishing to {channel.name}",
@@ -139,8 +140,8 @@ def _commands(types: Types) -> dict[str, Schema]:
             "channel": {"$ref": f"#/channels/{_CONNECTION}"},
             "messages": _messages(_CONNECTION, [answer, "error"]),
         }
-    unasked = [name for name in types.controls if name not in _ANSWERS.values()]
-    return operations | {"control": _operation("send", _CONNECTION, unasked)}
+    unsolicited = [name for name in types.controls if name not in _ANSWERS.values()]
+    return operations | {"control": _operation("send", _CONNECTION, unsolicited)}
 
 
 def _operation(action: str, channel: str, messages: Iterable[str]) -> Schema:

@@ -1,6 +1,6 @@
-"""JSON Schemas of everything that goes over the wire, generated from the types that are declared.
+"""JSON Schemas of commands and items, generated from the declared types.
 
-They are draft 7, the dialect that AsyncAPI and most generators of types share.
+They are draft 7, the dialect that AsyncAPI and most code generators share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..protocol.control_items import ControlItem, Timestamp
 DIALECT: Final = "http://json-schema.org/draft-07/schema#"
 
 RESERVED: Final = ("connection", "commands", "control")
-"""Names beside those of the channels."""
+"""Names that channels must not have."""
 
 Schema = dict[str, Any]
 
@@ -29,7 +29,7 @@ _KEY: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_L
 
 
 def json_schemas(channels: Iterable[Channel]) -> dict[str, Schema]:
-    """A schema of its own for the items of each channel, for `commands` and for `control` items, by a short name."""
+    """One schema each for the items of every channel, for `commands` and for `control` items, by a short name."""
     named = identify(channels)
     types = Types.of(named.values(), "#/definitions/{name}")
     schemas = {
@@ -42,13 +42,13 @@ def json_schemas(channels: Iterable[Channel]) -> dict[str, Schema]:
 
 
 def as_json(document: Schema) -> Schema:
-    """Nothing but what JSON knows: defaults and names of enums come as whatever the application's types hold."""
+    """The document in plain JSON values: defaults and names of enums may be of any type of the application."""
     pure: Schema = msgspec.json.decode(msgspec.json.encode(document))
     return pure
 
 
 def identify(channels: Iterable[Channel]) -> dict[str, Channel]:
-    """Each channel with a name that may stand in a reference and be that of a file: `user:*` is `user-member`."""
+    """Each channel with a name that is valid in a reference and as a file name: `user:*` is `user-member`."""
     named: dict[str, Channel] = {}
     for channel in channels:
         slug = re.sub(r"[^A-Za-z0-9._]+", "-", channel.name.replace("*", "-member")).strip("-.") or "channel"
@@ -60,7 +60,7 @@ def identify(channels: Iterable[Channel]) -> dict[str, Channel]:
 
 
 class Types(NamedTuple):
-    """Schemas of everything that goes over the wire, and the `components` that they refer to."""
+    """Schemas of commands and items, and the `components` that they refer to."""
 
     data: Sequence[Schema]
     commands: dict[str, Schema]
@@ -84,7 +84,7 @@ class Types(NamedTuple):
         )
 
     def complete(self, title: str, alternatives: Sequence[Schema]) -> Schema:
-        """One schema with everything that it refers to."""
+        """One schema with all definitions that it refers to."""
         needed: dict[str, Schema] = {}
         names = _references(alternatives, self.template)
         while names:
@@ -123,7 +123,7 @@ def _references(schema: object, template: str) -> set[str]:
     return set(re.findall(rf'"\$ref":"{re.escape(start)}([^"]*)"', text))
 
 
-# --- from what msgspec says to draft 7 -------------------------------------------------------------------------------
+# --- from msgspec's dialect to draft 7 -------------------------------------------------------------------------------
 
 _SCHEMA: Final = frozenset({"items", "additionalProperties", "additionalItems", "propertyNames", "contains", "not"})
 _SCHEMAS: Final = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
@@ -131,10 +131,10 @@ _NAMED_SCHEMAS: Final = frozenset({"properties", "patternProperties"})
 
 
 def _draft7(schema: Any) -> Any:
-    """The same in draft 7: tuples are spelled otherwise there, and what stands beside a `$ref` does not count.
+    """The schema in draft 7: tuples have another form there, and keywords beside a `$ref` are ignored.
 
-    `discriminator` goes: what msgspec writes is OpenAPI's, AsyncAPI's names components, and the tags are in the
-    alternatives anyway. Docstrings lose their indentation, as newer versions of Python do it themselves.
+    `discriminator` is removed: msgspec writes that of OpenAPI, the one of AsyncAPI names components, and the tags are
+    in the alternatives anyway. Docstrings lose their indentation, as newer versions of Python do it themselves.
     """
     if not isinstance(schema, dict):
         return schema
@@ -143,9 +143,9 @@ def _draft7(schema: Any) -> Any:
         if name in _SCHEMA:
             changed[name] = _draft7(value)
         elif name in _SCHEMAS:
-            changed[name] = [_draft7(one) for one in value]
+            changed[name] = [_draft7(each) for each in value]
         elif name in _NAMED_SCHEMAS:
-            changed[name] = {key: _draft7(one) for key, one in value.items()}
+            changed[name] = {key: _draft7(each) for key, each in value.items()}
         elif name == "description":
             changed[name] = inspect.cleandoc(value)
         elif name != "discriminator":
@@ -164,7 +164,7 @@ def _draft7(schema: Any) -> Any:
 
 
 def items(channel: Channel, data: Schema) -> dict[str, Schema]:
-    """What comes on a channel (`docs/protocol.md` §2): items, and deletions where there are keys."""
+    """The items of a channel (`docs/protocol.md` §2), and its deletions if it has keys."""
     head = {
         "channel": _name(channel),
         "seq": {"type": "integer", "minimum": 1, "maximum": MAX_SEQ},
@@ -181,7 +181,7 @@ def items(channel: Channel, data: Schema) -> dict[str, Schema]:
 
 
 def publications(channel: Channel, data: Schema) -> dict[str, Schema]:
-    """What may be posted for a channel."""
+    """The messages that publish to a channel over HTTP."""
     item = {"channel": _name(channel), "data": data}
     if channel.mode != "table":
         return {"item": _object(f"publish to {channel.name}", item, {"type": _TYPE}, is_closed=True)}

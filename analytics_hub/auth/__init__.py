@@ -1,4 +1,4 @@
-"""What an application passes to `Hub(authenticate=...)`, and what goes with it: tokens, their keys, host sessions."""
+"""Authenticators for `Hub(authenticate=...)`: tokens, their keys, and sessions of the host application."""
 
 from __future__ import annotations
 

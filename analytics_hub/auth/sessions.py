@@ -1,4 +1,4 @@
-"""Who a peer is by a session of the host application: what its middleware has put into the ASGI scope."""
+"""Authentication by a session of the host application: by what its middleware has put into the ASGI scope."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..hooks import call_hook
 from ..identity import Identity
 
 Identify = Callable[[Mapping[str, Any]], "Identity | Awaitable[Identity | None] | None"]
-"""Who is logged in, by `scope["session"]`, `scope["user"]` or a cookie in `scope["headers"]`; None if nobody is."""
+"""The identity of a user that is logged in, from `scope["session"]`, `scope["user"]` or a cookie; None for no user."""
 
 
 class SessionAuthenticator:
-    """An `authenticate` for `Hub` that believes the session of the host application: `identify(scope)`.
+    """An `authenticate` for `Hub` that accepts the session of the host application: `identify(scope)`.
 
-    Whoever hands in a token is judged by `otherwise`, an authenticator such as `JWTAuthenticator`, whatever the
-    session says; so is who has no session. Without `otherwise` tokens are refused, but for tickets, which are the hub's
-    own. A session is looked at when a client connects: end its connections with `Hub.revoke` when somebody logs out,
-    and give the identity an `expires` if the session has one. Where the session lives in a cookie alone, let it say
-    when it began, as the `issued` of the identity: then a revocation holds for copies of the cookie too.
+    `otherwise`, an authenticator such as `JWTAuthenticator`, is called for peers that send a token or have no session.
+    Without `otherwise` tokens are refused, except tickets, which the hub redeems itself. A session is read once, when a
+    client connects: call `Hub.revoke` at logout, and give the identity an `expires` if the session has one. If the
+    session is stored in its cookie alone, store in it when it began, and return that as the `issued` of the identity;
+    then a revocation covers copies of the cookie too.
     """
 
     def __init__(self, identify: Identify, otherwise: Authenticate | None = None) -> None:
@@ -38,7 +38,7 @@ class SessionAuthenticator:
         raise AuthenticationError("missing" if handshake.token is None else "invalid", "no-session")
 
     async def run(self) -> None:
-        """What `otherwise` does in the background, if anything. The hub runs it for as long as it lives."""
+        """The background task of `otherwise`, if it has one. The hub runs it as long as it is open."""
         run = getattr(self._otherwise, "run", None)
         if run is not None:
             await run()

@@ -1,5 +1,5 @@
-"""The sans-IO core: no clock, no async, no I/O, no logging, no thread, no randomness of its own.
+"""The sans-IO core: no clock, no async, no I/O, no logging, no threads, no randomness.
 
-Time is an argument (`now`, monotonic seconds). Whoever knows h11 can drive `Engine` at once: data goes in by
-`receive_data` and `publish`, comes out of `data_to_send`, and `events` tells what the driver must do.
+Time is an argument (`now`, monotonic seconds). `Engine` is driven like an h11 connection: `receive_data` and `publish`
+put data in, `data_to_send` yields what to write, and `events` says what else the driver must do.
 """

@@ -1,8 +1,8 @@
-"""Nobody meets the engine half-way through a step.
+"""Steps of the engine that nothing may enter halfway.
 
-No step awaits anything, but two things may cut into one: a signal handler, which Python runs between any two lines, and
-memory that runs out. The first finds `is_busy` set. After the second `is_broken` is set for good: what the engine knows
-may contradict itself, so whoever drives it is to end it.
+No step awaits anything, but two things can still interrupt one: a signal handler, which Python runs between any two
+bytecodes, and running out of memory. During a step `is_busy` is set, so that a signal handler can tell. After a
+`MemoryError` in a step `is_broken` is set for good: the state may contradict itself, so the driver must end the hub.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Guarded(Protocol):
-    """What has steps."""
+    """An object with methods that are steps."""
 
     is_busy: bool
     is_broken: bool
@@ -28,11 +28,11 @@ E = TypeVar("E", bound=Guarded)
 
 
 def atomic(step: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[E, P], T]:
-    """Run `step` as one. Raises `HubError` instead of running it within another, or after one that was not finished."""
+    """Run a method as one step. Raises `HubError` within another step, or after one that ran out of memory."""
 
     @wraps(step)
     def run(engine: E, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        check(engine)
+        check_ready(engine)
         try:
             engine.is_busy = True
             return step(engine, *args, **kwargs)
@@ -45,13 +45,13 @@ def atomic(step: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[E, P], 
     return run
 
 
-def atomic_each(engine: Guarded, steps: Iterator[T]) -> Iterator[T]:
-    """`steps`, each of them as one; between two of them other steps may be taken."""
+def atomic_each(engine: Guarded, values: Iterator[T]) -> Iterator[T]:
+    """The same values; producing each of them is one step, and other steps may run in between."""
     while True:
-        check(engine)
+        check_ready(engine)
         try:
             engine.is_busy = True
-            step = next(steps)
+            value = next(values)
         except StopIteration:
             return
         except MemoryError:
@@ -59,14 +59,12 @@ def atomic_each(engine: Guarded, steps: Iterator[T]) -> Iterator[T]:
             raise
         finally:
             engine.is_busy = False
-        yield step
+        yield value
 
 
-def check(engine: Guarded) -> None:
+def check_ready(engine: Guarded) -> None:
     """Raise `HubError` if no step may begin now."""
     if engine.is_busy:
-        raise HubError(
-            "a signal handler may call publish and delete and nothing else; this came in the middle of a step"
-        )
+        raise HubError("a signal handler may call publish and delete only; this call came in the middle of a step")
     if engine.is_broken:
         raise HubError("the hub is ending: memory has run out in the middle of a step")

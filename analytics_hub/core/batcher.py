@@ -1,7 +1,8 @@
-"""What a cohort gets in one flush, when it may have the next, and what it has to lose.
+"""What a cohort gets in one flush, when it may have the next, and what it must lose.
 
-The short way serves cohorts that nothing holds back: every dirty reader gives all it has. The long way (`ration.py`)
-knows gaps, paced subscriptions, the rate, large tables in several writes, the journal, and wires with a cursor.
+The fast path serves cohorts that nothing holds back: every dirty reader gives everything it has. The slow path
+(`limited_batch.py`) handles gaps, paced subscriptions, the rate, large tables in several writes, the journal, and wires
+with a cursor.
 """
 
 from __future__ import annotations
@@ -9,26 +10,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ..protocol import MAX_FRAME_BYTES
-from ..tuning import Tuning
-from .cohort import Cohort, Reader
-from .current_time import CurrentTime
+from .cohort import Cohort
+from .context import Context
 from .cursor import cursor_bytes, frames_at
 from .fanout import unfollow
+from .journal import JournalQueue
 from .limited_batch import LimitedBatch
-from .merging import oldest
-from .ring import Entry
+from .reader import Reader
+from .ring import Entry, by_channel, by_order, merge_oldest
 from .wire import Wire, is_cursor_wire
-
-_by_order: Final = attrgetter("order")
-_by_channel: Final = attrgetter("channel")
 
 
 class Batch(NamedTuple):
-    """One write of `size` items: `frame` for every member, and for several slices what it holds of which reader."""
+    """One write of `size` items: `frame` for every member, and for several slices how many it took of each reader."""
 
     frame: bytes
     size: int
@@ -36,48 +33,46 @@ class Batch(NamedTuple):
 
 
 class Batcher:
-    """Takes from a cohort's readers what may go now.
+    """Takes from the readers of a cohort what may go now."""
 
-    `behind` collects the readers that need the journal; the engine asks it and empties the list.
-    """
-
-    def __init__(self, tuning: Tuning, moment: CurrentTime) -> None:
-        self.behind: list[Reader] = []
+    def __init__(self, context: Context, journal: JournalQueue) -> None:
+        tuning = context.tuning
         self._max_batch = tuning.max_batch
-        # No limit is the most that could fit: an item is longer than a byte.
+        # Without a limit, as many as could ever fit: an item is longer than a byte.
         self._max_items = tuning.max_batch * tuning.max_frames if tuning.max_frames else MAX_FRAME_BYTES
         self._buffer_items = tuning.buffer_items
         self._buffer_bytes = tuning.buffer_bytes
         self._interval = tuning.interval
-        self._moment = moment
+        self._current_time = context.current_time
+        self._journal = journal
 
-    def take(self, cohort: Cohort, wire: Wire) -> Batch | None:
+    def next_batch(self, cohort: Cohort, wire: Wire) -> Batch | None:
         """Everything that is due, framed; positions and `not_before` are advanced. None if nothing may go."""
-        now = self._moment.now
-        inbox = cohort.inbox
-        if inbox is not None:
-            batch = self._take_inbox(cohort, inbox, wire, now)
+        now = self._current_time.now
+        queue = cohort.queue
+        if queue is not None:
+            batch = self._queued_batch(cohort, queue, wire, now)
             if batch is not None:
                 return batch
             unfollow(cohort)
-        if wire.has_cursor:  # it is told where its readers are once they have moved, which is the long way
-            return self._ration(cohort, wire, now)
+        if wire.has_cursor:  # it needs the positions of the readers after the frame, which only the slow path has
+            return self._limited_batch(cohort, wire, now)
         items: list[Entry] = []
         dirty = cohort.dirty
         for reader in dirty:
             log = reader.log
             if not reader.is_plain or reader.position < log.floor:
-                return self._ration(cohort, wire, now)
+                return self._limited_batch(cohort, wire, now)
             items += log.after(reader.position)
         count = len(items)
         bucket = cohort.bucket
         if not count or count > self._max_items or bucket.available(now) < count:
-            return self._ration(cohort, wire, now)
+            return self._limited_batch(cohort, wire, now)
         if len(dirty) > 1:
-            items.sort(key=_by_order)
+            items.sort(key=by_order)
         frame = self._frame(wire, [entry.data for entry in items])
         if len(frame) > MAX_FRAME_BYTES:
-            return self._ration(cohort, wire, now)
+            return self._limited_batch(cohort, wire, now)
 
         bucket.spend(count)
         taken: dict[Reader, int] = {}
@@ -86,9 +81,9 @@ class Batcher:
             log = reader.log
             log.idle[reader] = None
             if needs_counts:
-                taken[reader] = log.pending(reader.position, False)
+                taken[reader] = log.count_pending(reader.position, False)
             if log.conflates:
-                reader.take_live()
+                reader.read_live()
             else:
                 reader.position = log.head
         cohort.dirty = []
@@ -96,62 +91,62 @@ class Batcher:
         cohort.not_before = now + self._interval
         return Batch(frame, count, taken)
 
-    def _take_inbox(self, cohort: Cohort, inbox: list[Entry], wire: Wire, now: float) -> Batch | None:
-        """All that a follower was handed; None if it must not go at once."""
-        count = len(inbox)
+    def _queued_batch(self, cohort: Cohort, queue: list[Entry], wire: Wire, now: float) -> Batch | None:
+        """Everything that a follower was handed; None if not all of it may go now."""
+        count = len(queue)
         if count > self._max_items or cohort.bucket.available(now) < count:
             return None
-        frame = self._frame(wire, [entry.data for entry in inbox])
+        frame = self._frame(wire, [entry.data for entry in queue])
         if len(frame) > MAX_FRAME_BYTES:
             return None
         cohort.bucket.spend(count)
         cohort.held_by = "rate"
         cohort.not_before = now + self._interval
-        taken = Counter([cohort.readers[entry.channel] for entry in inbox]) if len(cohort.slices) > 1 else {}
-        inbox.clear()
+        taken = Counter([cohort.readers[entry.channel] for entry in queue]) if len(cohort.slices) > 1 else {}
+        queue.clear()
         return Batch(frame, count, taken)
 
-    def _ration(self, cohort: Cohort, wire: Wire, now: float) -> Batch | None:
+    def _limited_batch(self, cohort: Cohort, wire: Wire, now: float) -> Batch | None:
         due = [reader for reader in cohort.dirty if reader.next_at <= now]
         reserve = cursor_bytes(cohort.readers) if wire.has_cursor else 0
         share = reserve // self._max_batch
-        ration = LimitedBatch(cohort, now, self._max_items, self._moment.stamp(), reserve=reserve, share=share)
-        ration.fill(due)
+        limited = LimitedBatch(cohort, now, self._max_items, self._current_time.stamp(), reserve=reserve, share=share)
+        limited.fill(due)
         bucket = cohort.bucket
-        bucket.spend(ration.spent)
+        bucket.spend(limited.spent)
         cohort.held_by = "rate"
-        if ration.items:
+        if limited.items:
             cohort.not_before = now + self._interval
-        if ration.is_short_of_tokens:
+        if limited.is_short_of_tokens:
             self.trim(due)
-            if not any(reader.carry and reader.log.conflates for reader in due):  # that is paid and may go on
+            if not any(reader.carry and reader.log.conflates for reader in due):  # that is paid for and may continue
                 cohort.not_before = max(cohort.not_before, bucket.when(now))
         for reader in due:
-            if reader.every and reader in ration.taken:
-                reader.next_at = now + reader.every
+            if reader.period and reader in limited.taken:
+                reader.next_at = now + reader.period
             reader.update_plain()
-        self.behind += ration.behind
-        self._sort_out(cohort, ration.behind)
-        if not ration.items:
+        self._update_dirty(cohort, limited.behind)
+        self._journal.read(limited.behind)
+        if not limited.items:
             return None
         if is_cursor_wire(wire):
-            frame = frames_at(wire, ration.items, self._max_batch, cohort.readers)
+            frame = frames_at(wire, limited.items, self._max_batch, cohort.readers)
         else:
-            frame = self._frame(wire, [entry.data for entry in ration.items])
-        return Batch(frame, len(ration.items), ration.taken)
+            frame = self._frame(wire, [entry.data for entry in limited.items])
+        return Batch(frame, len(limited.items), limited.taken)
 
     @staticmethod
-    def _sort_out(cohort: Cohort, behind: Sequence[Reader]) -> None:
-        """Keep as dirty what has more to give; what waits for the journal is neither dirty nor idle."""
-        still = []
+    def _update_dirty(cohort: Cohort, behind: Sequence[Reader]) -> None:
+        """Readers that have more stay dirty; those that wait for the journal are neither dirty nor idle."""
+        still_dirty = []
         for reader in cohort.dirty:
             if reader in behind:
                 continue
             if reader.has_more:
-                still.append(reader)
+                still_dirty.append(reader)
             else:
                 reader.log.idle[reader] = None
-        cohort.dirty = still
+        cohort.dirty = still_dirty
 
     def _frame(self, wire: Wire, items: list[bytes]) -> bytes:
         size = self._max_batch
@@ -159,16 +154,13 @@ class Batcher:
             return wire.frame(items)
         return b"".join([wire.frame(items[at : at + size]) for at in range(0, len(items), size)])
 
-    @staticmethod
-    def next_turn(cohort: Cohort) -> float:
-        """When the dirty readers of `cohort` may be flushed."""
-        return max(cohort.not_before, min([reader.next_at for reader in cohort.dirty], default=0.0))
+    # --- what waits longer than the buffer allows
 
     def trim(self, readers: Sequence[Reader]) -> None:
-        """Drop what a session that is held back may not wait for: `events` beyond the newest `buffer`, oldest first.
+        """Drop the `events` that exceed the buffer of a session that is held back, oldest first.
 
-        The room is the session's, over all its channels; the other modes have theirs and lose nothing here. Costs
-        O(readers) unless there is something to drop.
+        The buffer is that of the session, over all its channels; the other modes have bounds of their own and lose
+        nothing here. Costs O(readers) unless there is something to drop.
         """
         waiting = []
         count = 0
@@ -177,7 +169,7 @@ class Batcher:
             if log.channel.mode == "events":
                 reader.put_back()
                 if reader.position < log.floor:
-                    reader.settle()
+                    reader.skip_overwritten()
                 if log.head > reader.position:
                     waiting.append(reader)
                     count += log.head - reader.position
@@ -188,30 +180,31 @@ class Batcher:
             return
         excess = count - self._buffer_items
         if self._buffer_items * largest <= self._buffer_bytes and excess <= self._buffer_items * len(waiting):
-            self._drop_oldest(waiting, excess)  # else what stays is less than what goes, and is looked at instead
+            self._drop_oldest(waiting, excess)
             return
-        first = self._first_to_stay(waiting)
+        # Fewer items stay than go, or bytes decide: what stays is cheaper to look at.
+        first = self._first_to_keep(waiting)
         for reader in waiting:
             log = reader.log
             entries = log.after(max(reader.position, log.head - self._buffer_items))
-            excess = log.head - reader.position - len(entries) + bisect_left(entries, first, key=_by_order)
+            excess = log.head - reader.position - len(entries) + bisect_left(entries, first, key=by_order)
             if excess:
                 reader.drop(excess)
 
     @staticmethod
     def _drop_oldest(readers: Sequence[Reader], excess: int) -> None:
         runs = [reader.log.some_after(reader.position, excess) for reader in readers]
-        names = Counter(map(_by_channel, oldest(runs, excess)))
+        counts = Counter(map(by_channel, merge_oldest(runs, excess)))
         for reader in readers:
-            if number := names[reader.log.name]:
-                reader.drop(number)
+            if count := counts[reader.log.name]:
+                reader.drop(count)
 
-    def _first_to_stay(self, readers: Sequence[Reader]) -> int:
+    def _first_to_keep(self, readers: Sequence[Reader]) -> int:
         """The `order` of the oldest item that fits the buffer, counted from the newest."""
         newest: list[Entry] = []
         for reader in readers:
             newest += reader.log.after(max(reader.position, reader.log.head - self._buffer_items))
-        newest.sort(key=_by_order)
+        newest.sort(key=by_order)
         del newest[: -self._buffer_items]
         room = self._buffer_bytes
         first = newest[-1].order + 1

@@ -1,17 +1,18 @@
-"""The token bucket: how much may pass now."""
+"""The token bucket: limits a rate."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import Final
 
-_ROUNDING: Final = 1e-9  # sums of floats: a bucket that is full but for this is full
+_ROUNDING: Final = 1e-9
+"""Sums of floats may miss a whole token by this much."""
 
 
 class TokenBucket:
-    """Refills continuously at `rate` tokens a second up to `capacity` (default: one second of it).
+    """Refills continuously at `rate` tokens a second, up to `capacity` (default: one second's worth).
 
-    `spend` may go into debt, which the next refills pay first. `rate` None never limits.
+    `spend` may go into debt, which the next refills pay off first. With `rate` None nothing is limited.
     """
 
     __slots__ = ("_at", "_tokens", "capacity", "rate")
@@ -23,7 +24,7 @@ class TokenBucket:
         self._at = now
 
     def available(self, now: float) -> float:
-        """The tokens there are at `now`, which may be a debt. Time that goes backwards refills nothing."""
+        """The number of tokens at `now`, negative for a debt. If time goes backwards, nothing is refilled."""
         if self.rate is None:
             return inf
         if now > self._at:
@@ -32,12 +33,12 @@ class TokenBucket:
         return self._tokens
 
     def spend(self, n: float) -> None:
-        """Take `n` tokens, whether there are as many or not."""
+        """Remove `n` tokens, even if there are fewer."""
         if self.rate is not None:
             self._tokens -= n
 
     def take(self, now: float, n: float = 1) -> bool:
-        """Take `n` tokens if there are as many."""
+        """Remove `n` tokens if there are that many; returns whether there were."""
         if self.rate is None:
             return True
         if self.available(now) + _ROUNDING < n:
@@ -46,7 +47,7 @@ class TokenBucket:
         return True
 
     def when(self, now: float, n: float = 1) -> float:
-        """The time at which there will be `n` tokens, or `now`."""
+        """The time at which there will be `n` tokens; `now` if there are that many already."""
         missing = n - self.available(now)
         if self.rate is None or missing <= _ROUNDING:
             return now

@@ -1,83 +1,83 @@
-"""Carries out what clients command, strictly in order for each of them, and answers."""
+"""Executes the commands of clients, strictly in order for each client, and answers them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, assert_never
 
 from ..exceptions import AuthenticationError, HubError, TooManyRequests
 from ..identity import Identity
 from ..protocol import (
+    VERSION,
     Auth,
     CloseCode,
     CommandId,
+    InvalidCommand,
     Parsed,
     Ping,
-    Refused,
     Seen,
     Selection,
     Subscribe,
     Unsubscribe,
-    control_item,
 )
 from ..tuning import Tuning
-from .current_time import CurrentTime
-from .events import AskAuthorize, CheckToken, Confirmed, Event, Pause
+from .context import Context
+from .events import AskAuthorize, CheckToken, Confirmed, Pause
+from .output import Output
 from .session import Session, SessionState
 from .subscriptions import Subscriptions
 
 MALFORMED_IN_A_ROW: Final = 10
-MAX_REFUSED: Final = 1000
-"""Commands over the rate that are answered before the client is closed: a second's worth at the default rate. Each that
-is served makes up for one refused and no more, because in any flood some fall due."""
+MAX_OVER_RATE: Final = 1000
+"""Commands over the rate that are answered before the client is closed: a second's worth at the default rate. Each
+command that is executed makes up for one of them and no more, because in any flood some are within the rate."""
 
 TURN: Final = 64
-"""Commands, and channels that they name, that are carried out in one go for one session, before others have theirs.
-Each takes 5 to 70 µs."""
+"""Commands, and channels that they name, that are executed for one session before others have their turn. Each takes 5
+to 70 µs."""
 HELD: Final = 16
-"""Subscriptions that a session holds and that cost as much to move to another cohort as one to begin."""
+"""Subscriptions of a session that cost as much to move to another cohort as one costs to begin."""
+_SELECTION_BYTES: Final = 24
+"""The size of a selection beside its name, for those that did not come as text."""
 
 
 class CommandHandler:
-    """The commands of all sessions. A transition has no await in it: an answer from outside comes back as a call."""
+    """The commands of all sessions. Nothing here awaits: an answer from outside comes back as a call."""
 
     def __init__(
         self,
+        context: Context,
         subscriptions: Subscriptions,
-        moment: CurrentTime,
-        tuning: Tuning,
-        hello: dict[str, Any],
-        *,
-        say: Callable[..., None],
+        output: Output,
         end: Callable[[Session, int, str], None],
-        ask: Callable[[Event], None],
-        counters: Counter[str],
+        *,
+        node: str,
         asks_to_authorize: bool,
     ) -> None:
+        self._context = context
+        self._tuning = context.tuning
+        self._current_time = context.current_time
+        self._counters = context.counters
+        self._emit = context.emit
         self._subscriptions = subscriptions
-        self._moment = moment
-        self._tuning = tuning
-        self._hello = hello
-        self._say = say
+        self._send = output.send_control
         self._end = end
-        self._ask = ask
-        self._counters = counters
+        self._hello = _hello(context.tuning, node)
         self._asks_to_authorize = asks_to_authorize
-        self._waiting: dict[Session, Subscribe] = {}
+        self._authorizing: dict[Session, Subscribe] = {}
         self._unfinished: dict[Session, None] = {}
 
     # --- in order
 
     @property
-    def is_unfinished(self) -> bool:
-        """Whether somebody has commands left that wait for nothing but their turn."""
+    def has_unfinished(self) -> bool:
+        """Whether there are commands that wait for nothing except their turn."""
         return bool(self._unfinished)
 
-    def go_on(self, now: float) -> list[Session]:
-        """Carry out what did not fit into the turn before, one session after the other, but no more than in a turn.
+    def continue_unfinished(self, now: float) -> list[Session]:
+        """Execute what did not fit into the previous turn, session by session, but no more than fits into one turn.
 
-        Returns the sessions that had one.
+        Returns the sessions concerned.
         """
         sessions = []
         left = TURN
@@ -88,17 +88,24 @@ class CommandHandler:
             sessions.append(session)
         return sessions
 
-    def receive(self, session: Session, commands: list[Parsed], size: int, now: float) -> None:
-        """Carry out commands that came in one frame of `size` bytes, or let them wait behind one that waits."""
+    def receive(self, session: Session, commands: Sequence[Parsed], size: int, now: float) -> None:
+        """Execute commands that came in one frame of `size` bytes, or queue them behind one that waits."""
         share = size // max(1, len(commands)) + 1
         session.commands.extend((command, share) for command in commands)
         session.commands_bytes += share * len(commands)
         self.proceed(session, now)
 
-    def proceed(self, session: Session, now: float, left: int = TURN) -> int:
-        """Carry out what waits, up to the next command that needs an answer from outside, or the end of the turn.
+    def receive_selections(self, session: Session, selections: Sequence[Selection], now: float) -> None:
+        """The same for selections that did not come in a frame: as few `subscribe` commands as their bound allows."""
+        most = self._tuning.max_subscriptions
+        commands = [Subscribe(channels=list(selections[at : at + most])) for at in range(0, len(selections), most)]
+        size = sum(len(selection.channel) + _SELECTION_BYTES for selection in selections)
+        self.receive(session, commands, size, now)
 
-        So much may be `left` of the turn; returns what then is.
+    def proceed(self, session: Session, now: float, left: int = TURN) -> int:
+        """Execute what is queued, up to the next command that needs an answer from outside, or the end of the turn.
+
+        `left` is what is left of the turn; returns what is left of it then.
         """
         while session.commands and not session.is_waiting and not session.is_closed:
             if left <= 0:
@@ -107,12 +114,12 @@ class CommandHandler:
             command, share = session.commands.pop(0)
             session.commands_bytes -= share
             if not session.bucket.take(now):
-                self._refuse_for_rate(session, command.id, now)
-                continue  # it costs little, and more than `MAX_REFUSED` are the end
-            weight = self._weight(session, command)
-            session.bucket.spend(weight - 1)  # which may be a debt, or a low rate would never allow some
-            left -= weight
-            self._carry_out(session, command)
+                self._answer_over_rate(session, command.id, now)
+                continue  # it costs little, and more than `MAX_OVER_RATE` of them end the session
+            cost = self._cost(session, command)
+            session.bucket.spend(cost - 1)  # into debt if need be: a low rate would never allow some commands otherwise
+            left -= cost
+            self._execute(session, command)
         if session.is_closed:
             session.commands.clear()
             return left
@@ -121,124 +128,113 @@ class CommandHandler:
             session.is_paused = is_over
             if is_over:
                 self._counters["paused"] += 1
-            self._ask(Pause(session, is_over))
+            self._emit(Pause(session, is_over))
         return left
 
-    def _carry_out(self, session: Session, command: Parsed) -> None:
-        session.refused = max(0, session.refused - 1)
-        if isinstance(command, Refused):
-            self._refuse_malformed(session, command)
+    def _execute(self, session: Session, command: Parsed) -> None:
+        session.over_rate = max(0, session.over_rate - 1)
+        if isinstance(command, InvalidCommand):
+            self._answer_invalid(session, command)
             return
         session.malformed = 0
         if isinstance(command, Auth):
             session.is_waiting = True
             session.pending_id = command.id
-            self._ask(CheckToken(session, command.token))
+            self._emit(CheckToken(session, command.token))
         elif not session.is_open:
-            self.error(session, command.id, "unauthenticated", "the first command must be auth with a token")
+            self._send_error(session, command.id, "unauthenticated", "the first command must be auth with a token")
         elif isinstance(command, Subscribe):
             self._subscribe(session, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(session, command)
         elif isinstance(command, Ping):
             session.is_pinging = True
-            self._say(session, control_item("$pong", self._moment.stamp(), id=command.id))
+            self._send(session, self._context.control_item("$pong", id=command.id))
         elif isinstance(command, Seen):
-            session.is_pinging = True  # who confirms has begun to say something, and its silence means something too
-            self._ask(Confirmed(session, command.frames))
+            session.is_pinging = True  # from the first confirmation on, silence means that the client is gone
+            self._emit(Confirmed(session, command.frames))
         else:
             assert_never(command)
 
-    def _weight(self, session: Session, command: Parsed) -> int:
-        """What a command counts: one, or one for each channel that it names and for each `HELD` that must be moved."""
+    def _cost(self, session: Session, command: Parsed) -> int:
+        """How many commands it counts as: one, or one for each channel named and for each `HELD` that must be moved."""
         if not isinstance(command, Subscribe | Unsubscribe):
             return 1
         return min(len(command.channels), self._tuning.max_subscriptions) + len(session.subscriptions) // HELD
 
-    def error(self, session: Session, id: CommandId, code: str, message: str, after: float | None = None) -> None:
-        """Answer with an `$error`; with `after` the client may try again in so many seconds."""
-        self._counters[f"error-{code}"] += 1
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        fields |= {"code": code, "message": message, "retry": "never" if after is None else "later"}
-        if after is not None:
-            fields["after"] = round(after, 3)
-        self._say(session, control_item("$error", self._moment.stamp(), **fields))
+    # --- errors
 
-    def _refuse_for_rate(self, session: Session, id: CommandId, now: float) -> None:
-        session.refused += 1
+    def _send_error(self, session: Session, id: CommandId, code: str, message: str, after: float | None = None) -> None:
+        """Answer with an `$error`; with `after` the client may try again in that many seconds."""
+        self._counters[f"error-{code}"] += 1
+        retry = {"retry": "never"} if after is None else {"retry": "later", "after": round(after, 3)}
+        self._send(session, self._context.answer("$error", id, code=code, message=message, **retry))
+
+    def _answer_over_rate(self, session: Session, id: CommandId, now: float) -> None:
+        session.over_rate += 1
         after = session.bucket.when(now) - now
         rate = self._tuning.command_rate
-        self.error(session, id, "rate-limited", f"more than {rate:g} commands a second", after=after)
-        if session.refused >= MAX_REFUSED:
+        self._send_error(session, id, "rate-limited", f"more than {rate:g} commands a second", after=after)
+        if session.over_rate >= MAX_OVER_RATE:
             self._end(session, CloseCode.TOO_MANY_COMMANDS, "too many commands")
 
-    def _refuse_malformed(self, session: Session, refused: Refused) -> None:
+    def _answer_invalid(self, session: Session, command: InvalidCommand) -> None:
         session.malformed += 1
-        self.error(session, refused.id, refused.code, refused.message)
+        self._send_error(session, command.id, command.code, command.message)
         if session.malformed >= MALFORMED_IN_A_ROW:
             self._end(session, CloseCode.MALFORMED, f"{MALFORMED_IN_A_ROW} malformed commands in a row")
 
-    # --- auth
+    # --- identity
 
-    def welcome(self, session: Session) -> None:
-        """The first item of a connection that has an identity."""
+    def open(self, session: Session) -> None:
+        """The session has an identity: `$hello` is its first item."""
         session.state = SessionState.OPEN
         limits = {**self._hello["limits"], "message": session.max_message}
-        fields = {"session": session.id, **self._hello, "limits": limits, "expires": self._expires(session.identity)}
-        self._say(session, control_item("$hello", self._moment.stamp(), **fields))
+        fields = {"session": session.id, **self._hello, "limits": limits, "expires": _expires(session.identity)}
+        self._send(session, self._context.control_item("$hello", **fields))
 
-    @staticmethod
-    def _expires(identity: Identity | None) -> float | None:
-        return identity.expires if identity is not None else None
-
-    def authenticated(
-        self,
-        session: Session,
-        result: Identity | HubError,
-        now: float,
-    ) -> None:
+    def authenticated(self, session: Session, result: Identity | HubError, now: float) -> None:
         """The answer to `CheckToken`."""
         if session.is_closed or not session.is_waiting:
             return
-        asked, session.pending_id = session.pending_id, None
-        if isinstance(result, Identity) and result.expires is not None and result.expires <= self._moment.wall:
+        id, session.pending_id = session.pending_id, None
+        if isinstance(result, Identity) and result.expires is not None and result.expires <= self._current_time.wall:
             result = AuthenticationError("expired")
         if not isinstance(result, Identity):
-            self._refuse_token(session, asked, result)
+            self._answer_bad_token(session, id, result)
         elif session.identity is None:
             session.identity = result
-            self.welcome(session)
-            self._confirm(session, asked)
+            self.open(session)
+            self._send_authenticated(session, id)
         elif session.identity.id != result.id:
-            self.error(session, asked, "forbidden", "a refreshed token must be for the subject of the session")
+            self._send_error(session, id, "forbidden", "a refreshed token must be for the subject of the session")
         else:
-            session.identity = result
             session.expiry_warned = None
-            self._confirm(session, asked)
-            self.forbid(session, self._subscriptions.lost(session))
+            session.identity = result
+            self._send_authenticated(session, id)
+            self.forbid(session, self._subscriptions.no_longer_allowed(session))
         session.is_waiting = False
         self.proceed(session, now)
 
     def identify(self, session: Session, identity: Identity) -> None:
-        """Somebody has decided that an open session has this identity now; what it may not see ends."""
+        """An open session has this identity from now on; subscriptions that it does not allow end."""
         session.identity = identity
-        self.forbid(session, self._subscriptions.lost(session))
+        self.forbid(session, self._subscriptions.no_longer_allowed(session))
 
     def forbid(self, session: Session, names: Collection[str]) -> None:
-        """End those of these subscriptions that there are."""
+        """End the subscriptions to these channels, if there are any."""
         lost = [name for name in session.subscriptions if name in names]
         if lost:
-            self._say(session, *self._subscriptions.end(session, lost, None, "forbidden"))
+            self._send(session, *self._subscriptions.unsubscribe(session, lost, None, "forbidden"))
 
-    def _confirm(self, session: Session, id: CommandId) -> None:
-        fields = {"expires": self._expires(session.identity)} | ({} if id is None else {"id": id})
-        self._say(session, control_item("$authenticated", self._moment.stamp(), **fields))
+    def _send_authenticated(self, session: Session, id: CommandId) -> None:
+        self._send(session, self._context.answer("$authenticated", id, expires=_expires(session.identity)))
 
-    def _refuse_token(self, session: Session, id: CommandId, error: HubError) -> None:
+    def _answer_bad_token(self, session: Session, id: CommandId, error: HubError) -> None:
         after = error.retry_after
         if after is not None and not isinstance(error, TooManyRequests):
             after = self._tuning.reconnect_min
-        self.error(session, id, error.error_code, str(error), after)
+        self._send_error(session, id, error.error_code, str(error), after)
         if session.identity is None:
             self._end(session, error.close_code, str(error))
 
@@ -249,53 +245,76 @@ class CommandHandler:
             return
         if self._asks_to_authorize:
             assert session.identity is not None
-            unasked = [
+            names = [
                 selection.channel
                 for selection in map(_selection, command.channels)
                 if selection.channel not in session.subscriptions
-                and not self._subscriptions.judge(session, selection.channel)
+                and self._subscriptions.is_allowed(session, selection.channel)
             ]
-            if unasked:
+            if names:
                 session.is_waiting = True
-                self._waiting[session] = command
-                self._ask(AskAuthorize(session, session.identity, tuple(dict.fromkeys(unasked))))
+                self._authorizing[session] = command
+                self._emit(AskAuthorize(session, session.identity, tuple(dict.fromkeys(names))))
                 return
-        self._begin(session, command, ())
+        self._finish_subscribe(session, command, ())
 
-    def _begin(self, session: Session, command: Subscribe, forbidden: Collection[str]) -> None:
+    def _finish_subscribe(self, session: Session, command: Subscribe, forbidden: Collection[str]) -> None:
         selections = [_selection(wanted) for wanted in command.channels]
-        self._say(session, *self._subscriptions.begin(session, selections, forbidden, command.id))
+        self._send(session, *self._subscriptions.subscribe(session, selections, forbidden, command.id))
 
     def authorized(self, session: Session, allowed: Collection[str], now: float) -> None:
-        """The answer to `AskAuthorize`: which of its channels the application allows."""
-        command = self._waiting.pop(session, None)
+        """The answer to `AskAuthorize`: those of its channels that the application allows."""
+        command = self._authorizing.pop(session, None)
         if command is None or session.is_closed:
             return
         session.is_waiting = False
-        # Also what nobody was asked about, for roles or subscriptions that have changed since: it was never allowed.
+        # Roles or subscriptions may have changed since, so that a channel is here that the application was not asked
+        # about: it was never allowed.
         names = {_selection(wanted).channel for wanted in command.channels}
-        self._begin(session, command, names.difference(allowed, session.subscriptions))
+        self._finish_subscribe(session, command, names.difference(allowed, session.subscriptions))
         self.proceed(session, now)
 
     def forget(self, session: Session) -> None:
-        """Nobody waits any more for an answer about this session."""
-        self._waiting.pop(session, None)
+        """A session has ended: its commands are dropped, and an answer about it is ignored."""
+        self._authorizing.pop(session, None)
         self._unfinished.pop(session, None)
         session.commands.clear()
 
     def _unsubscribe(self, session: Session, command: Unsubscribe) -> None:
         if not self._is_too_long(session, command):
             names = list(dict.fromkeys(command.channels))
-            self._say(session, *self._subscriptions.end(session, names, command.id, "asked"))
+            self._send(session, *self._subscriptions.unsubscribe(session, names, command.id, "asked"))
 
     def _is_too_long(self, session: Session, command: Subscribe | Unsubscribe) -> bool:
         limit = self._tuning.max_subscriptions
         if len(command.channels) <= limit:
             return False
-        message = f"{len(command.channels)} channels in one command; at most {limit} are right"
-        self.error(session, command.id, "bad-request", message)
+        message = f"{len(command.channels)} channels in one command; at most {limit} are allowed"
+        self._send_error(session, command.id, "bad-request", message)
         return True
 
 
 def _selection(wanted: str | Selection) -> Selection:
     return Selection(wanted) if isinstance(wanted, str) else wanted
+
+
+def _expires(identity: Identity | None) -> float | None:
+    return identity.expires if identity is not None else None
+
+
+def _hello(tuning: Tuning, node: str) -> dict[str, Any]:
+    """The fields of `$hello` that are the same for all sessions."""
+    return {
+        "protocol": VERSION,
+        "node": node,
+        "heartbeat": tuning.heartbeat,
+        "limits": {
+            "subscriptions": tuning.max_subscriptions,
+            "batch": tuning.max_batch,
+            "buffer": tuning.buffer_items,
+            "rate": tuning.rate,
+            "commands": tuning.command_rate,
+            "connections": tuning.max_per_identity,
+        },
+        "reconnect": {"min": tuning.reconnect_min, "max": tuning.reconnect_max},
+    }

@@ -1,4 +1,4 @@
-"""What time it is, as the driver said last."""
+"""The time, as the driver last stated it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..protocol import Timestamps
 
 
 class CurrentTime:
-    """`now` is monotonic and paces everything; the time of day is only for timestamps and the expiry of tokens."""
+    """`now` is monotonic and paces everything; the time of day serves timestamps and the expiry of tokens only."""
 
     __slots__ = ("_format", "_offset", "now")
 
@@ -15,8 +15,8 @@ class CurrentTime:
         self._offset = 0.0
         self._format = Timestamps().format
 
-    def tell(self, now: float, wall: float) -> None:
-        """It is `wall` (Unix seconds) at `now`."""
+    def set(self, now: float, wall: float) -> None:
+        """The time of day is `wall` (Unix seconds) at `now`."""
         self.now = now
         self._offset = wall - now
 

@@ -1,4 +1,4 @@
-"""What a session must do, or be told, by when."""
+"""What a session must do, or be told, by a certain time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from ..protocol import CloseCode, control_item
-from ..tuning import Tuning
-from .current_time import CurrentTime
+from ..protocol import CloseCode
+from .context import Context
 from .output import Output
-from .registry import ChannelRegistry
 from .schedule import Schedule
 from .session import Session, SessionState
 
@@ -20,32 +18,26 @@ Ending = tuple[float, CloseCode, str]
 
 
 class Deadlines:
-    """Tokens that do not come or run out, clients that take or say nothing, and the heartbeat."""
+    """Tokens that do not arrive or expire, clients that are stalled or silent for too long, and the heartbeat."""
 
-    def __init__(
-        self,
-        moment: CurrentTime,
-        tuning: Tuning,
-        registry: ChannelRegistry,
-        output: Output,
-        end: Callable[[Session, int, str], None],
-    ) -> None:
-        self._moment = moment
-        self._tuning = tuning
-        self._registry = registry
+    def __init__(self, context: Context, output: Output, end: Callable[[Session, int, str], None]) -> None:
+        self._context = context
+        self._current_time = context.current_time
+        self._tuning = context.tuning
+        self._registry = context.registry
         self._output = output
         self._end = end
         self.schedule: Schedule[Session] = Schedule()
 
     def handle_timer(self, now: float) -> None:
         for session in self.schedule.due(now):
-            self.check(session)
+            self.update(session)
 
-    def check(self, session: Session) -> None:
-        """Do what is due for a session, and remember when to look again."""
+    def update(self, session: Session) -> None:
+        """Do what is due for a session, and schedule the next look at it."""
         if session.is_closed:
             return
-        now = self._moment.now
+        now = self._current_time.now
         times = []
         for at, code, reason in self._endings(session):
             if now >= at:
@@ -53,16 +45,16 @@ class Deadlines:
                 return
             times.append(at)
         if session.is_open:
-            times += self._warn(session)
+            times += self._warn_of_expiry(session)
             if not session.is_stalled:
-                times.append(self._beat(session))
-        # There is always something: who is not open must send a token, who is stalled must take something.
+                times.append(self._keep_alive(session))
+        # Never empty: a session that is not open must send a token, and a stalled one must become writable.
         at = ceil(min(times) * _GRAIN) / _GRAIN
         if session.wake_at is None or at < session.wake_at:
             self.schedule.at(session, at)
 
     def _endings(self, session: Session) -> list[Ending]:
-        """When this session ends if nothing changes, and why."""
+        """When and why this session ends if nothing changes."""
         tuning = self._tuning
         endings: list[Ending] = []
         if session.state is SessionState.NEW:
@@ -77,26 +69,27 @@ class Deadlines:
             reason = f"no sign of life for {tuning.silence_timeout:g} s"
             endings.append((session.last_heard + tuning.silence_timeout, CloseCode.TIMEOUT, reason))
         if session.identity is not None and session.identity.expires is not None:
-            left = session.identity.expires - self._moment.wall
-            endings.append((self._moment.now + left, CloseCode.UNAUTHENTICATED, "expired token"))
+            left = session.identity.expires - self._current_time.wall
+            endings.append((self._current_time.now + left, CloseCode.UNAUTHENTICATED, "expired token"))
         return endings
 
-    def _warn(self, session: Session) -> list[float]:
-        """Say once that the token runs out soon; when to look again."""
+    def _warn_of_expiry(self, session: Session) -> list[float]:
+        """Tell the client once that its token expires soon; returns when to look again."""
         expires = session.identity.expires if session.identity is not None else None
         if expires is None or session.expiry_warned == expires:
             return []
-        left = expires - self._moment.wall
+        left = expires - self._current_time.wall
         if left > self._tuning.expiry_warning:
-            return [self._moment.now + left - self._tuning.expiry_warning]
+            return [self._current_time.now + left - self._tuning.expiry_warning]
         session.expiry_warned = expires
-        self._output.say(session, control_item("$expiring", self._moment.stamp(), **{"in": round(left, 3)}))
+        self._output.send_control(session, self._context.control_item("$expiring", **{"in": round(left, 3)}))
         return []
 
-    def _beat(self, session: Session) -> float:
-        """Send `[]` to a session that was written nothing for `heartbeat` seconds; when to look again."""
+    def _keep_alive(self, session: Session) -> float:
+        """Send a heartbeat if nothing was written for `heartbeat` seconds; returns when to look again."""
+        now = self._current_time.now
         last = session.written_at
-        if self._moment.now - last >= self._tuning.heartbeat and not session.lane:
-            self._output.beat(session)
-            last = self._moment.now
-        return max(last, self._moment.now - self._tuning.heartbeat) + self._tuning.heartbeat
+        if now - last >= self._tuning.heartbeat and not session.control_queue:
+            self._output.send_heartbeat(session)
+            last = now
+        return max(last, now - self._tuning.heartbeat) + self._tuning.heartbeat

@@ -1,4 +1,4 @@
-"""What the engine asks of its driver, or tells it. The driver answers with the engine's verb named in each."""
+"""What the engine asks of its driver, or tells it. The driver answers with the verb of the engine named in each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .session import Session
 
 @dataclass(frozen=True, slots=True)
 class CheckToken:
-    """A client sent `auth`. Answer: `authenticated(session, identity or refusal)`."""
+    """A client sent `auth`. Answer: `authenticated(session, identity or HubError)`."""
 
     session: Session
     token: str = field(repr=False)
@@ -20,7 +20,10 @@ class CheckToken:
 
 @dataclass(frozen=True, slots=True)
 class AskAuthorize:
-    """Roles admit the identity to `channels`; the application has a say too. Answer: `authorized(session, allowed)`."""
+    """Roles admit the identity to `channels`, the application may still object.
+
+    Answer: `authorized(session, allowed)`.
+    """
 
     session: Session
     identity: Identity
@@ -29,7 +32,7 @@ class AskAuthorize:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Items for the journal, numbered from `first`. Answer: `committed(channel, kept)` or `rejected(channel)`."""
+    """Items for the journal, numbered from `first`. Answer: `committed(channel, oldest)` or `rejected(channel)`."""
 
     channel: str
     first: int
@@ -39,7 +42,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Somebody is behind the memory of a durable channel. Answer: `journal_read(channel, after, items)`."""
+    """A reader is behind the memory of a durable channel. Answer: `journal_read(channel, after, items)`."""
 
     channel: str
     after: int
@@ -47,16 +50,8 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Interest:
-    """The first session subscribed to a channel, or the last one left it."""
-
-    channel: str
-    gained: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Close:
-    """The session has ended; after what was yielded for it, its connection must. No answer."""
+    """The session has ended: close its connection after everything that was yielded for it. No answer."""
 
     session: Session
     code: int
@@ -65,7 +60,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """More commands wait than may: read no more of this client (`paused`), or go on."""
+    """If `paused`, too many commands wait: stop reading from this client; else read on. No answer."""
 
     session: Session
     paused: bool
@@ -79,4 +74,4 @@ class Confirmed:
     frames: int
 
 
-Event = CheckToken | AskAuthorize | Append | Read | Interest | Close | Pause | Confirmed
+Event = CheckToken | AskAuthorize | Append | Read | Close | Pause | Confirmed

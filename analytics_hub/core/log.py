@@ -1,51 +1,52 @@
-"""A channel is a log: what it keeps in each mode, and what a position in it still waits for.
+"""A channel is a log: what it keeps in each mode, and what is still to be delivered above a position in it.
 
-A log knows nothing of clients but who wants to hear of its next entry (`idle`). Publishing appends one entry: O(1),
-whatever the number of readers.
+Publishing appends one entry: O(1), whatever the number of readers. A log knows nothing about its readers, except which
+of them must be told about its next entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..channels import Channel
 from ..exceptions import InvalidItem, TableFull
 from ..protocol import encode
 from ..tuning import Tuning
-from .ledger import Ledger
 from .ring import Entry, RingBuffer
+from .statistics import Ledger
 
-if TYPE_CHECKING:
-    from .cohort import Cohort, Reader
+_MAX_TYPES: Final = 256
+"""Encoded types that a log remembers; a channel normally has one."""
 
 
 class ChannelLog:
     """What all modes have in common.
 
-    `head` is the newest sequence number, `floor` the last one that is gone from memory. `after(position)` lists what
-    is live above a position. `idle` holds the readers that have nothing to come: the first new entry marks them.
-    `followers` are busy cohorts, which were handed everything up to `told` (`following.py`).
+    `head` is the newest sequence number, `floor` the last one that memory no longer has. `after(position)` lists what
+    is live above a position. `idle` holds the readers that have read everything, `followers` the cohorts that are
+    handed each entry (`fanout.py`) and were handed everything up to `distributed`. `is_dirty` and `is_undistributed`:
+    the scheduler knows that the idle readers, or the followers, have something to come.
     """
 
     conflates: ClassVar[bool] = False
 
     __slots__ = (
         "channel",
-        "closed",
+        "closed_accounts",
+        "distributed",
         "epoch",
         "floor",
         "followers",
         "head",
         "idle",
         "is_dirty",
-        "is_fresh",
         "is_member",
+        "is_undistributed",
         "name",
         "prefix",
         "published_at",
-        "told",
         "types",
         "wake_at",
         "watchers",
@@ -57,35 +58,38 @@ class ChannelLog:
         self.epoch = epoch
         self.head = 0
         self.floor = 0
-        self.idle: dict[Reader, None] = {}
-        self.followers: dict[Cohort, Callable[[Entry], None]] = {}  # and how to hand them one
-        self.told = 0
+        # `Reader` and `Cohort` are defined above logs, which never look into them.
+        self.idle: dict[Any, None] = {}
+        self.followers: dict[Any, Callable[[Entry], None]] = {}
+        self.distributed = 0
         self.is_dirty = False
-        self.is_fresh = False
+        self.is_undistributed = False
         self.is_member = channel.is_pattern
         self.watchers = 0
-        self.closed = Ledger()  # of the subscriptions that have ended, summed
+        self.closed_accounts = Ledger()  # the sum over all subscriptions that have ended
         self.published_at = 0.0
         self.wake_at: float | None = None
         self.prefix = b'{"channel":%b,"seq":' % encode(name)
         self.types: dict[str, bytes] = {}
 
-    def encoded_type(self, type_: str | None) -> bytes:
-        """The JSON of an item's type, remembered: types are few."""
+    def encode_type(self, type_: str | None) -> bytes:
+        """The JSON of an item's type, cached."""
         known = self.types.get(type_ or "")
         if known is None:
-            if len(self.types) >= 256:
+            if len(self.types) >= _MAX_TYPES:
                 self.types.clear()
             known = self.types[type_ or ""] = encode(type_ or self.channel.type or self.name)
         return known
 
-    def item(self, seq: int, type_: str | None, stamp: str, data: bytes, key: str | None, deleted: bool) -> bytes:
+    def encode_item(
+        self, seq: int, type_: str | None, stamp: str, data: bytes, key: str | None, deleted: bool
+    ) -> bytes:
         """The encoded data item (`docs/protocol.md` §2)."""
         if key is None:
             return b'%b%d,"type":%b,"timestamp":"%b","data":%b}' % (
                 self.prefix,
                 seq,
-                self.types.get(type_ or "") or self.encoded_type(type_),
+                self.types.get(type_ or "") or self.encode_type(type_),
                 stamp.encode(),
                 data,
             )
@@ -93,18 +97,18 @@ class ChannelLog:
             self.prefix,
             seq,
             encode(key),
-            self.encoded_type(type_),
+            self.encode_type(type_),
             stamp.encode(),
             data,
             b',"deleted":true' if deleted else b"",
         )
 
     def check(self, key: str | None, deleted: bool) -> None:
-        """Raise what `publish` would raise for this key; reads only, so that any thread may ask."""
+        """Raise what `publish` would raise for this key. Reads only, so any thread may call it."""
         if key is not None:
-            raise InvalidItem(f"key {key!r} on channel {self.name!r}, whose mode {self.channel.mode!r} has no keys")
+            raise InvalidItem(f"key {key!r} on channel {self.name!r}: its mode {self.channel.mode!r} has no keys")
         if deleted:
-            raise InvalidItem(f"delete on channel {self.name!r}, whose mode {self.channel.mode!r} has no keys")
+            raise InvalidItem(f"delete on channel {self.name!r}: its mode {self.channel.mode!r} has no keys")
 
     def append(self, entry: Entry) -> None:
         raise NotImplementedError  # pragma: no cover - each mode has its own
@@ -114,28 +118,28 @@ class ChannelLog:
 
     def some_after(self, position: int, limit: int) -> list[Entry]:
         """At most `limit` of what `after` lists."""
-        raise NotImplementedError  # pragma: no cover - asked of logs of which a part may go
+        raise NotImplementedError  # pragma: no cover - called for logs of which a part may be delivered
 
-    def is_lost(self, position: int) -> int:
-        """How many entries above `position` will never be delivered from there, supersession aside."""
+    def count_lost(self, position: int) -> int:
+        """How many entries above `position` can never be delivered from there, except superseded ones."""
         return max(0, self.floor - position)
 
-    def pending(self, position: int, fresh: bool) -> int:
+    def count_pending(self, position: int, fresh: bool) -> int:
         """How many entries above `position` are still to be delivered; to a `fresh` reader no deletions are."""
-        return self.head - position - self.is_lost(position)
+        return self.head - position - self.count_lost(position)
 
-    def oldest(self) -> int:
+    def oldest_position(self) -> int:
         """The position before the oldest entry that can still be delivered: where a snapshot starts."""
         return self.floor
 
-    def back(self, count: int) -> int:
+    def position_back(self, count: int) -> int:
         """The position `count` deliverable entries before the head."""
-        return max(self.oldest(), self.head - count)
+        return max(self.oldest_position(), self.head - count)
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest item there ever was."""
-        raise NotImplementedError  # pragma: no cover - asked of `events` only
+        """Bytes of the largest item ever published."""
+        raise NotImplementedError  # pragma: no cover - called for `events` only
 
     @property
     def keeps(self) -> dict[str, float | None]:
@@ -151,7 +155,7 @@ class ChannelLog:
 
 
 class EventLog(ChannelLog):
-    """`events`: every item, the oldest overwritten."""
+    """`events`: every item; the oldest ones are overwritten."""
 
     __slots__ = ("after", "ring", "some_after")
 
@@ -178,10 +182,10 @@ class EventLog(ChannelLog):
 
 
 class KeyedLog(ChannelLog):
-    """`table` and `latest`: the newest item of every key; of the one key there is, for `latest`.
+    """`table` and `latest`: the newest item of every key; `latest` has one key.
 
-    A deleted key stays as a tombstone, so that readers who are behind learn of it, while there are at most `max_keys`
-    tombstones; `floor` is the newest one that had to go.
+    A deleted key stays as a tombstone, so that readers that are behind learn of the deletion. There are at most
+    `max_keys` tombstones; `floor` is the number of the newest one that was removed.
     """
 
     conflates: ClassVar[bool] = True
@@ -243,28 +247,28 @@ class KeyedLog(ChannelLog):
     def has_tombstones(self) -> bool:
         return bool(self._tombstones)
 
-    def is_lost(self, position: int) -> int:
-        """Below `floor` nobody knows any more what was superseded and what was a deletion: all of it counts as lost
-        but for what is still live and will come."""
+    def count_lost(self, position: int) -> int:
+        """Below `floor` superseded items and deletions can no longer be told apart: all of it counts as lost, except
+        what is still live and will be delivered."""
         if position >= self.floor:
             return 0
         kept = sum(entry.seq <= self.floor for entry in self.after(position))
         return self.floor - position - kept
 
-    def pending(self, position: int, fresh: bool) -> int:
+    def count_pending(self, position: int, fresh: bool) -> int:
         live = self._live
-        if live and position < next(iter(live.values())).seq:  # all of it, as after each start with a snapshot
+        if live and position < next(iter(live.values())).seq:  # everything, as after each start with a snapshot
             return len(live) - len(self._tombstones) if fresh else len(live)
         entries = self.after(position)
         return sum(not entry.deleted for entry in entries) if fresh else len(entries)
 
-    def oldest(self) -> int:
+    def oldest_position(self) -> int:
         for entry in self._live.values():
             if not entry.deleted:
                 return entry.seq - 1
         return self.head
 
-    def back(self, count: int) -> int:
+    def position_back(self, count: int) -> int:
         position = self.head
         for entry in reversed(self._live.values()):
             if count == 0:
@@ -289,7 +293,7 @@ class KeyedLog(ChannelLog):
 
 @dataclass(slots=True)
 class Draft:
-    """An item of a durable channel on its way to the journal; `waiter` is whatever the driver hung on it."""
+    """An item of a durable channel on its way to the journal. `waiter` is the driver's own."""
 
     type: str | None
     stamp: str
@@ -300,34 +304,30 @@ class Draft:
 class DurableLog(EventLog):
     """`durable`: an item has a number, and readers, only once the journal has it.
 
-    At most one batch is with the journal; what is published meanwhile waits in `drafts` and goes as the next batch
-    (group commit). Memory keeps a window, and the journal answers for what is older than `floor` but above `kept`.
+    At most one batch is with the journal; items published meanwhile wait in `drafts` and become the next batch (group
+    commit). Memory keeps a window; the journal has what is older than `floor` and above `journal_floor`.
     """
 
-    __slots__ = ("batch", "drafts", "kept", "reading")
+    __slots__ = ("batch", "drafts", "journal_floor")
 
-    def __init__(self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0, kept: int = 0) -> None:
+    def __init__(
+        self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0, journal_floor: int = 0
+    ) -> None:
         super().__init__(channel, name, epoch, tuning, head)
-        self.kept = kept
+        self.journal_floor = journal_floor
         self.drafts: list[Draft] = []
         self.batch: list[Draft] = []
-        self.reading: dict[int, list[Reader]] = {}  # who waits for the journal's items above a position
 
     def encode_batch(self) -> list[bytes]:
-        """Make the drafts the batch; their items with the numbers they will have."""
+        """Make the drafts the batch; returns its items, encoded with the numbers that they will have."""
         self.batch, self.drafts = self.drafts, []
         return [
-            self.item(self.head + i, draft.type, draft.stamp, draft.data, None, False)
+            self.encode_item(self.head + i, draft.type, draft.stamp, draft.data, None, False)
             for i, draft in enumerate(self.batch, 1)
         ]
 
-    def is_lost(self, position: int) -> int:
-        return max(0, self.oldest() - position)
+    def count_lost(self, position: int) -> int:
+        return max(0, self.oldest_position() - position)
 
-    def oldest(self) -> int:
-        return min(self.kept, self.floor)  # what the journal has forgotten may still be in memory
-
-
-def entries_of(name: str, items: Sequence[tuple[int, bytes]]) -> list[Entry]:
-    """Items read back from a journal as entries. They are older than anything in memory, so `order` 0 sorts first."""
-    return [Entry(0, seq, data, name) for seq, data in items]
+    def oldest_position(self) -> int:
+        return min(self.journal_floor, self.floor)  # memory may still have what the journal has deleted

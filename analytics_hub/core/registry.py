@@ -1,4 +1,4 @@
-"""Which channels there are, and which sessions want the same of them."""
+"""The channels that exist, and the sets of subscriptions that sessions have."""
 
 from __future__ import annotations
 
@@ -9,50 +9,30 @@ from typing import Final
 from ..channels import Channel, check_name
 from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
 from ..tuning import Tuning
-from .cohort import Cohort
+from .cohort import Cohort, SubscriptionSet, SubscriptionSetKey
 from .log import ChannelLog, DurableLog, EventLog, KeyedLog
 from .schedule import Schedule
 from .wire import Wire
 
-SubscriptionSetKey = tuple[str, tuple[tuple[str, float | None], ...]]
-
-
-class SubscriptionSet:
-    """What a dashboard shows: a wire and a set of subscriptions. Its cohorts take their turns together.
-
-    `not_before` is the interval after the last turn in which one of them was written: a cohort that keeps a beat of its
-    own waits for it once, and by that falls into step and can be joined.
-    """
-
-    __slots__ = ("cohorts", "home", "key", "not_before", "wake_at", "wire")
-
-    def __init__(self, key: SubscriptionSetKey, wire: Wire) -> None:
-        self.key = key
-        self.wire = wire
-        self.cohorts: dict[Cohort, None] = {}
-        self.home: Cohort | None = None  # the one that the others rejoin
-        self.not_before = 0.0
-        self.wake_at: float | None = None
-
 
 class ChannelRegistry:
-    """The declared channels, their logs, and the layouts in use.
+    """The declared channels, their logs, and the subscription sets in use.
 
-    Every name that is asked for is either a declared channel or a member of a pattern. Members appear at first use,
-    at most `max_members` a pattern, and go when nobody watches them and nothing is kept.
+    A name is either a declared channel or a member of a pattern. Members are created at first use, at most
+    `max_members` of a pattern, and are removed when they have no watchers and nothing is kept.
     """
 
     def __init__(self, channels: Iterable[Channel], tuning: Tuning, nonce: str) -> None:
         self._tuning: Final = tuning
         self._nonce: Final = nonce
-        self._lives = 0
+        self._epochs = 0
         self._patterns: list[Channel] = []
         self._members: dict[str, int] = {}
         self._unused: dict[str, dict[ChannelLog, None]] = {}
-        """By pattern: members in which there never was anything, and which nobody watched at some time."""
+        """By pattern: members without any item ever, which had no watcher at some time."""
         self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
-        self.layouts: dict[SubscriptionSetKey, SubscriptionSet] = {}
+        self.subscription_sets: dict[SubscriptionSetKey, SubscriptionSet] = {}
         declared: set[str] = set()
         for channel in channels:
             if channel.name in declared:
@@ -68,14 +48,16 @@ class ChannelRegistry:
                 self._open(channel, channel.name)
         # The longest pattern that matches wins, so that `user:admin:*` may differ from `user:*`.
         self._patterns.sort(key=lambda pattern: len(pattern.name), reverse=True)
-        # Not the members: a name may be a secret, and to sort ten thousand of them takes a millisecond.
+        # Without members: a name may be a secret, and sorting ten thousand of them takes a millisecond.
         declared_names = sorted(self.logs)[:8] + [pattern.name for pattern in self._patterns[:8]]
         self._declared: Final = ", ".join(declared_names) or "none"
 
+    # --- channels
+
     def new_epoch(self) -> str:
-        """An epoch that no other life of a channel in this or another process has."""
-        self._lives += 1
-        return f"{self._nonce}.{self._lives}"
+        """An epoch that no other life of a channel has, in this process or another."""
+        self._epochs += 1
+        return f"{self._nonce}.{self._epochs}"
 
     def _open(self, channel: Channel, name: str) -> ChannelLog:
         log: ChannelLog
@@ -88,14 +70,12 @@ class ChannelRegistry:
         self.logs[name] = log
         return log
 
-    def restore(self, name: str, epoch: str, kept: int, head: int) -> None:
-        """Let a durable channel go on where its journal stands. Before anybody reads or publishes."""
-        log = self.logs[name]
-        restored = DurableLog(log.channel, name, epoch, self._tuning, head, kept)
-        self.logs[name] = restored
+    def restore(self, name: str, epoch: str, journal_floor: int, head: int) -> None:
+        """Let a durable channel continue where its journal ends. Before it is read or published to."""
+        self.logs[name] = DurableLog(self.logs[name].channel, name, epoch, self._tuning, head, journal_floor)
 
     def declaration(self, name: str) -> Channel:
-        """The declaration that `name` falls under; raises `InvalidChannel` or `UnknownChannel`. Any thread may ask."""
+        """The channel or pattern that declares `name`; raises `InvalidChannel` or `UnknownChannel`. For any thread."""
         log = self.logs.get(name)
         if log is not None:
             return log.channel
@@ -106,7 +86,7 @@ class ChannelRegistry:
         raise UnknownChannel(f"channel {name!r} is not declared; the hub has {self._declared}")
 
     def resolve(self, name: str, now: float) -> ChannelLog:
-        """The log of `name`; a member of a pattern appears. Raises what `declaration` does, or
+        """The log of `name`, created if it is a new member of a pattern. Raises what `declaration` raises, or
         `ChannelLimitReached`."""
         log = self.logs.get(name)
         if log is not None:
@@ -120,19 +100,19 @@ class ChannelRegistry:
         self._members[pattern.name] += 1
         log = self._open(pattern, name)
         log.published_at = now
-        # Whole seconds, so that few places are in the heap.
+        # Whole seconds, so that the heap has few entries.
         self.members.at(log, ceil(now + pattern.keep_seconds))
         self._unused[pattern.name][log] = None
         return log
 
-    def unwatch(self, log: ChannelLog) -> None:
-        """Nobody watches a log any more."""
+    def unwatched(self, log: ChannelLog) -> None:
+        """A log has lost its last watcher."""
         if log.is_member and not log.head:
             self._unused[log.channel.name][log] = None
 
     def _make_room(self) -> None:
-        """Let members go that were of no use, where half of the places are taken; or who asks for names would take all
-        of them for `keep_seconds`. Those that went unwatched first are the first."""
+        """Remove members that were never used, while half of the places are taken: otherwise a client that asks for
+        names could occupy all places for `keep_seconds`. Those without watchers for longest go first."""
         for name, unused in self._unused.items():
             while unused and self._members[name] > self._tuning.max_members // 2:
                 log = next(iter(unused))
@@ -147,7 +127,8 @@ class ChannelRegistry:
         self._unused[log.channel.name].pop(log, None)
 
     def handle_timer(self, now: float) -> None:
-        """Let members go that nobody watches and of which nothing is kept; who comes back has a new epoch."""
+        """Remove members that have no watchers and of which nothing is kept. If they are used again, they get a new
+        epoch."""
         self._make_room()
         for log in self.members.due(now):
             expires = log.published_at + log.channel.keep_seconds
@@ -156,20 +137,22 @@ class ChannelRegistry:
             else:
                 self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
 
-    def layout(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> SubscriptionSet:
-        """The layout of these subscriptions; O(subscriptions)."""
-        key = (wire.name, tuple(sorted(subscriptions, key=lambda pair: pair[0])))
-        layout = self.layouts.get(key)
-        if layout is None:
-            layout = self.layouts[key] = SubscriptionSet(key, wire)
-        return layout
+    # --- subscription sets
 
-    def leave(self, cohort: Cohort) -> None:
-        """Take an empty cohort out of its layout, and the layout away with its last cohort."""
-        layout = cohort.layout
-        del layout.cohorts[cohort]
-        if layout.home is cohort:
-            layout.home = None
-        if not layout.cohorts:
-            layout.wake_at = None
-            self.layouts.pop(layout.key, None)
+    def find_subscription_set(self, wire: Wire, subscriptions: Iterable[tuple[str, float | None]]) -> SubscriptionSet:
+        """The set of these subscriptions, created if there is none; O(subscriptions)."""
+        key = (wire.name, tuple(sorted(subscriptions, key=lambda pair: pair[0])))
+        found = self.subscription_sets.get(key)
+        if found is None:
+            found = self.subscription_sets[key] = SubscriptionSet(key, wire)
+        return found
+
+    def remove_cohort(self, cohort: Cohort) -> None:
+        """Remove an empty cohort from its subscription set, and the set with its last cohort."""
+        subscription_set = cohort.subscription_set
+        del subscription_set.cohorts[cohort]
+        if subscription_set.primary is cohort:
+            subscription_set.primary = None
+        if not subscription_set.cohorts:
+            subscription_set.wake_at = None
+            self.subscription_sets.pop(subscription_set.key, None)

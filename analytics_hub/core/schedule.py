@@ -1,4 +1,4 @@
-"""What is due when: for cohorts' turns, sessions' deadlines and idle channels alike."""
+"""A queue ordered by time: for the turns of cohorts, the deadlines of sessions and the expiry of channels alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Scheduled(Protocol):
-    """Something that has one next time, or None."""
+    """An object with the time at which it is next due, or None."""
 
     wake_at: float | None
 
@@ -16,10 +16,10 @@ T = TypeVar("T", bound=Scheduled)
 
 
 class Schedule(Generic[T]):
-    """Items by the time they are due. An item has one time: scheduling it again moves it.
+    """Items by the time at which they are due. An item has one time: scheduling it again moves it.
 
     Items that are due at the same moment share one place in the heap, because all cohorts that were flushed in one
-    turn are due together; moved and cancelled items are passed over when their old time comes.
+    turn are due together. Moved and cancelled items are skipped when their old time comes.
     """
 
     __slots__ = ("_items", "_times")
@@ -29,6 +29,7 @@ class Schedule(Generic[T]):
         self._items: dict[float, list[T]] = {}
 
     def at(self, item: T, when: float) -> None:
+        """Schedule an item, or move it."""
         if item.wake_at == when:
             return
         item.wake_at = when
@@ -40,17 +41,17 @@ class Schedule(Generic[T]):
             items.append(item)
 
     def cancel(self, item: T) -> None:
-        """Forget an item at once. O(items of the same time)."""
+        """Remove an item at once. O(items of the same time)."""
         if item.wake_at is not None:
             self._items[item.wake_at].remove(item)
             item.wake_at = None
 
     def next(self) -> float | None:
-        """A time at which something may be due; O(1)."""
+        """The earliest time at which something may be due; O(1)."""
         return self._times[0] if self._times else None
 
     def due(self, now: float) -> list[T]:
-        """The items that are due, which then have no time any more."""
+        """Remove and return the items that are due."""
         found: list[T] = []
         while self._times and self._times[0] <= now:
             when = heappop(self._times)

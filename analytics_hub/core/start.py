@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..codes import CloseCode
+from ..exceptions import HubError
 from ..protocol import Selection, control_item
-from .cohort import Reader
 from .log import ChannelLog, KeyedLog
+from .reader import Reader
 
 
-class BadStart(ValueError):
+class BadStart(HubError, ValueError):
     """The options of a subscription contradict each other or the log."""
+
+    http_code = error_code = "bad-request"
+    close_code = CloseCode.MALFORMED
 
 
 class Start(NamedTuple):
-    """A reader at its start position `seq`, with what the acknowledgement says about it.
+    """A reader at its start position, and what the client must be told about it.
 
-    `position` is where the ledger begins; it is below `seq` where a resume has already lost items.
+    `position` is where the ledger begins; it is below that of the reader if a resume has lost items.
     """
 
     reader: Reader
@@ -25,31 +30,31 @@ class Start(NamedTuple):
     notices: list[bytes]
 
 
-def begin(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
+def start(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
     """A reader for `selection` in `log`; raises `BadStart`."""
     if selection.start_options > 1:
         raise BadStart("snapshot, since and last exclude each other; give at most one")
     if selection.since is not None:
         return _resume(log, selection, timestamp)
     if selection.last is not None:
-        position = log.back(selection.last)
+        position = log.position_back(selection.last)
     elif selection.snapshot or log.conflates:
-        position = log.oldest()
+        position = log.oldest_position()
     else:
         position = log.head
-    return Start(_reader(log, selection, position), position, acknowledge(log, position), [])
+    return Start(_reader(log, selection, position), position, acknowledgement(log, position), [])
 
 
 def _resume(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
     since = selection.since
     assert since is not None
     if since.epoch != log.epoch:
-        return _anew(log, selection, timestamp)
+        return _start_over(log, selection, timestamp)
     if since.seq > log.head:
         raise BadStart(f"since.seq {since.seq} is above {log.head}, the newest of channel {log.name!r} in this epoch")
-    lost = log.is_lost(since.seq)
+    lost = log.count_lost(since.seq)
     if lost and log.conflates:
-        return _anew(log, selection, timestamp)
+        return _start_over(log, selection, timestamp)
     reader = _reader(log, selection, since.seq)
     notices = []
     if lost:
@@ -57,13 +62,14 @@ def _resume(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
         reader.dropped = lost
         span = {"from": since.seq + 1, "to": reader.position}
         notices.append(control_item("$gap", timestamp, channel=log.name, **span, count=lost, reason="retention"))
-    return Start(reader, since.seq, acknowledge(log, reader.position, recovered=not lost), notices)
+    return Start(reader, since.seq, acknowledgement(log, reader.position, recovered=not lost), notices)
 
 
-def _anew(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
-    """A hole that cannot be counted is never passed off as a recovery: what is kept follows, the ledger begins here."""
+def _start_over(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
+    """Deliver everything that is kept, after a `$gap` without numbers; the ledger begins here. A hole that cannot be
+    counted is never presented as a recovery."""
     assert selection.since is not None
-    position = log.oldest()
+    position = log.oldest_position()
     notice = control_item(
         "$gap",
         timestamp,
@@ -73,24 +79,29 @@ def _anew(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
         reason="retention",
         epoch={"old": selection.since.epoch, "new": log.epoch},
     )
-    answer = acknowledge(log, position, recovered=False)
+    answer = acknowledgement(log, position, recovered=False)
     return Start(_reader(log, selection, position), position, answer, [notice])
 
 
 def _reader(log: ChannelLog, selection: Selection, position: int) -> Reader:
-    """A reader that does not resume has seen no key yet, so it needs no deletions of what came before."""
+    """A reader that does not resume knows no key yet, so it needs no deletions of earlier ones."""
     resumes = selection.since is not None and selection.since.epoch == log.epoch and position == selection.since.seq
     has_deletions = isinstance(log, KeyedLog) and (log.has_tombstones or position < log.floor)
     return Reader(
         log,
         position,
-        1 / selection.max_hz if selection.max_hz else 0.0,
+        period(selection),
         is_fresh=has_deletions and not resumes and position < log.head,
     )
 
 
-def acknowledge(log: ChannelLog, position: int, **recovered: bool) -> dict[str, Any]:
-    """What `$subscribed` says of a channel: every item that follows is above `position`."""
+def period(selection: Selection) -> float:
+    """Seconds between two flushes of a subscription with `max_hz`; 0 without."""
+    return 1 / selection.max_hz if selection.max_hz else 0.0
+
+
+def acknowledgement(log: ChannelLog, position: int, **recovered: bool) -> dict[str, Any]:
+    """What `$subscribed` says about a channel: every item that follows is above `position`."""
     return {
         "channel": log.name,
         "ok": True,

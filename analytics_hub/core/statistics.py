@@ -4,17 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .ledger import Ledger
 
-if TYPE_CHECKING:
-    from .engine import Engine
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The fate of every item that a subscription was to get (`docs/protocol.md` §6), from its start position on.
+
+    `published = delivered + conflated + dropped + abandoned + pending`.
+    """
+
+    published: int = 0
+    delivered: int = 0
+    conflated: int = 0
+    dropped: int = 0
+    abandoned: int = 0
+    pending: int = 0
+
+    @property
+    def is_balanced(self) -> bool:
+        return self.published == self.delivered + self.conflated + self.dropped + self.abandoned + self.pending
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(
+            self.published + other.published,
+            self.delivered + other.delivered,
+            self.conflated + other.conflated,
+            self.dropped + other.dropped,
+            self.abandoned + other.abandoned,
+            self.pending + other.pending,
+        )
+
+    def close(self) -> Ledger:
+        """The ledger after the subscription has ended: what was pending is abandoned."""
+        return Ledger(self.published, self.delivered, self.conflated, self.dropped, self.abandoned + self.pending, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
-    """One channel: where it stands, and the ledger summed over all subscriptions there are and were."""
+    """One channel: its newest number, and the sum of the ledgers of all its subscriptions, past and present."""
 
     mode: str
     epoch: str
@@ -26,40 +53,12 @@ class ChannelStatistics:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatistics:
-    """The hub at one moment. `counters` names what happened since it began."""
+    """The engine at one moment. `counters` counts events since it was created, by name."""
 
     sessions: int
     stalled: int
     subscriptions: int
-    layouts: int
+    subscription_sets: int
     cohorts: int
     channels: Mapping[str, ChannelStatistics]
     counters: Mapping[str, int]
-
-
-def observe(engine: Engine) -> EngineStatistics:
-    """Add up the open accounts and those that were closed."""
-    sums = {name: log.closed for name, log in engine.registry.logs.items()}
-    for session in engine.sessions.values():
-        for name, ledger in engine.ledger(session).items():
-            sums[name] += ledger
-    layouts = engine.registry.layouts.values()
-    return EngineStatistics(
-        sessions=len(engine.sessions),
-        stalled=sum(session.is_stalled for session in engine.sessions.values()),
-        subscriptions=sum(len(session.subscriptions) for session in engine.sessions.values()),
-        layouts=len(layouts),
-        cohorts=sum(len(layout.cohorts) for layout in layouts),
-        channels={
-            name: ChannelStatistics(
-                mode=log.channel.mode,
-                epoch=log.epoch,
-                head=log.head,
-                kept=log.head - log.floor,
-                watchers=log.watchers,
-                ledger=sums[name],
-            )
-            for name, log in engine.registry.logs.items()
-        },
-        counters=dict(engine.counters),
-    )

@@ -2,137 +2,129 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
 
-from ..exceptions import ChannelLimitReached, InvalidChannel, UnknownChannel
-from ..protocol import CommandId, ErrorCode, Selection, control_item, name_in_error
-from .current_time import CurrentTime
-from .cursor import remember
-from .events import Event, Interest
-from .ledger import Ledger
+from ..exceptions import HubError, PermissionDenied, UnknownChannel
+from ..protocol import CommandId, Selection, name_in_error
+from .context import Context
+from .cursor import keep_announced
 from .log import ChannelLog
-from .membership import Detached, Membership
-from .registry import ChannelRegistry
-from .session import Session
-from .start import BadStart, acknowledge, begin
-from .subscription import Subscription
-
-Refused = tuple[ErrorCode, str]
+from .membership import Membership
+from .reader import Detached
+from .scheduler import Scheduler
+from .session import Session, Subscription
+from .start import BadStart, acknowledgement, period, start
+from .statistics import Ledger
 
 MAX_CLOSED: Final = 512
-"""Closed accounts that a session keeps, or as many as it may have subscriptions; beyond it the oldest go. Who goes
-through the members of a pattern closes a thousand a second."""
+"""Closed accounts that a session keeps, or as many as it may have subscriptions; then the oldest are dropped. A client
+that goes through the members of a pattern closes a thousand a second."""
+
+
+class TooManySubscriptions(HubError):
+    """The session has its maximum number of subscriptions already."""
+
+    error_code = "too-many-subscriptions"
+
+
+class _Reply(NamedTuple):
+    """The answer to `subscribe` in the making: what it says of each channel, and the control items around it."""
+
+    before: list[bytes]
+    channels: list[dict[str, Any]]
+    after: list[bytes]
 
 
 class Subscriptions:
-    """What sessions are subscribed to. Every change returns the control items that tell the client of it."""
+    """The subscriptions of all sessions. Every change returns the control items that tell the client about it."""
 
-    def __init__(
-        self,
-        registry: ChannelRegistry,
-        placement: Membership,
-        moment: CurrentTime,
-        most: int,
-        ask: Callable[[Event], None],
-        counters: Counter[str],
-    ) -> None:
-        self._registry = registry
-        self._placement = placement
-        self._moment = moment
-        self._most = most
-        self._ask = ask
-        self._counters = counters
+    def __init__(self, context: Context, scheduler: Scheduler, membership: Membership) -> None:
+        self._context = context
+        self._registry = context.registry
+        self._current_time = context.current_time
+        self._counters = context.counters
+        self._most = context.tuning.max_subscriptions
+        self._scheduler = scheduler
+        self._membership = membership
 
-    def judge(self, session: Session, name: str) -> Refused | None:
-        """Why `session` may not subscribe to `name`, or None; costs nothing that stays."""
+    def check_allowed(self, session: Session, name: str) -> None:
+        """Raise `InvalidChannel`, `UnknownChannel` or `PermissionDenied` if `session` may not subscribe to `name`.
+
+        The messages are for the client. Creates no channel.
+        """
         try:
             channel = self._registry.declaration(name)
-        except InvalidChannel as error:
-            return "bad-request", str(error)
-        except UnknownChannel:
-            return "unknown-channel", f"channel {name_in_error(name)!r} is not declared"
+        except UnknownChannel:  # its message names other channels
+            raise UnknownChannel(f"channel {name_in_error(name)!r} is not declared") from None
         assert session.identity is not None
         if not channel.admits(session.identity, name):
-            return "forbidden", f"channel {name_in_error(name)!r} is not open to the roles of this token"
-        return None
+            raise PermissionDenied(f"channel {name_in_error(name)!r} is not open to the roles of this token")
+
+    def is_allowed(self, session: Session, name: str) -> bool:
+        try:
+            self.check_allowed(session, name)
+        except HubError:
+            return False
+        return True
 
     # --- beginning
 
-    def begin(
+    def subscribe(
         self, session: Session, selections: Sequence[Selection], forbidden: Collection[str], id: CommandId
     ) -> list[bytes]:
-        """Subscribe to each of `selections` that may be; the answer names those that may not."""
-        now = self._moment.now
-        remember(session)
-        self._placement.propagate(now)
-        standing = self._placement.detach(session, now)
-        answers: list[dict[str, Any]] = []
-        before: list[bytes] = []
-        after: list[bytes] = []
+        """Subscribe to each of `selections`, if allowed; the answer says of each whether it was."""
+        now = self._current_time.now
+        keep_announced(session)
+        self._scheduler.propagate(now)
+        detached = self._membership.detach(session, now)
+        reply = _Reply([], [], [])
         named: set[str] = set()
         for selection in selections:
             name = selection.channel
-            refusal = self.judge(session, name)
-            if refusal is None and name in forbidden:
-                refusal = "forbidden", f"channel {name!r} was refused by the application"
-            if refusal is None and name in named and selection.start_options:
-                refusal = "bad-request", f"channel {name!r} is to start twice in one command"
-            named.add(name)
-            if refusal is None:
-                refusal = self._begin_one(session, selection, standing, answers, before, after)
-            if refusal is not None:
-                code, message = refusal
+            try:
+                self.check_allowed(session, name)
+                if name in forbidden:
+                    raise PermissionDenied(f"channel {name!r} was refused by the application")
+                if name in named and selection.start_options:
+                    raise BadStart(f"channel {name!r} is to start twice in one command")
+                self._subscribe_one(session, selection, detached, reply)
+            except HubError as error:
+                code = error.error_code
                 self._counters[f"error-{code}"] += 1
-                answers.append({"channel": name_in_error(name), "ok": False, "code": code, "message": message})
-        self._placement.attach(session, standing, now)
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        return [*before, control_item("$subscribed", self._moment.stamp(), **fields, channels=answers), *after]
+                answer = {"channel": name_in_error(name), "ok": False, "code": code, "message": str(error)}
+                reply.channels.append(answer)
+            named.add(name)
+        self._membership.attach(session, detached, now)
+        return [*reply.before, self._context.answer("$subscribed", id, channels=reply.channels), *reply.after]
 
-    def _begin_one(
-        self,
-        session: Session,
-        selection: Selection,
-        standing: Detached,
-        answers: list[dict[str, Any]],
-        before: list[bytes],
-        after: list[bytes],
-    ) -> Refused | None:
-        """Begin, restart or pace one subscription; returns why not."""
+    def _subscribe_one(self, session: Session, selection: Selection, detached: Detached, reply: _Reply) -> None:
+        """Begin, restart or pace one subscription; raises `HubError`."""
         name = selection.channel
         held = session.subscriptions.get(name)
         if held is None and len(session.subscriptions) >= self._most:
-            return "too-many-subscriptions", f"a session may hold {self._most} subscriptions"
+            raise TooManySubscriptions(f"a session may hold {self._most} subscriptions")
         if held is not None and not selection.start_options:
-            reader = standing.readers[name]
+            reader = detached.readers[name]
             held.max_hz = selection.max_hz
-            reader.pace(1 / selection.max_hz if selection.max_hz else 0.0)
-            answers.append(acknowledge(reader.log, reader.settled))
-            return None
-        try:
-            log = self._registry.resolve(name, self._moment.now)
-            start = begin(log, selection, self._moment.stamp())
-        except BadStart as error:
-            return "bad-request", str(error)
-        except ChannelLimitReached as error:
-            return "unknown-channel", str(error)
+            reader.set_pace(period(selection))
+            reply.channels.append(acknowledgement(reader.log, reader.written_position))
+            return
+        log = self._registry.resolve(name, self._current_time.now)
+        started = start(log, selection, self._current_time.stamp())
         if held is not None:
-            account = self._end_one(session, name, standing, before)
-            before.append(control_item("$unsubscribed", self._moment.stamp(), channels=[account], reason="restarted"))
-        standing.readers[name] = start.reader
-        session.subscriptions[name] = Subscription(start.position, selection.max_hz)
-        answers.append(start.answer)
-        after.extend(start.notices)
+            account = self._unsubscribe_one(session, name, detached, reply.before)
+            reply.before.append(self._context.control_item("$unsubscribed", channels=[account], reason="restarted"))
+        detached.readers[name] = started.reader
+        session.subscriptions[name] = Subscription(started.position, selection.max_hz)
+        reply.channels.append(started.answer)
+        reply.after.extend(started.notices)
         log.watchers += 1
-        if log.watchers == 1:
-            self._ask(Interest(name, gained=True))
-        return None
 
     # --- ending
 
-    def lost(self, session: Session) -> list[str]:
-        """What the identity of a session may not see any more."""
+    def no_longer_allowed(self, session: Session) -> list[str]:
+        """The subscriptions that the identity of a session may not have any more."""
         assert session.identity is not None
         return [
             name
@@ -140,49 +132,47 @@ class Subscriptions:
             if not self._registry.logs[name].channel.admits(session.identity, name)
         ]
 
-    def end(self, session: Session, names: Sequence[str], id: CommandId, reason: str) -> list[bytes]:
-        """End the subscriptions to `names`; nothing of these channels follows."""
-        now = self._moment.now
-        remember(session)
-        standing = self._placement.detach(session, now)
+    def unsubscribe(self, session: Session, names: Sequence[str], id: CommandId, reason: str) -> list[bytes]:
+        """End the subscriptions to `names`; no item of these channels follows."""
+        now = self._current_time.now
+        keep_announced(session)
+        detached = self._membership.detach(session, now)
         gaps: list[bytes] = []
         accounts = [
-            self._end_one(session, name, standing, gaps)
+            self._unsubscribe_one(session, name, detached, gaps)
             if name in session.subscriptions
             else {"channel": name_in_error(name), "seq": None, "abandoned": 0}
             for name in names
         ]
-        self._placement.attach(session, standing, now)
-        fields: dict[str, Any] = {} if id is None else {"id": id}
-        return [*gaps, control_item("$unsubscribed", self._moment.stamp(), **fields, channels=accounts, reason=reason)]
+        self._membership.attach(session, detached, now)
+        return [*gaps, self._context.answer("$unsubscribed", id, channels=accounts, reason=reason)]
 
-    def _end_one(self, session: Session, name: str, standing: Detached, gaps: list[bytes]) -> dict[str, Any]:
+    def _unsubscribe_one(self, session: Session, name: str, detached: Detached, gaps: list[bytes]) -> dict[str, Any]:
         """Close one account. A loss that was not reported yet is reported in `gaps`."""
-        reader = standing.readers.pop(name)
+        reader = detached.readers.pop(name)
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
-        reader.conclude()
+        reader.count_final_loss()
         if reader.gap:
-            gaps.append(reader.notice(standing.held_by, self._moment.stamp()).data)
-        self.close_account(session, reader.log, ledger)
-        return {"channel": name, "seq": reader.settled, "abandoned": ledger.abandoned}
+            gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
+        self._close_account(session, reader.log, ledger)
+        return {"channel": name, "seq": reader.written_position, "abandoned": ledger.abandoned}
 
-    def close_account(self, session: Session, log: ChannelLog, ledger: Ledger) -> None:
-        """Keep what became of a subscription that has ended, for the channel's totals and the session's own."""
+    def _close_account(self, session: Session, log: ChannelLog, ledger: Ledger) -> None:
+        """Keep the ledger of a subscription that has ended, for the totals of the channel and for the session."""
         final = session.final
         final.pop(log.name, None)
         final[log.name] = ledger
         if len(final) > max(MAX_CLOSED, self._most):
             del final[next(iter(final))]
-        log.closed = log.closed + ledger
+        log.closed_accounts = log.closed_accounts + ledger
         log.watchers -= 1
         if not log.watchers:
-            self._registry.unwatch(log)
-            self._ask(Interest(log.name, gained=False))
+            self._registry.unwatched(log)
 
-    def end_all(self, session: Session, accounts: dict[str, Ledger]) -> None:
-        """The session has ended, with these accounts."""
-        for name, ledger in accounts.items():
-            self.close_account(session, self._registry.logs[name], ledger.close())
-        self._placement.remove(session)
+    def end_all(self, session: Session, ledgers: dict[str, Ledger]) -> None:
+        """The session has ended, with these ledgers."""
+        for name, ledger in ledgers.items():
+            self._close_account(session, self._registry.logs[name], ledger.close())
+        self._membership.remove(session)
         session.subscriptions.clear()

@@ -1,4 +1,4 @@
-"""How items become what a transport writes, and how what it reads becomes commands."""
+"""How items become the bytes that a transport writes, and how the bytes that it reads become commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeGuard
 from ..protocol import Parsed
 
 Positions = Mapping[str, tuple[str, int]]
-"""For each channel of a session its epoch, and the number up to which it has everything or was told what it lost."""
+"""For each channel of a session its epoch, and the number up to which every item was sent or reported as lost."""
 
 
 class Wire(Protocol):
@@ -16,7 +16,7 @@ class Wire(Protocol):
 
     @property
     def name(self) -> str:
-        """Sessions whose wires have equal names share cohorts, and by that frames."""
+        """Sessions with wires of equal names share cohorts, and thereby frames."""
         ...
 
     @property
@@ -29,22 +29,22 @@ class Wire(Protocol):
         ...
 
     def parse(self, data: str | bytes) -> list[Parsed]:
-        """The commands in one client frame; what is none becomes `Refused`. Never raises."""
+        """The commands in one client frame; an invalid one becomes an `InvalidCommand`. Never raises."""
         ...
 
 
 class CursorWire(Wire, Protocol):
-    """A wire whose frames say where their reader stands, so that a client resumes without keeping count itself."""
+    """A wire that states the position of the client in its frames: a client can resume without keeping count itself."""
 
     def frame_at(self, items: Sequence[bytes], positions: Positions) -> bytes:
-        """As `frame`, for every frame but heartbeats.
+        """Same as `frame`, for every frame except heartbeats.
 
-        `positions` are those of all subscriptions after this frame: who subscribes with `since` these gets what is
-        left, nothing of it twice.
+        `positions` are those of all subscriptions after this frame: a client that subscribes with `since` these gets
+        the rest, and nothing twice.
         """
         ...
 
 
 def is_cursor_wire(wire: Wire) -> TypeGuard[CursorWire]:
-    """Whether to ask `wire` for `frame_at`."""
+    """Whether `wire` has `frame_at`."""
     return wire.has_cursor

@@ -154,7 +154,7 @@ class Driver:
     def transmit(self) -> bool:
         """Write what is due and carry out the engine's events; True if time ran out before everything was written."""
         engine = self._engine
-        if engine.is_broken:  # a hub whose accounts may be wrong must not go on
+        if engine.is_broken:  # its ledgers may be wrong, so it must not go on
             raise MemoryError("memory ran out in the middle of a step of the hub")
         now = self._life.tick()
         self.publish_queued(now)

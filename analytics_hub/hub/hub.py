@@ -20,9 +20,8 @@ from ..clock import Clock
 from ..codes import CloseCode
 from ..contracts import ANONYMOUS, Authenticate, Authorize, Gateway, Journal, Receipt
 from ..core.engine import Engine
-from ..core.ledger import Ledger
 from ..core.session import Session
-from ..core.statistics import EngineStatistics
+from ..core.statistics import EngineStatistics, Ledger
 from ..exceptions import HubClosed
 from ..identity import Identity
 from ..journals.memory import MemoryJournal
@@ -93,17 +92,11 @@ class Hub:
         self._driver: Driver
         self._stack = AsyncExitStack()
 
-    @property
-    def tuning(self) -> Tuning:
-        return self._engine.tuning
-
     # --- life
 
     async def __aenter__(self) -> Self:
         if self._life.state != "new":
             raise HubClosed(f"a hub serves once, and this one is {self._life.state}; make a new Hub")
-        self.draining = anyio.Event()
-        """Set when the shutdown begins."""
         self._ended = anyio.Event()
         self._driver = Driver(self._engine, self._life, self._telemetry, self._gateway, self._journal)
         self._gateway.attach(self._driver)
@@ -156,7 +149,6 @@ class Hub:
             return
         life.state = "draining"
         grace = self._grace if grace is None else grace
-        self.draining.set()
         self._driver.publish_queued(life.tick())
         self._engine.drain(grace, self._monotonic())
         self._driver.is_draining = True
@@ -234,13 +226,13 @@ class Hub:
         """Close the sessions of an identity, or of the token with this id (4401); returns their number.
 
         The token, or all tokens issued to the identity up to now, are refused for `Tuning.revocation_memory` seconds,
-        and so are peers whose check is in progress. A peer with a session of the host may come back as soon as
+        and so are peers that are being checked. A peer with a session of the host may come back as soon as
         `authenticate` accepts it. `on_revoke` is called with what other nodes must know. O(sessions).
         """
         return self._decide(Revocation(identity=identity, token_id=token_id, at=self._life.clock.wall()), "revoke")
 
     def set_roles(self, identity: str, roles: Iterable[str]) -> int:
-        """Give an identity these roles, whatever its tokens issued up to now say; returns the number of its sessions.
+        """Give an identity these roles, in place of those of its tokens up to now; returns the number of its sessions.
 
         Subscriptions that the roles do not allow end at once, and are named to the client. The roles are remembered,
         and reported to other nodes, as a revocation is.

@@ -72,14 +72,14 @@ def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
     def wake() -> None:
         try:
             schedule(call)
-        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both say so like this
+        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
             return
 
     return wake
 
 
 def task_finder() -> Callable[[], bool]:
-    """A function that says whether a task of this event loop is running at the moment.
+    """A function that returns whether a task of this event loop is running at the moment.
 
     If none is, a signal handler may have interrupted the event loop itself: its sleep, or its queue of callbacks.
     """

@@ -29,7 +29,7 @@ class Lifecycle:
         self.state = "open"
 
     def tick(self) -> float:
-        """Tell the engine both clocks; returns the monotonic one."""
+        """Pass both clocks to the engine; returns the monotonic one."""
         now = self.clock.monotonic()
         self._engine.tell_time(now, self.clock.wall())
         return now

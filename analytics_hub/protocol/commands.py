@@ -15,7 +15,7 @@ CommandId = Annotated[str, msgspec.Meta(max_length=128)] | int | float | None
 
 
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a client stopped reading: everything up to `seq` of this `epoch` has been seen."""
+    """Where a client stopped reading: it has everything up to `seq` of this `epoch`."""
 
     epoch: Annotated[str, msgspec.Meta(max_length=128)]
     seq: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
@@ -66,8 +66,8 @@ class Seen(_Command, frozen=True, kw_only=True, tag="seen"):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """What a client sent instead of a command, as the `$error` that answers it."""
+class InvalidCommand:
+    """An invalid command, as the `$error` that answers it."""
 
     code: ErrorCode
     message: str
@@ -75,7 +75,7 @@ class Refused:
 
 
 Command = Subscribe | Unsubscribe | Auth | Ping | Seen
-Parsed = Command | Refused
+Parsed = Command | InvalidCommand
 
 _ACTIONS: Final = "subscribe, unsubscribe, auth, ping, seen"
 
@@ -108,21 +108,21 @@ _msgpack: Final = _Decoders(
 
 
 def parse_json(data: str | bytes) -> list[Parsed]:
-    """The commands of one client frame, in order; whatever is not a command becomes `Refused`. Never raises.
+    """The commands of one client frame, in order; an invalid one becomes `InvalidCommand`. Never raises.
 
-    A frame holds one object or an array of them. JSON sessions speak text: `bytes` is what a transport hands over for
-    a binary message, and is refused with a sentence.
+    A frame holds one object or an array of them. JSON sessions use text: `bytes` is a binary message, which is
+    refused.
     """
     if not isinstance(data, str):
-        return [Refused("bad-request", "a binary message on a JSON session; send text")]
+        return [InvalidCommand("bad-request", "a binary message on a JSON session; send text")]
     text = data.lstrip(" \t\r\n")
     return _parse_all(text, _json) if text.startswith("[") else [_parse_one(text, _json)]
 
 
 def parse_msgpack(data: str | bytes) -> list[Parsed]:
-    """As `parse_json`, for sessions that speak MessagePack and by that binary messages."""
+    """As `parse_json`, for sessions that use MessagePack, and thereby binary messages."""
     if isinstance(data, str):
-        return [Refused("bad-request", "a text message on a MessagePack session; send binary")]
+        return [InvalidCommand("bad-request", "a text message on a MessagePack session; send binary")]
     is_array = data[:1] in _MSGPACK_ARRAYS
     return _parse_all(data, _msgpack) if is_array else [_parse_one(data, _msgpack)]
 
@@ -134,11 +134,11 @@ def _parse_all(data: str | bytes, decoders: _Decoders) -> list[Parsed]:
     try:
         parts = decoders.commands.decode(data)
     except (ValueError, RecursionError) as error:
-        return [Refused("bad-request", _explain(error))]
+        return [InvalidCommand("bad-request", _explain(error))]
     if len(parts) > MAX_COMMANDS:
-        return [Refused("bad-request", f"{len(parts)} commands in one frame; at most {MAX_COMMANDS} are right")]
+        return [InvalidCommand("bad-request", f"{len(parts)} commands in one frame; the limit is {MAX_COMMANDS}")]
     if not parts:
-        return [Refused("bad-request", "an empty array of commands; send an object with an action")]
+        return [InvalidCommand("bad-request", "an empty array of commands; send an object with an action")]
     return [_parse_one(part, decoders) for part in parts]
 
 
@@ -149,10 +149,10 @@ def _parse_one(data: str | bytes | msgspec.Raw, decoders: _Decoders) -> Parsed:
         message = clip(str(error))
         if str(error).endswith("`$.action`"):
             message = f"{message}; the actions are {_ACTIONS}"
-            return Refused("unknown-action", message, _find_id(data, decoders))
-        return Refused("bad-request", message, _find_id(data, decoders))
+            return InvalidCommand("unknown-action", message, _find_id(data, decoders))
+        return InvalidCommand("bad-request", message, _find_id(data, decoders))
     except (ValueError, RecursionError) as error:
-        return Refused("bad-request", _explain(error))
+        return InvalidCommand("bad-request", _explain(error))
 
 
 def _find_id(data: str | bytes | msgspec.Raw, decoders: _Decoders) -> CommandId:

@@ -1,7 +1,7 @@
 """Control items as a client receives them, typed (`docs/protocol.md` §5).
 
-The hub puts them together field by field (`protocol.control`); these structs say what comes out of it, for the schemas
-that are told to others and for clients. `tests/asyncapi/test_items.py` holds the two together.
+The hub writes them field by field (`control_item`); these structs describe the result, for the published schemas and
+for clients. `tests/asyncapi/test_items.py` compares the two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Timestamp = Annotated[
     str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", description="RFC 3339, UTC, milliseconds")
 ]
 
-# What msgspec cannot say: an answer has the fields of an acceptance or those of a refusal.
+# msgspec cannot express this: an answer has the fields of an acceptance or those of a refusal.
 _ANSWERS: Final[dict[str, Any]] = {
     "oneOf": [
         {"properties": {"ok": {"const": True}}, "required": ["mode", "epoch", "seq", "keeps"]},
@@ -65,7 +65,7 @@ class Keeps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one channel of a subscribe command; every item that follows is above `seq`."""
+    """The result for one channel of a subscribe command; every item that follows is above `seq`."""
 
     channel: str
     ok: bool
@@ -87,7 +87,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Epochs(msgspec.Struct, frozen=True, kw_only=True):
-    """The life of a channel that a client knew, and the one that it meets."""
+    """The epoch of a channel that a client knew, and the present one."""
 
     old: str
     new: str
@@ -125,7 +125,7 @@ class Unsubscribed(_Control, frozen=True, kw_only=True, tag="$unsubscribed"):
 
 
 class Error(_Control, frozen=True, kw_only=True, tag="$error"):
-    """A command that could not be carried out; with `after` it may be sent again in so many seconds."""
+    """A command that could not be carried out; with `after` it may be sent again in this many seconds."""
 
     id: CommandId | UnsetType = UNSET
     code: ErrorCode
@@ -135,7 +135,7 @@ class Error(_Control, frozen=True, kw_only=True, tag="$error"):
 
 
 class Gap(_Control, frozen=True, kw_only=True, tag="$gap"):
-    """Exactly what this client did not get; a hole that nobody can count has nulls and `epoch`."""
+    """Exactly the items that this client did not get; where they cannot be counted there are nulls and `epoch`."""
 
     channel: str
     from_: Seq | None = msgspec.field(name="from")
@@ -159,13 +159,13 @@ class Authenticated(_Control, frozen=True, kw_only=True, tag="$authenticated"):
 
 
 class Expiring(_Control, frozen=True, kw_only=True, tag="$expiring"):
-    """The token runs out in so many seconds."""
+    """The token expires in this many seconds."""
 
     in_: Seconds = msgspec.field(name="in")
 
 
 class Drain(_Control, frozen=True, kw_only=True, tag="$drain"):
-    """The client is to come back in so many seconds, a slot of its own; then the connection is closed with 1012."""
+    """The client shall reconnect in this many seconds, a slot of its own; the connection is closed with 1012."""
 
     in_: Seconds = msgspec.field(name="in")
 
@@ -186,7 +186,7 @@ encode: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 class Timestamps:
     """Formats Unix seconds as RFC 3339, UTC, milliseconds, `Z`; one calendar computation for each new second.
 
-    Any thread may use it: what it remembers is one tuple, read once and replaced whole.
+    Any thread may use it: the cache is one tuple, read once and replaced as a whole.
     """
 
     __slots__ = ("_known",)
@@ -209,5 +209,5 @@ def control_item(type_: str, timestamp: str, **fields: Any) -> bytes:
 
 
 def name_in_error(name: str) -> str:
-    """A channel name as an answer may repeat it: whole where it could be one, else cut."""
+    """A channel name for an answer: as it is if it could be one, else shortened."""
     return name if len(name) <= MAX_NAME_LENGTH else shorten(name, MAX_NAME_LENGTH)

@@ -1,4 +1,4 @@
-"""Where a token is looked for, and how it is kept out of logs."""
+"""Finds the token of a request, and removes tokens from what is logged or passed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TokenSource = Literal["header", "subprotocol", "query"]
 
 
 class Credentials(NamedTuple):
-    """A token and where it was."""
+    """A token and where it was found."""
 
     token: str
     source: TokenSource
@@ -23,7 +23,7 @@ _SUBPROTOCOL: Final = "bearer."
 def find_token(headers: Mapping[str, str], query: str, subprotocols: Iterable[str]) -> Credentials | None:
     """The token of a handshake: header before subprotocol entry before query (`docs/protocol.md` §8).
 
-    `headers` has lower-case names. An `Authorization` of another scheme and empty tokens are passed over.
+    `headers` has lower-case names. An `Authorization` of another scheme is ignored, and so are empty tokens.
     """
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and (token := credentials.strip()):
@@ -38,7 +38,7 @@ def find_token(headers: Mapping[str, str], query: str, subprotocols: Iterable[st
 
 
 def strip_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """`headers` without the places where `find_token` looks: what an application or a log may see."""
+    """`headers` without the places where `find_token` looks, for the application and for logs."""
     kept = {name: value for name, value in headers.items() if name != "authorization"}
     if offered := kept.pop("sec-websocket-protocol", ""):
         entries = [entry for entry in map(str.strip, offered.split(",")) if not entry.startswith(_SUBPROTOCOL)]
@@ -59,7 +59,7 @@ def _spelled(word: str) -> str:
 
 _PARAMETER: Final = re.compile(rf"((?:{_spelled('token')}|{_spelled('ticket')})(?:=|%3d))[^&\s]*", re.IGNORECASE)
 _BEARER: Final = re.compile(r"(bearer(?:\.|\s+))[^\s,]+", re.IGNORECASE)
-# Only words that end in a dot are searched, and once: to try it at each `eyJ` of a long word took seconds.
+# Only words that end in a dot are searched, and once: trying it at each `eyJ` of a long word took seconds.
 _LOOKS_LIKE_JWT: Final = re.compile(
     r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]+\.)([A-Za-z0-9_-]*?)eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]*"
 )
@@ -69,7 +69,7 @@ _LOOKS_LIKE_TICKET: Final = re.compile(r"(ticket(?:\.|%2e))[A-Za-z0-9_-]+", re.I
 def redact(text: str) -> str:
     """`text`, a request target or anything else that is about to be logged, without tokens.
 
-    Takes away rather too much than too little: `access_token=` goes as well, and whatever looks like a JWT or a ticket.
+    Removes rather too much than too little: also `access_token=`, and everything that looks like a JWT or a ticket.
     """
     for pattern in (_PARAMETER, _BEARER, _LOOKS_LIKE_TICKET, _LOOKS_LIKE_JWT):
         text = pattern.sub(r"\1[redacted]", text)

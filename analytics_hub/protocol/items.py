@@ -1,4 +1,4 @@
-"""What an application hands to `publish`, made ready in its own frame: errors raise there, later changes do no harm."""
+"""Encodes and checks published data, in the frame of the caller: errors raise there, later changes have no effect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..exceptions import InvalidChannel, InvalidItem
 from .control_items import encode
 
 MAX_NESTING: Final = 60
-"""Arrays and objects within each other that strangers may publish: with its item and frame all can be read by .NET,
-which stops at 64. Python's limit depends on who calls, so a reader might give up where the hub has not."""
+"""Levels of arrays and objects that remote clients may publish. Together with the item and the frame they can be read
+by .NET, which stops at 64. Python's limit depends on the caller, so a reader could fail where the hub has not."""
 
 _NO_TAG: Final = ""
 _tags: dict[type, str] = {}
@@ -23,8 +23,8 @@ _attributes: dict[tuple[type, str], str] = {}
 def encode_data(data: object) -> bytes:
     """`data` as JSON: whatever msgspec encodes, `msgspec.Raw` for JSON that is encoded already.
 
-    Raw JSON is checked and put on one line, because an item shares its frame with others, and some transports tell
-    frames apart by lines. Raw parts deeper in `data` are taken as they are: whoever nests them answers for them.
+    Raw JSON is decoded, so that every client can read it, and put on one line, because some transports separate frames
+    by lines. Raw values within `data` are not checked; that is left to the caller.
     """
     try:
         if isinstance(data, msgspec.Raw):
@@ -51,12 +51,14 @@ def check_nesting(data: bytes) -> None:
         brackets = brackets.replace(b"[]", b"")  # the innermost level
         if not brackets:
             return
-    raise InvalidItem(f"the data is nested too deeply; {MAX_NESTING} levels are right")
+    raise InvalidItem(f"the data is nested too deeply; it must have at most {MAX_NESTING} levels")
+
+
+_read: Final = msgspec.json.Decoder().decode
 
 
 def _check_raw(data: bytes) -> bytes:
-    if not data.isascii():
-        data.decode()
+    _read(data)  # `format` accepts invalid UTF-8, and numbers that exceed a double
     return bytes(msgspec.json.format(data, indent=-1))
 
 
@@ -101,11 +103,11 @@ def find_key(channel: Channel, data: object, given: str | None) -> str | None:
 
 
 def check_mode(channel: Channel, name: str, key: str | None) -> None:
-    """Raise what a member of a pattern that does not exist yet would raise for this key."""
+    """Raise the error that a member of a pattern, which does not exist yet, would raise for this key."""
     if channel.mode == "table" and key is None:
         raise InvalidItem(f"channel {name!r} is a table: an item needs a key, a text that is not empty")
     if channel.mode != "table" and key is not None:
-        raise InvalidItem(f"key {key!r} on channel {name!r}, whose mode {channel.mode!r} has no keys")
+        raise InvalidItem(f"key {key!r} on channel {name!r}; channels of mode {channel.mode!r} have no keys")
 
 
 def check_key(key: object) -> str:
@@ -122,7 +124,7 @@ def _check_text(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidItem(
-            f"{what} {shorten(text)} must be a text that UTF-8 can encode; half a surrogate is not"
+            f"{what} {shorten(text)} must be a text that UTF-8 can encode; a lone surrogate is not"
         ) from None
 
 

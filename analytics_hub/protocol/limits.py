@@ -9,8 +9,8 @@ SUBPROTOCOL_JSON: Final = "analytics-hub.v1.json"
 SUBPROTOCOL_MSGPACK: Final = "analytics-hub.v1.msgpack"
 
 MAX_FRAME_BYTES: Final = 256 * 1024
-"""What one server frame, and all frames of one write, may hold."""
+"""The largest server frame, and the most that all frames of one write may have."""
 MAX_COMMANDS: Final = 4096
-"""In one frame: more than 64 KiB of the shortest. As much of anything else takes 5 to 10 µs for each two bytes."""
+"""Of one frame: more than fit into 64 KiB. It bounds the cost of arrays of other values, 5 to 10 µs for two bytes."""
 MAX_SEQ: Final = 2**53 - 1
-"""JavaScript counts exactly up to here."""
+"""The largest integer up to which JavaScript is exact."""

@@ -1,4 +1,4 @@
-"""`authenticate` is the application's; what it does stays with the client that it was asked about."""
+"""`authenticate` of the application: what it returns and raises concerns one client alone."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any
 
 import anyio
 import pytest
-from analytics_hub.hub.reception import MAX_CHECKS
 
 from analytics_hub import (
     AuthenticationError,
     Channel,
     Handshake,
-    Hub,
     HubError,
     Identity,
+    Overloaded,
     PermissionDenied,
+    TooManyRequests,
     Tuning,
     UnknownChannel,
 )
 from analytics_hub.auth import JWTAuthenticator, mint
+from analytics_hub.contracts import Peer
+from analytics_hub.exceptions import AuthenticationUnavailable
+from analytics_hub.hub.gateway import MAX_CHECKS
 from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect, subscribe
 
-from ..hub.rig import FakeTransport, cancellation, is_empty, plug_in, read, read_data, running
+from ..hub.rig import FakeTransport, cancellation, is_empty, plug_in, read_data, running
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +48,7 @@ async def async_authenticate(handshake: Handshake) -> Identity:
 
 
 class Promise:
-    """Something to await that is no coroutine."""
+    """An awaitable that is not a coroutine."""
 
     def __await__(self) -> Any:
         yield from anyio.lowlevel.checkpoint().__await__()
@@ -61,18 +64,19 @@ def promise(handshake: Handshake) -> Awaitable[Identity]:
     [(sync_authenticate, "sync t"), (async_authenticate, "async t"), (promise, "promised")],
     ids=["sync", "async", "awaitable"],
 )
-async def test_it_may_be_sync_or_async(authenticate: Any, id_: str) -> None:
+async def test_authenticate_may_be_sync_or_async(authenticate: Any, id_: str) -> None:
     async with running(authenticate=authenticate) as hub:
-        identity = await hub.check(Handshake(token="t"))
+        peer = await hub.gateway.authenticate(Handshake(token="t"))
         async with connect(hub, token="t"):
             (session,) = hub.sessions
 
-            assert identity.id == id_
+            assert peer.identity is not None
+            assert peer.identity.id == id_
             assert session.identity is not None
             assert session.identity.id == id_
 
 
-async def test_it_sees_the_handshake() -> None:
+async def test_authenticate_gets_the_handshake() -> None:
     seen: list[Handshake] = []
 
     def authenticate(handshake: Handshake) -> Identity:
@@ -81,34 +85,34 @@ async def test_it_sees_the_handshake() -> None:
 
     async with running(authenticate=authenticate) as hub:
         handshake = Handshake(token="a", transport="fake", path="/p", headers={"x": "y"}, origin="o", client="1.2.3.4")
-        session = hub.connect(FakeTransport(), WIRE, await hub.check(handshake), handshake)
+        session = hub.gateway.connect(FakeTransport(), WIRE, await hub.gateway.authenticate(handshake))
         transport = FakeTransport()
-        later = hub.connect(transport, WIRE, None, Handshake(transport="fake", headers={"x": "z"}))
-        hub.receive_data(later, '{"action":"auth","token":"b"}')
+        later = hub.gateway.connect(transport, WIRE, Peer(Handshake(transport="fake", headers={"x": "z"})))
+        hub.gateway.receive_data(later, '{"action":"auth","token":"b"}')
         await transport.until(lambda: "$hello" in transport.text)
-        hub.receive_data(later, '{"action":"auth","token":"c"}')
+        hub.gateway.receive_data(later, '{"action":"auth","token":"c"}')
         await transport.until(lambda: transport.text.count("$authenticated") == 2)
 
         assert [(h.token, h.transport, dict(h.headers)) for h in seen] == [
             ("a", "fake", {"x": "y"}),
-            ("b", "fake", {"x": "z"}),  # everything is known of it but the token
+            ("b", "fake", {"x": "z"}),  # all but the token is that of the handshake
             ("c", "fake", {}),  # headers are not kept for a refresh
         ]
         assert seen[0] is handshake
         assert session.identity == later.identity == ALICE
 
 
-# --- what it raises
+# --- refusals and failures
 
 
 @pytest.mark.parametrize("fault", ["missing", "invalid", "expired"])
-async def test_a_refusal_tells_its_class_and_counts(fault: Any) -> None:
+async def test_a_refusal_has_the_fault_of_the_token_and_is_counted(fault: Any) -> None:
     async def authenticate(handshake: Handshake) -> Identity:
         raise AuthenticationError(fault, "only for the log")
 
     async with running(authenticate=authenticate) as hub:
         with pytest.raises(AuthenticationError, match=rf"^{fault} token$"):
-            await hub.check(Handshake(token=SECRET))
+            await hub.gateway.authenticate(Handshake(token=SECRET))
 
         assert hub.statistics().counters[f"token-{fault}"] == 1
 
@@ -119,8 +123,8 @@ async def test_a_refused_first_message_counts_once() -> None:
 
     async with running(authenticate=authenticate) as hub:
         transport = FakeTransport()
-        session = hub.connect(transport, WIRE, None, Handshake())
-        hub.receive_data(session, '{"action":"auth","token":"x"}')
+        session = hub.gateway.connect(transport, WIRE, Peer(Handshake()))
+        hub.gateway.receive_data(session, '{"action":"auth","token":"x"}')
         await transport.until(lambda: transport.ended is not None)
 
         assert transport.ended == (4401, "invalid token")
@@ -141,13 +145,13 @@ async def hanging(handshake: Handshake) -> Identity:
 
 
 async def cancelled(handshake: Handshake) -> Identity:
-    """As when a task of the application's that it waits for is cancelled."""
+    """As when a task of the application that it waits for is cancelled."""
     raise await cancellation()
 
 
 FAILING: dict[str, Any] = {
     "raises": raising(RuntimeError(f"cannot look up {SECRET}")),
-    "a fault of its own": lambda handshake: AuthenticationError(SECRET),  # type: ignore[arg-type]
+    "returns an exception": lambda handshake: AuthenticationError(SECRET),  # type: ignore[arg-type]
     "is cancelled from inside": cancelled,
     "raises a group": raising(ExceptionGroup("several", [KeyError(SECRET)])),
     "hangs": hanging,
@@ -163,14 +167,14 @@ FAILING: dict[str, Any] = {
     "expires that is a text": lambda handshake: Identity(id="a", expires="tomorrow"),  # type: ignore[arg-type]
     "expires that is not a number": lambda handshake: Identity(id="a", expires=float("nan")),
     "issued that is a text": lambda handshake: Identity(id="a", issued="today"),  # type: ignore[arg-type]
-    "a token id that is none": lambda handshake: Identity(id="a", token_id=["x"]),  # type: ignore[arg-type]
+    "a token id that is not text": lambda handshake: Identity(id="a", token_id=["x"]),  # type: ignore[arg-type]
     "channels that are a text": lambda handshake: Identity(id="a", channels="user:*"),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize("authenticate", FAILING.values(), ids=FAILING.keys())
-async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
-    """503 or 1011 for that client, without the reason; counted; and the hub serves the others."""
+async def test_a_failure_of_authenticate_refuses_the_client(authenticate: Any) -> None:
+    """With 503 or 1011, without the reason; it is counted, and the hub serves the others."""
     async with running(authenticate=authenticate, tuning=HASTY, clock=ManualClock()) as hub:
         witness = FakeTransport()
         plug_in(hub, witness, "events", identity=ALICE)
@@ -178,13 +182,13 @@ async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
             async with connect(hub, token=SECRET):
                 pass
         transport = FakeTransport()
-        session = hub.connect(transport, WIRE, None, Handshake())
-        hub.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
+        session = hub.gateway.connect(transport, WIRE, Peer(Handshake()))
+        hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
         await transport.until(lambda: transport.ended is not None)
         hub.publish("events", "undisturbed")
         await witness.until(lambda: "undisturbed" in witness.text)
 
-        assert type(refused.value) is HubError
+        assert type(refused.value) is AuthenticationUnavailable
         assert str(refused.value) == "tokens cannot be checked now"
         assert transport.ended == (1011, "tokens cannot be checked now")
         assert SECRET not in transport.text
@@ -193,43 +197,61 @@ async def test_what_fails_to_answer_lets_nobody_in(authenticate: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "error", [TooManyRequests("too many logins", 7.0), Overloaded("the database is busy")], ids=repr
+)
+async def test_authenticate_may_refuse_for_a_limit_of_its_own(error: HubError) -> None:
+    async with running(authenticate=raising(error)) as hub:
+        with pytest.raises(type(error)) as refused:
+            await hub.gateway.authenticate(Handshake(token=SECRET))
+        transport = FakeTransport()
+        session = hub.gateway.connect(transport, WIRE, Peer(Handshake()))
+        hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
+        await transport.until(lambda: transport.ended is not None)
+
+        assert refused.value is error
+        assert transport.ended == (error.close_code, str(error))
+        assert '"code":"rate-limited"' in transport.text
+        assert hub.statistics().counters["authenticate-limited"] == 2
+
+
+@pytest.mark.parametrize(
     "authenticate", [FAILING["raises"], hanging, raising(PermissionDenied("no"))], ids=["raises", "hangs", "refuses"]
 )
-async def test_it_is_asked_once_for_a_peer_without_a_token(authenticate: Any) -> None:
-    asked = 0
+async def test_authenticate_is_called_once_for_a_peer_without_a_token(authenticate: Any) -> None:
+    calls = 0
 
     async def count(handshake: Handshake) -> Any:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         result = authenticate(handshake)
         return await result if hasattr(result, "__await__") else result
 
     async with running(authenticate=count, tuning=HASTY) as hub:
         with pytest.raises(HubError):
-            await hub.admit(Handshake())
+            await hub.gateway.admit(Handshake())
 
-        assert asked == 1
+        assert calls == 1
 
 
-async def test_a_peer_without_a_token_may_bring_one_later() -> None:
+async def test_a_peer_without_a_token_may_send_one_later() -> None:
     def authenticate(handshake: Handshake) -> Identity:
         if handshake.token is None:
             raise AuthenticationError("missing")
         return ALICE
 
     async with running(authenticate=authenticate) as hub:
-        assert await hub.admit(Handshake()) is None
-        assert await hub.admit(Handshake(token="t")) == ALICE
+        assert (await hub.gateway.admit(Handshake())).identity is None
+        assert (await hub.gateway.admit(Handshake(token="t"))).identity == ALICE
         assert hub.statistics().counters.get("token-missing", 0) == 0
         with pytest.raises(AuthenticationError):
-            await hub.check(Handshake())
+            await hub.gateway.authenticate(Handshake())
         assert hub.statistics().counters["token-missing"] == 1
 
 
-async def test_every_invalid_token_gets_one_answer_and_the_operator_the_reason(
+async def test_invalid_tokens_get_one_answer_and_the_operator_the_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each reason has a counter, whatever else an application says is one more, and no log is flooded."""
+    """Each reason has a counter, those of the application share one, and the log is not flooded."""
     key = "k" * 32
     jwt = JWTAuthenticator(key, algorithms=["HS256"])
     other = mint("o" * 32, subject="alice")
@@ -240,15 +262,15 @@ async def test_every_invalid_token_gets_one_answer_and_the_operator_the_reason(
         return jwt(handshake)
 
     async with running(authenticate=authenticate, clock=ManualClock()) as hub:
-        told = set()
+        answers = set()
         hub.revoke("ann")
         for token in ("odd", "x", other, "x" * 9000, "ticket.unknown", mint(key, subject="ann")):
             with pytest.raises(AuthenticationError) as refused:
-                await hub.check(Handshake(token=token))
-            told.add(str(refused.value))
+                await hub.gateway.authenticate(Handshake(token=token))
+            answers.add(str(refused.value))
 
         counters = hub.statistics().counters
-        assert told == {"invalid token"}
+        assert answers == {"invalid token"}
         assert counters["token-invalid"] == 6
         assert {name: number for name, number in counters.items() if name.startswith("invalid-")} == {
             "invalid-other": 1,
@@ -263,11 +285,11 @@ async def test_every_invalid_token_gets_one_answer_and_the_operator_the_reason(
         assert line == "a token was refused: invalid ('cannot find\\n[redacted]')"
 
 
-# --- what it does in the background
+# --- its background task
 
 
 class Background:
-    """An `authenticate` that also runs."""
+    """An `authenticate` with a background task."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -288,7 +310,7 @@ class Background:
             self.log.append("ended")
 
 
-async def test_the_hub_runs_it_for_as_long_as_it_is_open() -> None:
+async def test_the_background_task_runs_as_long_as_the_hub_is_open() -> None:
     authenticate = Background()
     async with running(authenticate=authenticate):
         await authenticate.began.wait()
@@ -297,7 +319,7 @@ async def test_the_hub_runs_it_for_as_long_as_it_is_open() -> None:
     assert authenticate.log == ["begun", "ended"]
 
 
-async def test_what_it_raises_in_the_background_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_background_task_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     for error in (
         RuntimeError("no route to ?token=abc"),
         ExceptionGroup("several", [KeyError()]),
@@ -313,39 +335,13 @@ async def test_what_it_raises_in_the_background_ends_nothing_else(caplog: pytest
     assert "RuntimeError('no route to ?token=[redacted]" in caplog.messages[0]
 
 
-async def test_an_identity_that_has_expired_already_is_expired() -> None:
+async def test_an_expired_identity_is_refused() -> None:
     async with running(authenticate=lambda handshake: Identity(id="a", expires=100.0), wall_clock=lambda: 100.0) as hub:
         with pytest.raises(AuthenticationError, match="expired token"):
-            await hub.check(Handshake(token="t"))
+            await hub.gateway.authenticate(Handshake(token="t"))
 
 
 # --- roles and refresh
-
-
-async def test_a_refresh_may_take_and_give_roles() -> None:
-    channels = [
-        Channel("open"),
-        Channel("desk", roles=frozenset({"trader"})),
-        Channel("risk", roles=frozenset({"risk"})),
-    ]
-
-    def authenticate(handshake: Handshake) -> Identity:
-        return Identity(id="alice", roles=frozenset({handshake.token or ""}))
-
-    async with running(channels, authenticate=authenticate) as hub, connect(hub, token="trader") as client:
-        client.send({"action": "subscribe", "id": 1, "channels": ["open", "desk", "risk"]})
-        first = await read(client, lambda item: item["type"] == "$subscribed")
-        client.send({"action": "auth", "id": 2, "token": "risk"})
-        ended = await read(client, lambda item: item["type"] == "$unsubscribed")
-        client.send({"action": "subscribe", "id": 3, "channels": ["desk", "risk"]})
-        second = await read(client, lambda item: item["type"] == "$subscribed")
-        hub.publish("desk", "not any more")
-        hub.publish("risk", "from now on")
-
-        assert [answer["ok"] for answer in first[-1]["channels"]] == [True, True, False]
-        assert [account["channel"] for account in ended[-1]["channels"]] == ["desk"]
-        assert [answer["ok"] for answer in second[-1]["channels"]] == [False, True]
-        assert await read_data(client, "risk", 1) == ["from now on"]
 
 
 # --- subscribing in this process
@@ -384,35 +380,31 @@ async def test_a_subscriber_in_this_process_needs_a_token_too() -> None:
                 async with subscribe(hub, "events", token=token):
                     pass
         async with subscribe(hub, "events", token="right"):
-            assert _who(hub) == ["alice"]
+            assert [session.identity for session in hub.sessions] == [ALICE]
         assert is_empty(hub)
 
 
-def _who(hub: Hub) -> list[str]:
-    return [session.identity.id for session in hub.sessions if session.identity is not None]
-
-
-async def test_so_many_first_messages_are_checked_at_a_time() -> None:
-    under_way = most = checked = 0
+async def test_the_number_of_concurrent_token_checks_is_bounded() -> None:
+    running_now = most = checked = 0
     answer = anyio.Event()
 
     async def authenticate(handshake: Handshake) -> Identity:
-        nonlocal under_way, most, checked
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running_now, most, checked
+        running_now += 1
+        most = max(most, running_now)
         await answer.wait()
-        under_way -= 1
+        running_now -= 1
         checked += 1
         return Identity(id=f"{handshake.token}")
 
     async with running(authenticate=authenticate) as hub:
         transports = [FakeTransport() for _ in range(MAX_CHECKS + 10)]
         for number, transport in enumerate(transports):
-            session = hub.connect(transport, WIRE, None, Handshake(transport="fake"))
-            hub.receive_data(session, json.dumps({"action": "auth", "token": f"{number}"}))
-        while under_way < MAX_CHECKS:
+            session = hub.gateway.connect(transport, WIRE, Peer(Handshake(transport="fake")))
+            hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": f"{number}"}))
+        while running_now < MAX_CHECKS:
             await anyio.lowlevel.checkpoint()
-        for _ in range(20):  # as many turns as a further one would need
+        for _ in range(20):  # enough turns for a further check to begin
             await anyio.lowlevel.checkpoint()
 
         assert most == MAX_CHECKS

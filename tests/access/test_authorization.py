@@ -1,8 +1,8 @@
-"""`authorize` is the application's; what it does stays with the client that it was asked about, and is remembered."""
+"""`authorize` of the application: its answers concern one client alone, and are cached."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +14,8 @@ import pytest
 from analytics_hub import Action, Hub, Identity, PermissionDenied, Tuning
 from analytics_hub.access import authorization as module
 from analytics_hub.access.authorization import Authorization
-from analytics_hub.telemetry import ThrottledLogger
+from analytics_hub.clock import Clock
+from analytics_hub.telemetry import Telemetry
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import connect, subscribe
 
@@ -27,24 +28,9 @@ ALICE = Identity(id="alice")
 BOB = Identity(id="bob")
 
 
-async def test_authorize_may_be_sync_or_async_and_has_the_last_word() -> None:
-    for authorize in (lambda identity, action, channel: channel == "events", _only_events):
-        async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-            client.send({"action": "subscribe", "id": 1, "channels": ["events", "latest", "nosuch"]})
-            items = await read(client, lambda item: item["type"] == "$subscribed")
-
-            answers = items[-1]["channels"]
-            assert [answer.get("code") for answer in answers] == [None, "forbidden", "unknown-channel"]
-
-
-async def _only_events(identity: Identity, action: Action, channel: str) -> bool:
-    await anyio.lowlevel.checkpoint()
-    return channel == "events"
-
-
 @pytest.mark.parametrize("verdict", [False, None, 1, "yes", RuntimeError("down"), "cancelled", "hang"], ids=str)
-async def test_only_true_is_yes(verdict: object) -> None:
-    """C04: what a hook does harms the client that it was asked about, and is counted."""
+async def test_only_true_allows(verdict: object) -> None:
+    """C04: a failing hook refuses the client concerned and no other, and is counted."""
     is_answer = verdict is False
 
     async def authorize(identity: Identity, action: Action, channel: str) -> Any:
@@ -70,8 +56,8 @@ async def test_only_true_is_yes(verdict: object) -> None:
         assert is_empty(hub)
 
 
-async def test_a_hook_that_hangs_is_waited_for_once_and_not_for_each_channel() -> None:
-    """128 channels in one command must not mean 128 times the limit."""
+async def test_the_timeout_of_authorize_is_for_the_whole_command() -> None:
+    """128 channels in one command must not take 128 times the limit."""
     asked: list[str] = []
 
     async def authorize(identity: Identity, action: Action, channel: str) -> bool:
@@ -88,45 +74,7 @@ async def test_a_hook_that_hangs_is_waited_for_once_and_not_for_each_channel() -
         assert asked == ["user:0", "user:1"]
 
 
-async def test_commands_wait_for_the_hook_in_their_order() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub, connect(hub, identity=ALICE) as client:
-        client.send({"action": "subscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 1})
-        client.send({"action": "unsubscribe", "channels": ["events"]})
-        client.send({"action": "ping", "id": 2})
-        gate.set()
-        items = await read(client, lambda item: item.get("id") == 2)
-
-        assert [item["type"] for item in items] == ["$hello", "$subscribed", "$pong", "$unsubscribed", "$pong"]
-
-
-async def test_too_many_waiting_commands_stop_the_reading() -> None:
-    gate = anyio.Event()
-
-    async def authorize(identity: Identity, action: Action, channel: str) -> bool:
-        await gate.wait()
-        return True
-
-    async with running(authorize=authorize) as hub:
-        transport = FakeTransport()
-        session = plug_in(hub, transport, "events", identity=ALICE)
-        for number in range(10):
-            hub.receive_data(session, json.dumps({"action": "ping", "id": number}) + " " * 10_000)
-        await transport.until(lambda: transport.is_paused)
-        gate.set()
-        await transport.until(lambda: not transport.is_paused)
-        await transport.until(lambda: transport.text.count("$pong") == 10)
-
-        assert not transport.is_paused
-
-
-async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
+async def test_a_session_that_ends_during_authorize_is_forgotten() -> None:
     gates = [anyio.Event(), anyio.Event()]
 
     async def authorize(identity: Identity, action: Action, channel: str) -> bool:
@@ -137,7 +85,7 @@ async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
     async with running(authorize=authorize) as hub:
         session = plug_in(hub, FakeTransport(), "events", identity=ALICE)
         await gates[0].wait()
-        hub.disconnect(session)
+        hub.gateway.disconnect(session)
         gates[1].set()
         await hub.publish_confirmed("durable", 1)
 
@@ -145,21 +93,21 @@ async def test_who_leaves_while_a_hook_is_asked_is_forgotten() -> None:
         assert session.subscriptions == {}
 
 
-# --- what is remembered
+# --- the cache
 
 
-class Judge:
-    """An `authorize` that says yes, and remembers what it was asked."""
+class Rule:
+    """An `authorize` that returns `verdict`, True at first, and records its calls."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Action, str]] = []
+        self.calls: list[tuple[str, Action, str]] = []
         self.verdict: Any = True
         self.gate = anyio.Event()
         self.gate.set()
         self.arrived = anyio.Event()
 
     async def __call__(self, identity: Identity, action: Action, channel: str) -> Any:
-        self.asked.append((identity.id, action, channel))
+        self.calls.append((identity.id, action, channel))
         self.arrived.set()
         await self.gate.wait()
         if isinstance(self.verdict, Exception):
@@ -167,25 +115,24 @@ class Judge:
         return self.verdict
 
 
-def desk(judge: Judge, clock: ManualClock, **tuning: Any) -> Authorization:
-    counters: list[str] = []
-    return Authorization(judge, Tuning(**tuning), clock, counters.append, ThrottledLogger(clock))
+def new_authorization(rule: Rule, clock: ManualClock, **tuning: Any) -> Authorization:
+    return Authorization(rule, Tuning(**tuning), Clock(clock, clock.wall), Telemetry(Counter(), clock))
 
 
-async def test_an_answer_holds_for_a_while_and_for_equal_identities() -> None:
-    judge, clock = Judge(), ManualClock()
-    authorization = desk(judge, clock)
+async def test_an_answer_is_cached_for_equal_identities_until_it_expires() -> None:
+    rule, clock = Rule(), ManualClock()
+    authorization = new_authorization(rule, clock)
 
-    assert await authorization.ask(ALICE, "subscribe", ["a", "b"]) == {"a": True, "b": True}
+    assert await authorization.decide(ALICE, "subscribe", ["a", "b"]) == {"a": True, "b": True}
     clock.advance(29.9)
-    judge.verdict = False
-    assert await authorization.ask(Identity(id="alice"), "subscribe", ["a"]) == {"a": True}
-    assert await authorization.ask(ALICE, "publish", ["a"]) == {"a": False}
-    assert await authorization.ask(replace(ALICE, account="other"), "subscribe", ["a"]) == {"a": False}
+    rule.verdict = False
+    assert await authorization.decide(Identity(id="alice"), "subscribe", ["a"]) == {"a": True}
+    assert await authorization.decide(ALICE, "publish", ["a"]) == {"a": False}
+    assert await authorization.decide(replace(ALICE, account="other"), "subscribe", ["a"]) == {"a": False}
     clock.advance(0.2)
-    assert await authorization.ask(ALICE, "subscribe", ["a"]) == {"a": False}
+    assert await authorization.decide(ALICE, "subscribe", ["a"]) == {"a": False}
 
-    assert judge.asked == [
+    assert rule.calls == [
         ("alice", "subscribe", "a"),
         ("alice", "subscribe", "b"),
         ("alice", "publish", "a"),
@@ -195,51 +142,51 @@ async def test_an_answer_holds_for_a_while_and_for_equal_identities() -> None:
 
 
 @pytest.mark.parametrize("verdict", [RuntimeError("down"), None, "yes"], ids=str)
-async def test_a_failure_is_not_remembered(verdict: object) -> None:
-    judge = Judge()
-    authorization = desk(judge, ManualClock())
+async def test_a_failure_is_not_cached(verdict: object) -> None:
+    rule = Rule()
+    authorization = new_authorization(rule, ManualClock())
 
-    judge.verdict = verdict
-    assert await authorization.ask(ALICE, "subscribe", ["a"]) == {"a": None}
-    judge.verdict = True
-    assert await authorization.ask(ALICE, "subscribe", ["a"]) == {"a": True}
+    rule.verdict = verdict
+    assert await authorization.decide(ALICE, "subscribe", ["a"]) == {"a": None}
+    rule.verdict = True
+    assert await authorization.decide(ALICE, "subscribe", ["a"]) == {"a": True}
 
 
 @pytest.mark.parametrize("ttl", [0.0, 1e-15])
-async def test_nothing_is_remembered_if_that_is_wanted(ttl: float) -> None:
-    judge = Judge()
-    authorization = desk(judge, ManualClock(), authorize_ttl=ttl)
+async def test_caching_can_be_turned_off(ttl: float) -> None:
+    rule = Rule()
+    authorization = new_authorization(rule, ManualClock(), authorize_ttl=ttl)
 
     for _ in range(3):
-        await authorization.ask(ALICE, "subscribe", ["a"])
+        await authorization.decide(ALICE, "subscribe", ["a"])
 
-    assert len(judge.asked) == 3
+    assert len(rule.calls) == 3
 
 
-async def test_an_identity_without_a_hash_is_asked_about_each_time() -> None:
-    judge = Judge()
-    authorization = desk(judge, ManualClock())
+async def test_answers_about_an_identity_without_a_hash_are_not_cached() -> None:
+    rule = Rule()
+    authorization = new_authorization(rule, ManualClock())
     odd = Identity(id="odd", roles={"a"})  # type: ignore[arg-type]
 
     for _ in range(2):
-        assert await authorization.ask(odd, "subscribe", ["a"]) == {"a": True}
+        assert await authorization.decide(odd, "subscribe", ["a"]) == {"a": True}
 
-    assert len(judge.asked) == 2
+    assert len(rule.calls) == 2
 
 
-async def test_the_oldest_of_too_many_answers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_of_too_many_answers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWERS", 2)
-    judge = Judge()
-    authorization = desk(judge, ManualClock())
+    rule = Rule()
+    authorization = new_authorization(rule, ManualClock())
 
-    await authorization.ask(ALICE, "subscribe", ["a", "b", "c"])
-    judge.asked.clear()
-    await authorization.ask(ALICE, "subscribe", ["c", "b", "a"])
+    await authorization.decide(ALICE, "subscribe", ["a", "b", "c"])
+    rule.calls.clear()
+    await authorization.decide(ALICE, "subscribe", ["c", "b", "a"])
 
-    assert [channel for _, _, channel in judge.asked] == ["a"]
+    assert [channel for _, _, channel in rule.calls] == ["a"]
 
 
-async def test_many_channels_leave_the_event_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_channels_yield_to_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
     async def turn() -> None:
@@ -247,26 +194,26 @@ async def test_many_channels_leave_the_event_loop_its_turn(monkeypatch: pytest.M
         turns += 1
 
     monkeypatch.setattr(module, "checkpoint", turn)
-    await desk(Judge(), ManualClock()).ask(ALICE, "publish", [f"user:{number}" for number in range(640)])
+    await new_authorization(Rule(), ManualClock()).decide(ALICE, "publish", [f"user:{number}" for number in range(640)])
 
     assert turns == 10
 
 
-# --- what counts no more
+# --- asking again
 
 
 @asynccontextmanager
-async def asked(judge: Judge, **options: Any) -> AsyncIterator[tuple[Hub, FakeTransport]]:
-    """A hub, and a client about whose two subscriptions `judge` was asked."""
-    async with running(authorize=judge, **options) as hub:
+async def subscribed(rule: Rule, **options: Any) -> AsyncIterator[tuple[Hub, FakeTransport]]:
+    """A hub, and a client with two subscriptions that `rule` has allowed."""
+    async with running(authorize=rule, **options) as hub:
         transport = FakeTransport()
         plug_in(hub, transport, "events", "latest", identity=ALICE)
         await transport.until(lambda: "$subscribed" in transport.text)
-        judge.asked.clear()
+        rule.calls.clear()
         yield hub, transport
 
 
-async def test_a_changed_mind_ends_subscriptions_at_once() -> None:
+async def test_reauthorize_ends_refused_subscriptions_at_once() -> None:
     async def authorize(identity: Identity, action: Action, channel: str) -> bool:
         return channel not in closed
 
@@ -295,12 +242,12 @@ async def test_a_changed_mind_ends_subscriptions_at_once() -> None:
 
 
 @pytest.mark.parametrize("verdict", [RuntimeError("down"), "hang"], ids=str)
-async def test_no_answer_is_no_permission(verdict: object) -> None:
-    judge = Judge()
-    async with asked(judge, tuning=HASTY) as (hub, transport):
-        judge.verdict = verdict
+async def test_reauthorize_ends_subscriptions_without_an_answer(verdict: object) -> None:
+    rule = Rule()
+    async with subscribed(rule, tuning=HASTY) as (hub, transport):
+        rule.verdict = verdict
         if verdict == "hang":
-            judge.gate = anyio.Event()
+            rule.gate = anyio.Event()
         hub.reauthorize("alice")
         await transport.until(lambda: "$unsubscribed" in transport.text)
 
@@ -308,23 +255,23 @@ async def test_no_answer_is_no_permission(verdict: object) -> None:
         assert hub.statistics().counters["authorize-failed"] == (1 if verdict == "hang" else 2)
 
 
-async def test_an_answer_under_way_counts_no_more_either() -> None:
-    """Asked before the application changed its mind, and answered after."""
-    judge = Judge()
-    judge.gate = anyio.Event()
-    async with running(authorize=judge) as hub, connect(hub, identity=ALICE) as client:
+async def test_reauthorize_repeats_a_request_in_progress() -> None:
+    """The request began before `reauthorize`, and its answer comes after."""
+    rule = Rule()
+    rule.gate = anyio.Event()
+    async with running(authorize=rule) as hub, connect(hub, identity=ALICE) as client:
         client.send({"action": "subscribe", "channels": ["events"]})
-        await judge.arrived.wait()
+        await rule.arrived.wait()
         hub.reauthorize("alice")
         hub.reauthorize("bob")
-        judge.gate.set()
+        rule.gate.set()
         await read(client, lambda item: item["type"] == "$subscribed")
 
-        assert [channel for _, _, channel in judge.asked] == ["events", "events"]
+        assert [channel for _, _, channel in rule.calls] == ["events", "events"]
 
 
-async def test_a_question_that_grows_stale_again_and_again_ends_in_time() -> None:
-    """The hook itself has the hub forget."""
+async def test_a_request_that_is_repeated_for_ever_times_out() -> None:
+    """The hook itself calls `reauthorize`."""
     hub: Hub
 
     def authorize(identity: Identity, action: Action, channel: str) -> bool:
@@ -337,28 +284,28 @@ async def test_a_question_that_grows_stale_again_and_again_ends_in_time() -> Non
                 pass
 
 
-async def test_who_left_is_asked_about_in_vain() -> None:
-    judge = Judge()
-    async with asked(judge) as (hub, _):
-        judge.gate = anyio.Event()
-        judge.arrived = anyio.Event()
+async def test_a_session_that_ends_during_reauthorize_is_forgotten() -> None:
+    rule = Rule()
+    async with subscribed(rule) as (hub, _):
+        rule.gate = anyio.Event()
+        rule.arrived = anyio.Event()
         hub.reauthorize("alice")
-        await judge.arrived.wait()
-        hub.disconnect(hub.sessions[0])
-        judge.gate.set()
+        await rule.arrived.wait()
+        hub.gateway.disconnect(hub.sessions[0])
+        rule.gate.set()
         await hub.publish_confirmed("durable", 1)
 
         assert is_empty(hub)
 
 
-async def test_who_is_thought_of_anew_again_and_again_is_asked_about_once_at_a_time() -> None:
-    asked = 0
+async def test_reauthorizations_of_one_session_do_not_overlap() -> None:
+    calls = 0
     answer = anyio.Event()
 
     async def authorize(identity: Identity, action: Action, channel: str) -> bool:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
             await answer.wait()
         return True
 
@@ -370,7 +317,7 @@ async def test_who_is_thought_of_anew_again_and_again_is_asked_about_once_at_a_t
             hub.reauthorize("alice")
             await anyio.lowlevel.checkpoint()
 
-        assert asked == 2
+        assert calls == 2
         answer.set()
         hub.publish("events", 1)
         assert len(await read_data(client, "events", 1)) == 1

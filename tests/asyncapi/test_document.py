@@ -1,4 +1,4 @@
-"""The AsyncAPI document and the JSON Schemas: what they say of channels, and what the official parser says of them."""
+"""The AsyncAPI document and the JSON Schemas, also checked by the official parser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Line(msgspec.Struct, tag="line"):
     ends: tuple[Corner, Corner]
     colour: Annotated[Colour, msgspec.Meta(description="of the pen")] = Colour.RED
     discriminator: int = 0
-    """Named as a keyword of schemas."""
+    """A name that is a keyword of schemas."""
 
 
 class Dot(msgspec.Struct, tag="dot", array_like=False):
@@ -56,7 +56,7 @@ class Dot(msgspec.Struct, tag="dot", array_like=False):
 
 
 class Position(msgspec.Struct):
-    """Has the name of a part of the protocol."""
+    """Has the name of a type of the protocol."""
 
     raw: msgspec.Raw
     share: float = float("inf")
@@ -73,7 +73,7 @@ class Quote(msgspec.Struct, array_like=True):
     ask: float | None = None
 
 
-NASTY = (
+UNUSUAL = (
     Channel("shapes", schema=Line | Dot | None),
     Channel("user:*", schema=Order, publishers=frozenset({"secret-role"}), roles=frozenset({"other-role"})),
     Channel("user/member", schema=list[Quote], type="quote"),
@@ -99,8 +99,8 @@ def item(channel: str, data: object, **fields: object) -> dict[str, Any]:
 # --- the official parser ----------------------------------------------------------------------------------------------
 
 
-def complaints(*documents: dict[str, Any]) -> list[list[str]]:
-    """What the official parser says of each document: nothing, of one that is right."""
+def problems(*documents: dict[str, Any]) -> list[list[str]]:
+    """The problems that the official parser finds in each document."""
     node = need("node")
     if not (PARSER / "node_modules" / "@asyncapi" / "parser").is_dir():
         go_without("the AsyncAPI parser is not installed; to get it: npm --prefix tests/asyncapi ci")
@@ -112,19 +112,19 @@ def complaints(*documents: dict[str, Any]) -> list[list[str]]:
     return found
 
 
-def test_the_official_parser_has_nothing_to_say() -> None:
+def test_the_official_parser_accepts_the_documents() -> None:
     broken = describe(CHANNELS)
     broken["operations"]["deliver-alerts"]["messages"].append({"$ref": "#/channels/connection/messages/hello"})
 
-    trading, nasty, nothing, found = complaints(
-        describe(CHANNELS, server_url="wss://example.org"), describe(NASTY), describe(()), broken
+    trading, unusual, empty, found = problems(
+        describe(CHANNELS, server_url="wss://example.org"), describe(UNUSUAL), describe(()), broken
     )
 
-    assert (trading, nasty, nothing) == ([], [], [])
-    assert found  # else it would not have looked
+    assert (trading, unusual, empty) == ([], [], [])
+    assert found, "the parser finds problems"
 
 
-def test_its_packages_are_pinned_without_naming_where_they_come_from() -> None:
+def test_its_packages_are_pinned_without_the_address_of_a_registry() -> None:
     lock = (PARSER / "package-lock.json").read_text()
 
     assert '"integrity"' in lock
@@ -137,10 +137,10 @@ def test_its_packages_are_pinned_without_naming_where_they_come_from() -> None:
 def test_the_committed_document_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(RENEW.split()[1:]) == 0
 
-    assert capsys.readouterr().out == (ROOT / "docs" / "asyncapi.json").read_text("utf-8"), f"renew it: {RENEW}"
+    assert capsys.readouterr().out == (ROOT / "docs" / "asyncapi.json").read_text("utf-8"), f"regenerate it: {RENEW}"
 
 
-def test_a_channel_is_told_with_its_mode_and_its_key() -> None:
+def test_a_channel_is_described_with_its_mode_and_its_key() -> None:
     channel = describe(CHANNELS)["channels"]["lp-performance"]
 
     assert channel["address"] == "lp-performance"
@@ -176,24 +176,24 @@ def test_a_pattern_has_a_parameter() -> None:
     ],
     ids=["events", "table", "keyed"],
 )
-def test_what_may_be_published_over_http(channel: Channel, good: Sequence[Any], bad: Sequence[Any]) -> None:
+def test_publications_over_http_are_described(channel: Channel, good: Sequence[Any], bad: Sequence[Any]) -> None:
     document = describe([channel, Channel("other")])
 
     operations = [one for one in document["operations"].values() if one["channel"]["$ref"].startswith("#/channels/pub")]
     assert [one["action"] for one in operations] == ["receive"]
-    (desk,) = [one for one in document["channels"].values() if one["address"] == "/publish"]
-    check = validator({"oneOf": [message["payload"] for message in desk["messages"].values()]})
+    (publishing,) = [one for one in document["channels"].values() if one["address"] == "/publish"]
+    check = validator({"oneOf": [message["payload"] for message in publishing["messages"].values()]})
     assert [value for value in good if not check.is_valid(value)] == []
     assert [value for value in bad if check.is_valid(value)] == []
 
 
-def test_roles_are_nobodys_business() -> None:
-    document = json.dumps([describe(NASTY), json_schemas(NASTY), describe(CHANNELS)])
+def test_roles_are_left_out() -> None:
+    document = json.dumps([describe(UNUSUAL), json_schemas(UNUSUAL), describe(CHANNELS)])
 
     assert not any(role in document for role in ("secret-role", "other-role", "monitor"))
 
 
-def test_a_server_is_named_without_what_is_secret_in_its_url() -> None:
+def test_the_address_of_a_server_is_without_secrets() -> None:
     server = describe((), server_url="wss://name:word@example.org:8443/ws?token=abc")["servers"]["hub"]
 
     assert (server["host"], server["pathname"], server["protocol"]) == ("example.org:8443", "/ws", "wss")
@@ -201,8 +201,8 @@ def test_a_server_is_named_without_what_is_secret_in_its_url() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:7999", "tcp://localhost", "ws:///path", ""])
-def test_a_wrong_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="is no address of a hub"):
+def test_an_invalid_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="it must be like ws://"):
         describe((), server_url=url)
 
 
@@ -213,7 +213,7 @@ def test_a_schema_that_cannot_be_described_is_named(schema: Any) -> None:
 
 
 def test_raw_json_with_a_default_cannot_be_described() -> None:
-    """A limit of msgspec's; without a default such a field is any value."""
+    """A limitation of msgspec; without a default such a field is any value."""
 
     class Envelope(msgspec.Struct):
         content: msgspec.Raw = msgspec.Raw(b"null")
@@ -222,17 +222,17 @@ def test_raw_json_with_a_default_cannot_be_described() -> None:
         describe([Channel("odd", schema=Envelope)])
 
 
-def test_descriptions_are_the_same_for_every_version_of_python() -> None:
-    line = describe(NASTY)["components"]["schemas"]["Line"]
+def test_descriptions_are_the_same_in_every_version_of_python() -> None:
+    line = describe(UNUSUAL)["components"]["schemas"]["Line"]
 
     assert line["description"] == "Two corners.\n\nThe second paragraph is indented in the source."
 
 
-# --- schemas of their own ---------------------------------------------------------------------------------------------
+# --- one schema for each channel --------------------------------------------------------------------------------------
 
 
-def test_every_channel_has_a_schema_of_its_own() -> None:
-    assert list(json_schemas(NASTY)) == [
+def test_every_channel_has_a_schema() -> None:
+    assert list(json_schemas(UNUSUAL)) == [
         "commands",
         "control",
         "shapes",
@@ -247,8 +247,8 @@ def test_every_channel_has_a_schema_of_its_own() -> None:
     ]
 
 
-def test_a_schema_holds_what_it_refers_to_and_no_more() -> None:
-    schemas = json_schemas(NASTY)
+def test_a_schema_has_the_definitions_that_it_refers_to() -> None:
+    schemas = json_schemas(UNUSUAL)
 
     assert set(schemas["shapes"]["definitions"]) == {"Line", "Dot", "Corner", "Colour"}
     assert schemas["channel"]["definitions"] == {}
@@ -266,10 +266,10 @@ def test_a_schema_holds_what_it_refers_to_and_no_more() -> None:
         ("channel", [3, None, {"any": ["thing"]}], []),
     ],
 )
-def test_data_is_what_msgspec_takes(name: str, good: Sequence[Any], bad: Sequence[Any]) -> None:
+def test_data_is_valid_if_msgspec_accepts_it(name: str, good: Sequence[Any], bad: Sequence[Any]) -> None:
     channel = {"user-member-2": "user/member", "channel": "::"}.get(name, name)
-    schema = {one.name: one for one in NASTY}[channel].schema or Any
-    check = validator(json_schemas(NASTY)[name])
+    schema = {each.name: each for each in UNUSUAL}[channel].schema or Any
+    check = validator(json_schemas(UNUSUAL)[name])
 
     for data in good:
         msgspec.convert(data, schema)
@@ -280,8 +280,8 @@ def test_data_is_what_msgspec_takes(name: str, good: Sequence[Any], bad: Sequenc
             msgspec.convert(data, schema)
 
 
-def test_members_of_a_pattern_and_deletions_are_told_apart() -> None:
-    check = validator(json_schemas(NASTY)["a.b-c-member"])
+def test_items_and_deletions_of_a_pattern_are_distinguished() -> None:
+    check = validator(json_schemas(UNUSUAL)["a.b-c-member"])
 
     assert check.is_valid(item("a.b/c:7", [1.0], key="k"))
     assert check.is_valid(item("a.b/c:7", None, key="k", deleted=True))
@@ -310,23 +310,23 @@ def make_hub():
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    (tmp_path / "an_app_of_theirs.py").write_text(APP)
+    (tmp_path / "sample_app.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "an_app_of_theirs", raising=False)
+    monkeypatch.delitem(sys.modules, "sample_app", raising=False)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["channels", "hub", "make_hub", "State.hub"])
 def test_the_channels_of_an_application(app: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["asyncapi", f"an_app_of_theirs:{name}", "--title", "Mine", "--api-version", "7"]) == 0
+    assert main(["asyncapi", f"sample_app:{name}", "--title", "Mine", "--api-version", "7"]) == 0
 
     document = json.loads(capsys.readouterr().out)
     assert document == describe([Channel("mine", schema=int)], title="Mine", version="7")
 
 
 def test_schemas_go_into_a_folder(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["asyncapi", "an_app_of_theirs:hub", "--schemas", "made/there"]) == 0
+    assert main(["asyncapi", "sample_app:hub", "--schemas", "made/there"]) == 0
 
     assert capsys.readouterr().out == ""
     written = {path.stem: json.loads(path.read_text()) for path in (app / "made" / "there").iterdir()}
@@ -334,26 +334,26 @@ def test_schemas_go_into_a_folder(app: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        (["an_app_of_theirs"], "'an_app_of_theirs' names nothing; right is module:name"),
+        (["sample_app"], "module:name, where name is a Hub, a list of channels, or a function"),
         (["nowhere.to_be:found"], "there is no module 'nowhere'"),
-        (["an_app_of_theirs:missing"], "an_app_of_theirs has no 'missing'; right is module:name"),
-        (["an_app_of_theirs:State"], "an_app_of_theirs:State is of type type; right is"),
-        (["an_app_of_theirs:nothing"], "an_app_of_theirs:nothing is of type list; right is"),
-        (["--url", "localhost"], "'localhost' is no address of a hub"),
-        (["--schemas", "an_app_of_theirs.py"], "cannot write to an_app_of_theirs.py: "),
+        (["sample_app:missing"], "sample_app has no 'missing'; "),
+        (["sample_app:State"], "sample_app:State is of type type; "),
+        (["sample_app:nothing"], "sample_app:nothing is of type list; "),
+        (["--url", "localhost"], "server_url is 'localhost'; it must be like"),
+        (["--schemas", "sample_app.py"], "cannot write to sample_app.py: "),
     ],
 )
-def test_what_stands_in_the_way(
-    app: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_argument_is_reported(
+    app: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["asyncapi", *arguments]) == 1
 
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_hub_tells_its_channels() -> None:
-    hub = Hub(iter(NASTY), authenticate=anonymous)
+def test_a_hub_has_its_channels_in_order() -> None:
+    hub = Hub(iter(UNUSUAL), authenticate=anonymous)
 
-    assert hub.channels == NASTY
+    assert hub.channels == UNUSUAL

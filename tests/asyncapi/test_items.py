@@ -1,4 +1,4 @@
-"""What a real engine sends and takes is what the schemas say."""
+"""The schemas describe what a real engine sends and accepts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from analytics_hub.asyncapi.schemas import json_schemas
 from analytics_hub.channels import Channel
 from analytics_hub.core.commands import MALFORMED_IN_A_ROW
+from analytics_hub.exceptions import AuthenticationUnavailable
 from analytics_hub.identity import Identity
-from analytics_hub.protocol import MAX_SEQ, Command, Refused, control_item, parse_json
+from analytics_hub.protocol import MAX_SEQ, Command, InvalidCommand, control_item, parse_json
 from analytics_hub.protocol.control_items import ControlItem
 from analytics_hub.trading import CHANNELS, Alert, ExposureUpdate, LPMetrics, RoutingDecision
 from analytics_hub.tuning import Tuning
@@ -54,12 +55,12 @@ def schema_of(item: dict[str, Any]) -> jsonschema.Draft7Validator:
 
 
 def check(items: Sequence[dict[str, Any]]) -> set[str]:
-    """Validate what a client was sent; returns the types of the control items among it."""
+    """Validate the items that a client received; returns the types of the control items."""
     seen = set()
     for item in items:
         if item["type"].startswith("$"):
             SCHEMAS["control"].validate(item)
-            # Nothing is there that is not declared.
+            # There are no other fields than the declared ones.
             assert msgspec.to_builtins(msgspec.convert(item, ControlItem)) == item
             seen.add(item["type"])
         else:
@@ -75,10 +76,10 @@ def published(**options: Any) -> Peer:
     peer = rig.connect(ADMIN)
     peer.subscribe(*ITEMS, "user:7")
     for channel, data in ITEMS.items():
-        rig.tell(channel, data, key="LMAX" if channel == "lp-performance" else None, **options)
+        rig.deliver(channel, data, key="LMAX" if channel == "lp-performance" else None, **options)
         rig.advance(1.0)
     rig.commit("alerts")
-    rig.tell("user:7", {"whatever": None})
+    rig.deliver("user:7", {"whatever": None})
     rig.engine.delete("lp-performance", "LMAX", rig.now)
     rig.advance(1.0)
     return peer
@@ -96,7 +97,7 @@ def test_items_of_the_trading_profile(type_: str | None) -> None:
 
 
 @pytest.mark.parametrize("field", ["channel", "seq", "type", "timestamp", "data"])
-def test_an_item_without_one_of_its_fields_is_none(field: str) -> None:
+def test_an_item_without_one_of_its_fields_is_invalid(field: str) -> None:
     for item in published().items:
         if "seq" in item:
             schema = schema_of(item)
@@ -108,7 +109,7 @@ def test_an_item_without_one_of_its_fields_is_none(field: str) -> None:
 
 
 def converse(rig: Rig) -> set[str]:
-    """Everything the hub has to say while all goes well, and some of what it says when not."""
+    """The control items of a session without limits exceeded, and some errors."""
     peer = rig.connect(None)
     peer.send({"action": "ping"}, {"action": "auth", "id": "a", "token": "t"})
     rig.engine.authenticated(peer.session, ADMIN, rig.now)
@@ -123,14 +124,14 @@ def converse(rig: Rig) -> set[str]:
     peer.send({"action": "auth", "token": "t"})
     rig.engine.authenticated(peer.session, Identity(id="admin", roles=frozenset({"trader"})), rig.now)
     peer.send({"action": "auth", "token": "t"})
-    rig.engine.authenticated(peer.session, "unavailable", rig.now)
+    rig.engine.authenticated(peer.session, AuthenticationUnavailable(), rig.now)
     rig.engine.drain(5.0, rig.now)
     rig.pump()
     return check(peer.items)
 
 
 def lose(rig: Rig) -> set[str]:
-    """What a client is told that cannot keep up."""
+    """The control items for a slow client."""
     peer = rig.connect(ALICE)
     peer.subscribe("short")
     peer.stall()
@@ -138,15 +139,15 @@ def lose(rig: Rig) -> set[str]:
     rig.advance(1.0)
     peer.resume()
     rig.advance(1.0)
-    assert [gap["reason"] for gap in peer.said("$gap")] == ["buffer"]
+    assert [gap["reason"] for gap in peer.items_of("$gap")] == ["buffer"]
     return check(peer.items)
 
 
 def offend(rig: Rig) -> set[str]:
-    """What a client is told that asks too much."""
+    """The control items for a client that exceeds its limits."""
     peer = rig.connect(ALICE)
     peer.send(*({"action": "ping"} for _ in range(4)))
-    assert peer.said("$error")[-1]["code"] == "rate-limited"
+    assert peer.items_of("$error")[-1]["code"] == "rate-limited"
     for _ in range(MALFORMED_IN_A_ROW):
         rig.advance(10.0)
         peer.send_raw("[1")
@@ -178,12 +179,12 @@ def test_an_answer_is_an_acceptance_or_a_refusal() -> None:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 _scalars = st.sampled_from(["", "alerts", "x" * 128, "x" * 129, True, None]) | st.sampled_from(
-    [0, -1, 1, 7.5, 1000, 1000.5, MAX_SEQ, MAX_SEQ + 1]  # not 3.0: a whole number to JSON Schema, none to the hub
+    [0, -1, 1, 7.5, 1000, 1000.5, MAX_SEQ, MAX_SEQ + 1]  # not 3.0: an integer to JSON Schema, but not to the hub
 )
 _names = st.sampled_from(["channel", "snapshot", "since", "last", "max_hz", "other"])
 _positions = st.dictionaries(st.sampled_from(["epoch", "seq", "other"]), _scalars, max_size=3)
 _selections = st.dictionaries(_names, _scalars | _positions, max_size=3)
-_right = st.fixed_dictionaries(
+_valid = st.fixed_dictionaries(
     {"channel": st.just("alerts")},
     optional={
         "snapshot": st.booleans(),
@@ -192,8 +193,8 @@ _right = st.fixed_dictionaries(
         "max_hz": st.none() | st.floats(0.1, 1000),
     },
 )
-_values = _scalars | st.lists(_scalars | _selections | _right, max_size=2) | _selections
-_actions = st.sampled_from([*(str(one.__struct_config__.tag) for one in get_args(Command)), "jump", None, 3])
+_values = _scalars | st.lists(_scalars | _selections | _valid, max_size=2) | _selections
+_actions = st.sampled_from([*(str(each.__struct_config__.tag) for each in get_args(Command)), "jump", None, 3])
 _near = st.builds(
     lambda action, fields: {"action": action} | fields,
     _actions,
@@ -206,7 +207,7 @@ _near = st.builds(
 @example({"action": "subscribe", "channels": []})
 @example({"action": "ping", "id": "x" * 129})
 @example({"action": "auth", "token": None})
-def test_the_hub_takes_the_commands_that_the_schema_allows(value: dict[str, Any]) -> None:
+def test_the_hub_accepts_the_commands_that_the_schema_allows(value: dict[str, Any]) -> None:
     (parsed,) = parse_json(json.dumps(value))
 
-    assert SCHEMAS["commands"].is_valid(value) is not isinstance(parsed, Refused), parsed
+    assert SCHEMAS["commands"].is_valid(value) is not isinstance(parsed, InvalidCommand), parsed

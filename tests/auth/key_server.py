@@ -1,4 +1,4 @@
-"""A server of key sets on loopback, in threads, that answers as a test tells it to."""
+"""A server of key sets on loopback, in threads, with answers that tests choose."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class KeyServer:
                     self.requests.append(head.partition(b"\r\n")[0].decode())
                     self.answer(connection)
             except OSError:
-                pass  # the client hung up
+                pass  # the client has closed the connection
 
 
 def raw(data: bytes) -> Answer:
@@ -88,7 +88,7 @@ def body(content: bytes, status: str = "200 OK", *headers: str) -> Answer:
 
 
 def keys(*jwks: object) -> Answer:
-    """A key set, as it should be."""
+    """A valid answer with a key set."""
     return body(key_set(*jwks))
 
 
@@ -97,7 +97,7 @@ def key_set(*jwks: object) -> bytes:
 
 
 def silent(connection: socket.socket) -> None:
-    """Say nothing until the client hangs up."""
+    """Send nothing until the client closes the connection."""
     assert connection.recv(1) == b""
 
 
@@ -130,13 +130,13 @@ def flood(beginning: bytes, portion: bytes) -> Answer:
 
 
 def reset(connection: socket.socket) -> None:
-    """Tear the connection down in the middle of the answer."""
+    """Reset the connection in the middle of the answer."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def jwk(key: Any, algorithm: str, **members: object) -> dict[str, Any]:
-    """The public half of a private key, as a JSON Web Key; None as a member takes it away."""
+    """The public half of a private key, as a JSON Web Key; None removes a member."""
     found = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
     found.pop("key_ops", None)
     return {name: value for name, value in {**found, **members}.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Who a peer is by a session of the host application."""
+"""Authentication by a session of the host application."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def by_token(handshake: Handshake) -> Identity:
 
 
 @pytest.mark.parametrize("function", [identify, identify_later], ids=["sync", "async"])
-async def test_it_believes_the_session(function: Any) -> None:
+async def test_the_identity_is_that_of_the_session(function: Any) -> None:
     authenticate = SessionAuthenticator(function)
 
     assert await authenticate(Handshake(scope=SCOPE)) == Identity(id="alice")
@@ -49,15 +49,15 @@ async def test_it_believes_the_session(function: Any) -> None:
     [
         (None, None, None, "missing"),
         (None, None, {"session": {}}, "missing"),
-        (None, "good", SCOPE, "invalid"),  # a token that nobody can judge is none that may be passed over
+        (None, "good", SCOPE, "invalid"),  # a token must not be ignored because nothing can check it
         (by_token, None, SCOPE, "alice"),
         (by_token, "good", SCOPE, "service"),
         (by_token, "good", None, "service"),
-        (by_token, "forged", SCOPE, "invalid"),  # the session does not make up for it
+        (by_token, "forged", SCOPE, "invalid"),  # a valid session does not make up for it
         (by_token, None, {"session": {}}, "missing"),
     ],
 )
-async def test_a_token_is_for_somebody_else(
+async def test_a_token_is_checked_by_otherwise(
     otherwise: Authenticate | None, token: str | None, scope: Mapping[str, Any] | None, outcome: str
 ) -> None:
     authenticate = SessionAuthenticator(identify, otherwise)
@@ -69,19 +69,19 @@ async def test_a_token_is_for_somebody_else(
     assert found == outcome
 
 
-async def test_whatever_goes_wrong_with_the_session_lets_nobody_in() -> None:
+async def test_a_failure_of_identify_refuses_the_peer() -> None:
     def forbid(scope: Mapping[str, Any]) -> Identity:
         raise PermissionDenied("banned")
 
     async with running(authenticate=SessionAuthenticator(identify)) as hub:
         with pytest.raises(HubError, match="cannot be checked now"):
-            await hub.check(Handshake(scope={}))  # no middleware has put a session there
+            await hub.gateway.authenticate(Handshake(scope={}))  # no middleware has put a session there
     async with running(authenticate=SessionAuthenticator(forbid)) as hub:
         with pytest.raises(PermissionDenied):
-            await hub.check(Handshake(scope=SCOPE))
+            await hub.gateway.authenticate(Handshake(scope=SCOPE))
 
 
-async def test_what_the_other_does_in_the_background_is_done() -> None:
+async def test_the_background_task_of_otherwise_runs() -> None:
     done = anyio.Event()
 
     class Other:
@@ -94,4 +94,5 @@ async def test_what_the_other_does_in_the_background_is_done() -> None:
     async with running(authenticate=SessionAuthenticator(identify, Other())):
         await done.wait()
     async with running(authenticate=SessionAuthenticator(identify, by_token)) as hub:
-        assert (await hub.check(Handshake(token="good"))).id == "service"
+        peer = await hub.gateway.authenticate(Handshake(token="good"))
+        assert peer.identity == Identity(id="service")

@@ -1,20 +1,21 @@
-"""A call of `HubApp` may be cancelled at every wait, as servers do when they stop."""
+"""A call of `HubApp` may be cancelled at every await, as servers do when they stop."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Identity
+from analytics_hub.transports._http.commands import ListeningTransport
 from analytics_hub.transports.asgi import HubApp
 
 from ..hub.rig import HANG
-from ..transports.asgi_peer import Message, bearer, scope_for, websocket_scope
+from ..transports.asgi_peer import Message, bearer, http_scope, scope_for
 from .leftovers import Sweeper, is_served_once, kept_for_clients
 from .rig import patient_hub
 from .sweep import cancel_everywhere, cancelled_at, ways
@@ -25,12 +26,12 @@ Step = Message | str | Callable[[], object]
 
 
 class Peer:
-    """A server and its peer, who has a script: messages, words to wait for, and things to do."""
+    """A server and its peer, which has a script: messages, texts to wait for, and calls."""
 
     def __init__(self, *script: Step) -> None:
         self.script = list(script)
         self.sent: list[Message] = []
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
 
     async def receive(self) -> Message:
         await checkpoint()
@@ -38,7 +39,7 @@ class Peer:
             step = self.script.pop(0)
             if isinstance(step, str):
                 while not self.has_sent(step):
-                    await self._news.wait()
+                    await self._changed.wait()
             elif callable(step):
                 step()
             else:
@@ -50,24 +51,23 @@ class Peer:
         await checkpoint()
         self.sent.append(message)
         await checkpoint()
-        self._news.set()
-        self._news = anyio.Event()
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def has_sent(self, text: str) -> bool:
         return any(text in str(message) for message in self.sent)
 
 
-def say(**command: Any) -> Message:
-    return {"type": "websocket.receive", "text": json.dumps(command)}
+def command(**fields: Any) -> Message:
+    return {"type": "websocket.receive", "text": json.dumps(fields)}
 
 
-def http_scope(method: str, path: str, query: str = "") -> dict[str, Any]:
-    scope = websocket_scope(method=method, root_path="/hub", path=f"/hub{path}", query_string=query.encode())
-    return scope | {"type": "http", "scheme": "http", "headers": [(b"host", b"x"), bearer("t")]}
+def request_scope(method: str, path: str, query: str = "") -> dict[str, Any]:
+    return http_scope(method, path, bearer("t"), query=query)
 
 
 async def sweep(scope: dict[str, Any], prepare: Callable[[Any], Peer]) -> int:
-    """Cancel a call for `scope`, whose peer is what `prepare` makes of the hub, at each wait; how many there are."""
+    """Cancel a call for `scope` at each await, with the peer that `prepare` makes; returns the number of awaits."""
 
     async def work() -> Peer:
         peer = prepare(hub)
@@ -79,8 +79,8 @@ async def sweep(scope: dict[str, Any], prepare: Callable[[Any], Peer]) -> int:
         await is_served_once(hub)
 
     def kept_by_app() -> list[str]:
-        desk = app._desk
-        kept = {"clients": desk.clients, "bytes": desk.held, "couriers": len(desk.couriers.spare)}
+        state = app._state
+        kept = {"clients": state.client_count, "bytes": state.held, "tasks": len(state.borrowed_tasks.spare)}
         return [f"{name} {count}" for name, count in kept.items() if count]
 
     with anyio.fail_after(2 * HANG):
@@ -98,19 +98,19 @@ async def test_a_websocket_from_its_connect_to_its_close() -> None:
     def prepare(hub: Any) -> Peer:
         return Peer(
             {"type": "websocket.connect"},
-            say(action="subscribe", channels=["events", {"channel": "durable", "last": 3}]),
+            command(action="subscribe", channels=["events", {"channel": "durable", "last": 3}]),
             "$subscribed",
             lambda: hub.publish("events", "one"),
             "one",
-            say(action="unsubscribe", channels=["events"]),
+            command(action="unsubscribe", channels=["events"]),
             {"type": "websocket.disconnect", "code": 1000},
         )
 
     assert await sweep(scope_for("t"), prepare) >= 4
 
 
-async def test_a_websocket_that_the_hub_ends() -> None:
-    """Too big a message: what was written is sent, then the close, then the peer's is waited for."""
+async def test_a_websocket_that_the_hub_closes() -> None:
+    """A message is too large: what was written is sent, then the close, then that of the peer is waited for."""
 
     def prepare(hub: Any) -> Peer:
         return Peer(
@@ -143,7 +143,7 @@ async def test_a_stream_of_events() -> None:
             {"type": "http.disconnect"},
         )
 
-    assert await sweep(http_scope("GET", "/events", "channels=events"), prepare) >= 4
+    assert await sweep(request_scope("GET", "/events", "channels=events"), prepare) >= 4
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ async def test_a_request(method: str, path: str, body: bytes) -> None:
             {"type": "http.request", "body": body[half:], "more_body": False},
         )
 
-    scope = http_scope(method, path, "session=none")
+    scope = request_scope(method, path, "session=none")
     assert await sweep(scope, prepare) >= 4
 
 
 async def test_the_commands_of_a_stream_that_is_paused() -> None:
-    """The request waits at the gate; when it is cancelled the stream lives on, and the gate is free."""
+    """When the request that waits is cancelled, the stream goes on, and another request may wait."""
     opened = anyio.Event()
 
     async def authorize(identity: Identity, *question: str) -> bool:
@@ -180,7 +180,7 @@ async def test_the_commands_of_a_stream_that_is_paused() -> None:
     async def post(body: bytes) -> None:
         (session,) = hub.sessions
         peer = Peer({"type": "http.request", "body": body, "more_body": False})
-        await app(http_scope("POST", "/commands", f"session={session.id}"), peer.receive, peer.send)
+        await app(request_scope("POST", "/commands", f"session={session.id}"), peer.receive, peer.send)
         answers.append(peer.sent[0]["status"])
 
     async def work() -> None:
@@ -192,14 +192,14 @@ async def test_the_commands_of_a_stream_that_is_paused() -> None:
 
     async def check() -> None:
         assert hub.sessions[0].is_paused
-        assert not hub.sessions[0].peer.gate.is_busy
+        assert not cast("ListeningTransport", hub.sessions[0].transport).gate.is_busy
 
     answers: list[int] = []
     stream = Peer({"type": "http.request"}, "$subscribed", {"type": "http.disconnect"})
     with anyio.fail_after(HANG):
         async with patient_hub(authorize=authorize) as hub, anyio.create_task_group() as group:
             app = HubApp(hub)
-            group.start_soon(app, http_scope("GET", "/events", "channels=events"), stream.receive, stream.send)
+            group.start_soon(app, request_scope("GET", "/events", "channels=events"), stream.receive, stream.send)
             while not hub.sessions:
                 await checkpoint()
             await post(b" " * 60_000 + b'{"action":"ping"}')
@@ -214,7 +214,7 @@ async def test_the_commands_of_a_stream_that_is_paused() -> None:
 
 
 async def test_a_lifespan() -> None:
-    """Cancelled anywhere, it leaves a hub that has ended or was never begun, and no task of it."""
+    """Cancelled at any await, it leaves a hub that has ended or never begun, and no task."""
     sweeper = Sweeper()
     number = 0
     for once in ways():

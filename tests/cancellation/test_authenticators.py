@@ -1,4 +1,4 @@
-"""What the hub does to know who is there, in the background and while a peer waits, may be cancelled at every wait."""
+"""Authentication and authorization, in the background and while a peer waits, may be cancelled at every wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from analytics_hub import Handshake, Identity
+from analytics_hub import Handshake, Hub, Identity
 from analytics_hub.auth import JWTAuthenticator
 from analytics_hub.auth.jwt.jwks import JWKS
 from analytics_hub.auth.sessions import SessionAuthenticator
@@ -59,8 +59,13 @@ def authenticator() -> tuple[SessionAuthenticator, JWKS]:
     return SessionAuthenticator(identify, otherwise=JWTAuthenticator(keys, algorithms=["ES256"])), keys
 
 
-async def test_a_hub_whose_keys_come_from_elsewhere() -> None:
-    """The one that fetches them ends with the hub, and may be run by the next one."""
+async def subject(hub: Hub, handshake: Handshake) -> str | None:
+    identity = (await hub.gateway.authenticate(handshake)).identity
+    return None if identity is None else identity.id
+
+
+async def test_a_hub_with_keys_of_an_identity_provider() -> None:
+    """The task that fetches them ends with the hub, and may be run again by the next one."""
     sweeper = Sweeper()
     authenticate, keys = authenticator()
     good = token()
@@ -74,8 +79,8 @@ async def test_a_hub_whose_keys_come_from_elsewhere() -> None:
 
             async def work() -> None:
                 async with hub:  # noqa: B023 - called at once
-                    assert (await hub.check(Handshake(token=good))).id == "alice"  # noqa: B023
-                    assert (await hub.check(Handshake(scope={"session": "bob"}))).id == "bob"  # noqa: B023
+                    assert await subject(hub, Handshake(token=good)) == "alice"  # noqa: B023
+                    assert await subject(hub, Handshake(scope={"session": "bob"})) == "bob"  # noqa: B023
 
             with anyio.fail_after(HANG):
                 was_reached = await cancelled_at(number, work, once=once)
@@ -85,7 +90,7 @@ async def test_a_hub_whose_keys_come_from_elsewhere() -> None:
     assert number > 5
 
 
-async def test_a_token_whose_key_is_being_fetched() -> None:
+async def test_a_token_that_waits_for_its_key() -> None:
     async def work() -> None:
         keys = JWKS("https://keys.example/jwks.json", fetch=fetch)
         authenticate = JWTAuthenticator(keys, algorithms=["ES256"])
@@ -100,10 +105,10 @@ async def test_a_token_whose_key_is_being_fetched() -> None:
     assert await cancel_everywhere(work, Sweeper().sweep) > 3
 
 
-async def test_the_question_who_may_publish() -> None:
+async def test_the_authorization_of_a_publisher() -> None:
     async def work() -> None:
         alice = Identity(id="alice", roles=frozenset({"trader"}))
-        assert await hub.ask_to_publish(alice, ["events", "durable"]) == {"events": True, "durable": True}
+        assert await hub.gateway.authorize_publish(alice, ["events", "durable"]) == {"events": True, "durable": True}
 
     async def check() -> None:
         await sweeper.sweep()
@@ -119,7 +124,7 @@ async def test_a_certificate_that_is_read_again(certificate: Path) -> None:
     """Afterwards SIGHUP means what it did before."""
 
     def ours(number: int, frame: object) -> None:
-        """It has come when nobody waited for it any more."""
+        """A signal that arrives after the end is for this one."""
 
     async def work() -> None:
         loaded = renewed.context

@@ -58,12 +58,12 @@ async def test_a_connection() -> None:
     assert waits >= 5
 
 
-@pytest.mark.parametrize("token", ["right", "wrong"])
+@pytest.mark.parametrize("token", ["valid", "wrong"])
 async def test_the_check_of_a_token(token: str) -> None:
     async def work() -> None:
-        for ask in (hub.check, hub.admit):
+        for check in (hub.gateway.authenticate, hub.gateway.admit):
             try:
-                await ask(Handshake(token=token))
+                await check(Handshake(token=token))
             except AuthenticationError:
                 assert token == "wrong"
 
@@ -145,7 +145,7 @@ async def test_the_life_of_a_hub() -> None:
         with anyio.fail_after(HANG):
             was_reached = await cancelled_at(number, work, once=once)
             assert kept_for_clients(hub) == []
-            if hub._state == "new":
+            if hub._life.state == "new":
                 async with hub:
                     await is_served_once(hub)
             assert not hub.is_open

@@ -1,4 +1,4 @@
-"""Every public operation that waits is swept: here it says where."""
+"""Every public operation that waits is swept by a test; this is the list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
 
+from analytics_hub.contracts import Gateway
+
 from ..project.layout import ROOT
 from . import test_asgi, test_authenticators, test_client, test_hub, test_sockets
 
@@ -16,23 +18,23 @@ SWEPT: Final[dict[str, Callable[..., Any]]] = {
     "Certificate.reload_on_hangup": test_authenticators.test_a_certificate_that_is_read_again,
     "Hub.__aenter__": test_hub.test_the_life_of_a_hub,
     "Hub.__aexit__": test_hub.test_the_life_of_a_hub,
-    "Hub.admit": test_hub.test_the_check_of_a_token,
-    "Hub.ask_to_publish": test_authenticators.test_the_question_who_may_publish,
-    "Hub.check": test_hub.test_the_check_of_a_token,
+    "Gateway.admit": test_hub.test_the_check_of_a_token,
+    "Gateway.authenticate": test_hub.test_the_check_of_a_token,
+    "Gateway.authorize_publish": test_authenticators.test_the_authorization_of_a_publisher,
     "Hub.publish_confirmed": test_hub.test_a_confirmed_publication,
     "Hub.shutdown": test_hub.test_a_shutdown,
     "HubApp.__call__": test_asgi.test_a_websocket_from_its_connect_to_its_close,
     "HubClient.__aenter__": test_client.test_connecting_and_leaving,
     "HubClient.__aexit__": test_client.test_connecting_and_leaving,
     "HubClient.refresh": test_client.test_subscribing_and_reading,
-    "JWKS.run": test_authenticators.test_a_hub_whose_keys_come_from_elsewhere,
-    "JWTAuthenticator.run": test_authenticators.test_a_token_whose_key_is_being_fetched,
+    "JWKS.run": test_authenticators.test_a_hub_with_keys_of_an_identity_provider,
+    "JWTAuthenticator.run": test_authenticators.test_a_token_that_waits_for_its_key,
     "MemoryClient.__anext__": test_hub.test_a_subscriber,
     "MemoryJournal.append": test_hub.test_a_journal_in_memory,
     "MemoryJournal.open": test_hub.test_a_journal_in_memory,
     "MemoryJournal.read": test_hub.test_a_journal_in_memory,
-    "SessionAuthenticator.__call__": test_authenticators.test_a_hub_whose_keys_come_from_elsewhere,
-    "SessionAuthenticator.run": test_authenticators.test_a_hub_whose_keys_come_from_elsewhere,
+    "SessionAuthenticator.__call__": test_authenticators.test_a_hub_with_keys_of_an_identity_provider,
+    "SessionAuthenticator.run": test_authenticators.test_a_hub_with_keys_of_an_identity_provider,
     "Subscription.__aenter__": test_client.test_subscribing_and_reading,
     "Subscription.__aexit__": test_client.test_subscribing_and_reading,
     "Subscription.__anext__": test_client.test_subscribing_and_reading,
@@ -42,9 +44,10 @@ SWEPT: Final[dict[str, Callable[..., Any]]] = {
     "subscribe": test_hub.test_a_subscriber,
 }
 
-# What a user may import: what the pages and the examples import, and what they name in passing.
+# The modules that users import: those that the pages and the examples import, and those that they mention.
 PAGES: Final = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.py")]
-IN_PASSING: Final = {
+MENTIONED: Final = {
+    "analytics_hub.contracts",
     "analytics_hub.journals.memory",
     "analytics_hub.testing",
     "analytics_hub.trading",
@@ -56,7 +59,7 @@ SPECIAL: Final = ("__aenter__", "__aexit__", "__anext__", "__call__")
 
 
 def public_modules() -> set[str]:
-    return IN_PASSING.union(*(OURS.findall(page.read_text()) for page in PAGES))
+    return MENTIONED.union(*(OURS.findall(page.read_text()) for page in PAGES))
 
 
 def waits(thing: object) -> bool:
@@ -73,7 +76,7 @@ def waiting_names(module: str) -> Iterator[str]:
         if not inspect.isclass(thing):
             if waits(thing):
                 yield name
-        elif not getattr(thing, "_is_protocol", False):
+        elif thing is Gateway or not getattr(thing, "_is_protocol", False):
             methods = inspect.getmembers(thing, waits)
             yield from (f"{name}.{method}" for method, _ in methods if method[0] != "_" or method in SPECIAL)
 

@@ -1,1 +1,1 @@
-"""What every transport must do. A transport comes in by a `Door` (`doors.py`); the tests never change for it."""
+"""One suite for every transport. `harness.py` lists them; the tests are the same for all."""

@@ -1,16 +1,16 @@
-"""The door to `analytics_hub.transports.asgi`: the application in this process, under a server that is ours."""
+"""Serves a hub by `analytics_hub.transports.asgi`, in this process, under the server of `asgi_peer`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Hub
-from analytics_hub.transports.asgi import ABILITIES, HubApp
+from analytics_hub.transports.asgi import HubApp
 from tests.transports.asgi_peer import Server, running, scope_for
 
 from .client import Batch, Client, Closed, Connect, Refused
@@ -25,11 +25,11 @@ class _Client:
 
     async def send(self, *commands: Mapping[str, Any]) -> None:
         for command in commands:
-            self._server.say(command)
+            self._server.send_to_app(command)
         await checkpoint()
 
     async def send_raw(self, data: str | bytes) -> None:
-        self._server.say(data)
+        self._server.send_to_app(data)
         await checkpoint()
 
     async def receive(self) -> Batch:
@@ -39,27 +39,19 @@ class _Client:
         return cast("Batch", json.loads(message["text"]))
 
     async def vanish(self) -> None:
-        self._server.lose()
+        self._server.disconnect()
 
     async def close(self) -> None:
-        self._server.lose(1000)
+        self._server.disconnect(1000)
         await self._server.done()
 
 
-class ASGIDoor:
-    name = "asgi"
-    abilities = ABILITIES
-
-    def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
-        return _open(hub)
-
-
 @asynccontextmanager
-async def _open(hub: Hub) -> AsyncIterator[Connect]:
+async def serving(hub: Hub) -> AsyncIterator[Connect]:
     app = HubApp(hub)
 
     @asynccontextmanager
-    async def let_in(token: str | None = None) -> AsyncIterator[Client]:
+    async def connect_client(token: str | None = None) -> AsyncIterator[Client]:
         async with running(app, scope_for(token), room=ROOM, accepted=False) as server:
             answer = await server.read()
             if answer["type"] == "websocket.http.response.start":
@@ -68,4 +60,4 @@ async def _open(hub: Hub) -> AsyncIterator[Connect]:
             yield _Client(server)
             assert server.error is None
 
-    yield let_in
+    yield connect_client

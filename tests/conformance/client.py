@@ -1,14 +1,16 @@
-"""A client as the tests see it, whatever the transport: the contract of a driver, and what reads through it."""
+"""The client that the tests use, whatever the transport: its contract, and a reader on top of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from analytics_hub import Hub
-from analytics_hub.core.ledger import Ledger
-from analytics_hub.transports._abilities import Abilities
+from analytics_hub.core.statistics import Ledger
+
+from .abilities import Abilities
 
 Item = dict[str, Any]
 Batch = list[Item]
@@ -32,7 +34,7 @@ class Refused(Exception):
 
 
 class Client(Protocol):
-    """One client. It reads from its transport inside `receive` only: not to call it is to have stopped reading."""
+    """One client. It reads from its transport inside `receive` only: while that is not called, it does not read."""
 
     async def send(self, *commands: Mapping[str, Any]) -> None:
         """Send each command as a frame of its own."""
@@ -45,46 +47,46 @@ class Client(Protocol):
         ...
 
     async def vanish(self) -> None:
-        """Go without a word, as a process that is killed."""
+        """Leave without a close handshake, as a process that is killed."""
 
     async def close(self) -> None:
-        """Say goodbye and wait until the server has taken note."""
+        """Close the connection in order."""
 
 
 class Connect(Protocol):
-    """Lets a client in; raises `Refused`. Without a token the client is to send one as its first message."""
+    """Connects a client; raises `Refused`. Without a token the client is to send one as its first message."""
 
     def __call__(self, token: str | None = ...) -> AbstractAsyncContextManager[Client]: ...
 
 
-class Door(Protocol):
-    """A transport under test."""
+@dataclass(frozen=True, slots=True)
+class TransportUnderTest:
+    """A transport, and a context manager that serves a hub with it."""
 
-    name: str
     abilities: Abilities
-    """What the transport declares; a test that asks for more is left out."""
+    serve: Callable[[Hub], AbstractAsyncContextManager[Connect]]
 
-    def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
-        """Serve `hub` until left."""
-        ...
+    @property
+    def name(self) -> str:
+        return self.abilities.transport
 
 
 class Reader:
-    """Reads for a test and keeps everything that came, in order."""
+    """Reads for a test and keeps all items and frames, in order."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.frames: list[Batch] = []
         self.items: list[Item] = []
 
-    async def until(self, is_it: Callable[[Item], bool]) -> Item:
-        """Read up to the frame with the first new item that `is_it`, and return that item."""
+    async def until(self, condition: Callable[[Item], bool]) -> Item:
+        """Read up to the frame with the first new item that meets `condition`, and return that item."""
         while True:
             batch = await self.client.receive()
             self.frames.append(batch)
             self.items += batch
             for item in batch:
-                if is_it(item):
+                if condition(item):
                     return item
 
     async def next(self, type_: str) -> Item:
@@ -92,13 +94,13 @@ class Reader:
         return await self.until(lambda item: item["type"] == type_)
 
     async def reach(self, channel: str, seq: int) -> None:
-        """Read until everything of `channel` up to number `seq` has come or was passed over."""
+        """Read until everything of `channel` up to number `seq` was received or is in a gap."""
 
-        def is_there(item: Item) -> bool:
+        def is_reached(item: Item) -> bool:
             return item.get("channel") == channel and seq <= (item.get("seq") or item.get("to") or 0)
 
-        if not any(map(is_there, self.items)):
-            await self.until(is_there)
+        if not any(map(is_reached, self.items)):
+            await self.until(is_reached)
 
     async def closed(self) -> int | None:
         """Read to the end; the close code."""
@@ -116,11 +118,11 @@ class Reader:
         return answers
 
     async def ping(self, id: int = 4711) -> None:
-        """A sign that everything before was carried out and has arrived."""
+        """Wait for a pong: the commands before it were carried out, and their answers have arrived."""
         await self.client.send({"action": "ping", "id": id})
         await self.until(lambda item: item["type"] == "$pong" and item.get("id") == id)
 
-    # --- what came
+    # --- what was received
 
     def of(self, channel: str) -> list[Item]:
         """The data items of a channel."""
@@ -149,6 +151,6 @@ class Reader:
         return hub.ledger(session)[channel]
 
 
-def passed_over(gaps: Sequence[Item]) -> list[int]:
-    """The numbers that `$gap` items cover."""
+def missing(gaps: Sequence[Item]) -> list[int]:
+    """The sequence numbers that `$gap` items cover."""
     return [seq for gap in gaps for seq in range(gap["from"], gap["to"] + 1)]

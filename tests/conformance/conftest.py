@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .client import Door
-from .doors import DOORS
+from .client import TransportUnderTest
+from .harness import TRANSPORTS
 
 
-@pytest.fixture(params=[pytest.param(door, id=door.name) for door in DOORS])
-def door(request: pytest.FixtureRequest) -> Door:
-    chosen: Door = request.param
+@pytest.fixture(params=[pytest.param(transport, id=transport.name) for transport in TRANSPORTS])
+def transport(request: pytest.FixtureRequest) -> TransportUnderTest:
+    chosen: TransportUnderTest = request.param
     return chosen

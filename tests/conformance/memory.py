@@ -1,20 +1,17 @@
-"""The door to `analytics_hub.transports.memory`."""
+"""Serves a hub by `analytics_hub.transports.memory`, for the tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from analytics_hub import AuthenticationError, Hub, HubError, PermissionDenied
-from analytics_hub.exceptions import TooManyRequests
-from analytics_hub.transports.memory import ABILITIES, MemoryClient, connect
+from analytics_hub import Hub, HubError
+from analytics_hub.transports.memory import MemoryClient, connect
 
 from .client import Batch, Client, Closed, Connect, Refused
-
-_STATUS: dict[type[HubError], int] = {AuthenticationError: 401, PermissionDenied: 403, TooManyRequests: 429}
 
 
 class _Client:
@@ -43,22 +40,14 @@ class _Client:
         self._client.leave()
 
 
-class MemoryDoor:
-    name = "memory"
-    abilities = ABILITIES
-
-    def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
-        return _open(hub)
-
-
 @asynccontextmanager
-async def _open(hub: Hub) -> AsyncIterator[Connect]:
+async def serving(hub: Hub) -> AsyncIterator[Connect]:
     @asynccontextmanager
-    async def let_in(token: str | None = None) -> AsyncIterator[Client]:
+    async def connect_client(token: str | None = None) -> AsyncIterator[Client]:
         async with _connect(hub, token) as client:
             yield _Client(client)
 
-    yield let_in
+    yield connect_client
 
 
 @asynccontextmanager
@@ -67,7 +56,7 @@ async def _connect(hub: Hub, token: str | None) -> AsyncIterator[MemoryClient]:
     try:
         client = await connecting.__aenter__()
     except HubError as error:
-        raise Refused(next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)) from error
+        raise Refused(error.http_status) from error
     try:
         yield client
     finally:

@@ -1,4 +1,4 @@
-"""The door to `analytics_hub.transports.tcp`: a client on a plain socket that never reads ahead."""
+"""Serves a hub by `analytics_hub.transports.tcp`, with a client on a plain socket that never reads ahead."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Hub
-from analytics_hub.transports.tcp import ABILITIES, Limits, serve
+from analytics_hub.transports.tcp import Limits, serve
 
 from .client import Batch, Client, Closed, Connect, Refused
+from .websocket import RECEIVE_BUFFER
 
-# As small as kernels allow: a client that stops reading is to be felt after kilobytes, not after megabytes.
-RECEIVE_BUFFER: Final = 4096
-# Nothing is to happen in a test because the machine stood still for some seconds.
+# No test may fail because the machine stood still for some seconds.
 PATIENT: Final = Limits(handshake_timeout=60.0, close_timeout=60.0)
 _STATUS: Final = {4401: 401, 4403: 403, 4429: 429, 1011: 503, 1012: 503, 1013: 503}
-_KNOCK: Final = "knock"
+_AUTH: Final = "auth"
 
 
-class LineClient:
+class _Client:
     """One client on its own socket. Bytes are taken from the kernel only when a line is asked for."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -35,15 +34,15 @@ class LineClient:
         self._closed: Closed | None = None
 
     async def authenticate(self, token: str) -> None:
-        """Send the token as the first message and take the answer, which the caller need not see."""
-        await self.send({"action": "auth", "id": _KNOCK, "token": token})
+        """Send the token as the first message; its answer is not among the items received afterwards."""
+        await self.send({"action": "auth", "id": _AUTH, "token": token})
         kept: Batch = []
         while not any(item["type"] == "$authenticated" for item in kept):
             try:
                 kept += await self.receive()
             except Closed as closed:
                 raise Refused(_STATUS[closed.code or 1011]) from None
-        self._kept = [item for item in kept if item.get("id") != _KNOCK]
+        self._kept = [item for item in kept if item.get("id") != _AUTH]
 
     async def send(self, *commands: Mapping[str, Any]) -> None:
         for command in commands:
@@ -92,35 +91,27 @@ class LineClient:
         return line
 
 
-class TCPDoor:
-    name = "tcp"
-    abilities = ABILITIES
-
-    def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
-        return _open(hub)
-
-
 @asynccontextmanager
-async def _open(hub: Hub) -> AsyncIterator[Connect]:
+async def serving(hub: Hub) -> AsyncIterator[Connect]:
     async with anyio.create_task_group() as tasks:
         port = await tasks.start(lambda task_status: serve(hub, port=0, limits=PATIENT, task_status=task_status))
 
         @asynccontextmanager
-        async def let_in(token: str | None = None) -> AsyncIterator[Client]:
+        async def connect_client(token: str | None = None) -> AsyncIterator[Client]:
             before = hub.statistics().counters.get("connected")
-            async with dial(port) as client:
+            async with _connect(port) as client:
                 if token is not None:
                     await client.authenticate(token)
                 while hub.statistics().counters.get("connected") == before:
-                    await checkpoint()  # the kernel lets in before the hub does
+                    await checkpoint()  # the kernel accepts before the hub does
                 yield client
 
-        yield let_in
+        yield connect_client
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def dial(port: int) -> AsyncIterator[LineClient]:
+async def _connect(port: int) -> AsyncIterator[_Client]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.setblocking(False)
@@ -128,4 +119,4 @@ async def dial(port: int) -> AsyncIterator[LineClient]:
             await anyio.wait_writable(sock)
             if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, "the server does not listen")
-        yield LineClient(sock)
+        yield _Client(sock)

@@ -1,4 +1,4 @@
-"""The native WebSocket transport under Autobahn's test suite: the quick profile, and how its findings are read."""
+"""The native WebSocket transport under Autobahn's test suite: the quick profile, and how its reports are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .autobahn.suite import QUICK, Missing, Profile, find_python, is_installed, 
 
 @pytest.fixture
 def python() -> str:
-    """The interpreter of the suite, which is installed."""
+    """The interpreter that has the suite installed."""
     try:
         found = find_python()
     except Missing as missing:
@@ -27,25 +27,25 @@ def python() -> str:
 
 
 def test_every_case_of_the_quick_profile_is_passed_strictly(python: str, tmp_path: Path) -> None:
-    with ThreadPoolExecutor() as pool:  # it waits most of the time
+    with ThreadPoolExecutor() as pool:  # the threads mostly wait
         reports = [*pool.map(lambda backend: run(python, QUICK, backend, tmp_path / backend), BACKENDS)]
 
     faults = {}
     for backend, report in zip(BACKENDS, reports, strict=True):
-        assert report.accidents == ()
+        assert report.failures == ()
         if weak := report.weak:
-            # The suite gives an answer one second, and a machine that has much to do may take it: once more, alone.
-            doubted = Profile(cases=tuple(verdict.case for verdict in weak), count=len(weak), guard=QUICK.guard)
-            report = run(python, doubted, backend, tmp_path / f"{backend}-doubted")
+            # The suite waits one second for an answer, which a busy machine may exceed: run these cases again, alone.
+            repeated = Profile(cases=tuple(verdict.case for verdict in weak), count=len(weak), guard=QUICK.guard)
+            report = run(python, repeated, backend, tmp_path / f"{backend}-repeated")
         faults[backend] = report.faults
     assert faults == {backend: [] for backend in BACKENDS}
 
 
-# --- reading what it has found ----------------------------------------------------------------------------------------
+# --- reading reports
 
 
 def write(folder: Path, **verdicts: tuple[str, str]) -> Path:
-    """What the suite leaves in `folder`; `c7_1_6` is the case 7.1.6."""
+    """Write a report as the suite does; `c7_1_6` is the case 7.1.6."""
     index = {}
     for name, (behavior, closing) in verdicts.items():
         (folder / f"{name}.json").write_text(json.dumps({"result": "Said this.", "resultClose": "Closed so."}))
@@ -56,7 +56,7 @@ def write(folder: Path, **verdicts: tuple[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("behavior", ["NON-STRICT", "FAILED", "UNIMPLEMENTED", "INFORMATIONAL", "WRONG CODE"])
-def test_whatever_is_not_ok_is_a_fault(tmp_path: Path, behavior: str) -> None:
+def test_a_verdict_that_is_not_ok_is_a_fault(tmp_path: Path, behavior: str) -> None:
     report = Report.read(write(tmp_path, c1_1_10=(behavior, "OK"), c1_1_9=("OK", behavior), c1_1_2=("OK", "OK")), 3)
 
     assert report.faults == [
@@ -65,15 +65,18 @@ def test_whatever_is_not_ok_is_a_fault(tmp_path: Path, behavior: str) -> None:
     ]
 
 
-def test_where_the_suite_has_no_opinion_it_must_have_none(tmp_path: Path) -> None:
+def test_an_informational_case_must_be_informational(tmp_path: Path) -> None:
     report = Report.read(write(tmp_path, c7_1_6=("INFORMATIONAL", "INFORMATIONAL"), c7_13_1=("FAILED", "OK")), 2)
 
     assert report.faults == ["7.13.1: FAILED, closing OK: Said this. Closed so."]
 
 
-def test_a_case_that_was_not_judged_is_a_fault_and_so_is_an_accident(tmp_path: Path) -> None:
-    assert Report.read(tmp_path, 247, ["no answer"]).faults == ["0 cases were judged, and not 247", "no answer"]
-    assert Report.read(write(tmp_path, c2_1=("OK", "OK")), 2).faults == ["1 cases were judged, and not 2"]
+def test_a_missing_verdict_and_a_failure_of_the_suite_are_faults(tmp_path: Path) -> None:
+    assert Report.read(tmp_path, 247, ["stuck"]).faults == [
+        "0 cases have a verdict; there must be 247",
+        "stuck",
+    ]
+    assert Report.read(write(tmp_path, c2_1=("OK", "OK")), 2).faults == ["1 cases have a verdict; there must be 2"]
 
 
 def test_the_table_counts_by_section(tmp_path: Path) -> None:

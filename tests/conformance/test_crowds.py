@@ -1,4 +1,4 @@
-"""What one identity, one address and all clients together may cost, whatever the transport."""
+"""The limits of one identity, one address and all clients together, whatever the transport."""
 
 from __future__ import annotations
 
@@ -9,138 +9,154 @@ from typing import Any
 import pytest
 
 from analytics_hub import Handshake, Identity
-from analytics_hub.access.limits import LOOK_AGAIN
+from analytics_hub.access.limits import LOAD_TTL
 
-from .client import Door, Refused
-from .doors import FAST, House, serving
+from .client import Refused, TransportUnderTest
+from .harness import FAST, ServedHub, serving
 
 pytestmark = pytest.mark.anyio
 
-HERE: dict[str, Any] = {"proxies": []}
-"""So that the address of this machine is one like any other."""
+NO_PROXIES: dict[str, Any] = {"proxies": []}
+"""So that the address of this machine is counted as any other."""
 
 
-async def status_of(house: House, token: str) -> int:
-    """Of the answer to one more client."""
+async def status_of(served: ServedHub, token: str) -> int:
+    """The status of the answer to one more client."""
     try:
-        async with house.reader(token=token):
+        async with served.reader(token=token):
             return 200
     except Refused as refused:
         return refused.status
 
 
-def has_address(door: Door) -> bool:
-    return door.name != "memory"
+def has_address(transport: TransportUnderTest) -> bool:
+    return transport.name != "memory"
 
 
-async def test_an_identity_has_so_many_connections(door: Door) -> None:
-    async with serving(door, tuning=replace(FAST, max_per_identity=2)) as house:
-        async with house.reader(token="alice"), house.reader("routing", token="alice") as second:
-            house.tokens.add("alice too", issued=1.0)
+async def test_the_connections_of_an_identity_are_limited(transport: TransportUnderTest) -> None:
+    async with serving(transport, tuning=replace(FAST, max_per_identity=2)) as served:
+        async with served.reader(token="alice"), served.reader("routing", token="alice") as second:
+            served.tokens.add("alice too", issued=1.0)
 
-            assert await status_of(house, "alice") == 429
-            assert await status_of(house, "alice too") == 429
-            assert await status_of(house, "root") == 200
+            assert await status_of(served, "alice") == 429
+            assert await status_of(served, "alice too") == 429
+            assert await status_of(served, "root") == 200
 
-            assert house.hub.statistics().counters["limited-identity"] == 2
-            house.hub.publish("routing", 1)
+            assert served.hub.statistics().counters["limited-identity"] == 2
+            served.hub.publish("routing", 1)
             await second.until(lambda item: item.get("seq") == 1)
-        await house.gone()
-        assert await status_of(house, "alice") == 200
+        await served.all_disconnected()
+        assert await status_of(served, "alice") == 200
 
 
-async def test_an_address_has_so_many_connections(door: Door) -> None:
-    if not has_address(door):
+async def test_the_connections_of_an_address_are_limited(transport: TransportUnderTest) -> None:
+    if not has_address(transport):
         pytest.skip("clients of this transport have no address")
-    async with serving(door, tuning=replace(FAST, max_per_address=2), **HERE) as house:
-        async with house.reader(token="alice"), house.reader(token="root"):
-            assert await status_of(house, "alice") == 429
-            assert await status_of(house, "root") == 429
+    async with serving(transport, tuning=replace(FAST, max_per_address=2), **NO_PROXIES) as served:
+        async with served.reader(token="alice"), served.reader(token="root"):
+            assert await status_of(served, "alice") == 429
+            assert await status_of(served, "root") == 429
 
-            assert house.hub.statistics().counters["limited-address"] == 2
-            assert house.hub.statistics().sessions == 2
-        await house.gone()
-        assert await status_of(house, "alice") == 200
+            assert served.hub.statistics().counters["limited-address"] == 2
+            assert served.hub.statistics().sessions == 2
+        await served.all_disconnected()
+        assert await status_of(served, "alice") == 200
 
 
-async def test_an_address_has_so_many_tokens_refused(door: Door) -> None:
-    if not has_address(door):
+async def test_the_refused_tokens_of_an_address_are_limited(transport: TransportUnderTest) -> None:
+    if not has_address(transport):
         pytest.skip("clients of this transport have no address")
     tuning = replace(FAST, token_failures=2)
-    async with serving(door, tuning=tuning, manual=True, **HERE) as house, house.reader("routing") as witness:
-        assert [await status_of(house, token) for token in ("guess", "old")] == [401, 401]
-        asked = count_questions(house)
+    async with (
+        serving(transport, tuning=tuning, manual=True, **NO_PROXIES) as served,
+        served.reader("routing") as witness,
+    ):
+        assert [await status_of(served, token) for token in ("guess", "old")] == [401, 401]
+        tokens = record_tokens(served)
 
-        assert [await status_of(house, token) for token in ("guess", "alice", "root")] == [429, 429, 429]
+        assert [await status_of(served, token) for token in ("guess", "alice", "root")] == [429, 429, 429]
 
-        assert set(asked) <= {None}  # as where a token comes only in the first message
-        assert house.hub.statistics().counters["limited-failures"] == 3
-        house.hub.publish("routing", 1)
+        assert set(tokens) <= {None}  # None where the token is the first message
+        assert served.hub.statistics().counters["limited-failures"] == 3
+        served.hub.publish("routing", 1)
         await witness.until(lambda item: item.get("seq") == 1)
-        house.clock.advance(60)
-        assert await status_of(house, "alice") == 200
+        served.clock.advance(60)
+        assert await status_of(served, "alice") == 200
 
 
-def count_questions(house: House) -> list[str | None]:
-    """The tokens that `authenticate` is asked about from now on."""
-    asked: list[str | None] = []
-    admission = house.hub._admission
-    inner = admission._authenticate
+def record_tokens(served: ServedHub) -> list[str | None]:
+    """The tokens that `authenticate` is called with from now on."""
+    tokens: list[str | None] = []
+    authentication = served.hub._access._authentication
+    inner = authentication._authenticate
 
     def authenticate(handshake: Handshake) -> Any:
-        asked.append(handshake.token)
+        tokens.append(handshake.token)
         return inner(handshake)
 
-    admission._authenticate = authenticate
-    return asked
+    authentication._authenticate = authenticate
+    return tokens
 
 
-async def test_an_overloaded_hub_takes_nobody_new_and_recovers(door: Door) -> None:
-    async with serving(door, manual=True) as house, house.reader("routing") as witness:
-        buffered = 1 << 40
-        house.hub.doorkeeper.gauges.append(lambda: buffered)
-        house.clock.advance(LOOK_AGAIN)
+class Load:
+    """A gauge."""
 
-        assert await status_of(house, "alice") == 503
-        assert await status_of(house, "root") == 503
+    def __init__(self) -> None:
+        self.bytes = 1 << 40
 
-        assert house.hub.statistics().counters["overloaded"] >= 2
-        house.hub.publish("routing", 1)
+    def measure(self) -> int:
+        return self.bytes
+
+
+async def test_an_overloaded_hub_refuses_new_clients_and_recovers(transport: TransportUnderTest) -> None:
+    async with serving(transport, manual=True) as served, served.reader("routing") as witness:
+        load = Load()
+        served.hub.gateway.add_gauge(load.measure)
+        served.clock.advance(LOAD_TTL)
+
+        assert await status_of(served, "alice") == 503
+        assert await status_of(served, "root") == 503
+
+        assert served.hub.statistics().counters["overloaded"] >= 2
+        served.hub.publish("routing", 1)
         await witness.until(lambda item: item.get("seq") == 1)
         await witness.client.send({"action": "subscribe", "id": 9, "channels": ["exposure"]})
         await witness.until(lambda item: item["type"] == "$subscribed" and item.get("id") == 9)
-        buffered = 0
-        house.clock.advance(LOOK_AGAIN)
-        assert await status_of(house, "root") == 200
+        load.bytes = 0
+        served.clock.advance(LOAD_TTL)
+        assert await status_of(served, "root") == 200
 
 
-async def test_a_client_is_told_what_it_may_use(door: Door) -> None:
-    async with serving(door) as house, house.reader() as reader:
+async def test_hello_has_the_limits_of_the_client(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader() as reader:
         limits = reader.control("$hello")[0]["limits"]
 
         assert limits["connections"] == 100
-        assert limits["message"] == (64 * 1024 if has_address(door) else None)
+        assert limits["message"] == (64 * 1024 if has_address(transport) else None)
 
 
-async def test_nothing_is_kept_of_who_has_gone(door: Door) -> None:
-    async with serving(door, **HERE) as house:
+async def test_nothing_is_kept_of_clients_that_have_left(transport: TransportUnderTest) -> None:
+    async with serving(transport, **NO_PROXIES) as served:
         async with AsyncExitStack() as stack:
             for token in ("alice", "alice", "root"):
-                await stack.enter_async_context(house.reader(token=token))
+                await stack.enter_async_context(served.reader(token=token))
             for token in ("guess", "banned"):
-                await status_of(house, token)
-        await house.gone()
+                await status_of(served, token)
+        await served.all_disconnected()
 
-        keeper = house.hub.doorkeeper
-        assert not keeper._identities
-        assert not keeper._addresses
+        limits = served.hub._access.limits
+        assert not limits._identities
+        assert not limits._addresses
 
 
-async def test_the_first_message_is_held_to_the_same(door: Door) -> None:
-    """A client that sends its token late comes in when there is room, or is told that there is none."""
-    async with serving(door, tuning=replace(FAST, max_per_identity=1)) as house, house.reader(token=None) as late:
-        house.tokens.known["carol"] = Identity(id="carol")
-        async with house.reader(token="carol"):
+async def test_a_token_in_the_first_message_has_the_same_limits(transport: TransportUnderTest) -> None:
+    """A client that sends its token late is admitted only if there is room."""
+    async with (
+        serving(transport, tuning=replace(FAST, max_per_identity=1)) as served,
+        served.reader(token=None) as late,
+    ):
+        served.tokens.known["carol"] = Identity(id="carol")
+        async with served.reader(token="carol"):
             await late.client.send({"action": "auth", "id": 1, "token": "carol"})
             error = await late.until(lambda item: item["type"] == "$error")
 

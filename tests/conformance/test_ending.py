@@ -1,4 +1,4 @@
-"""Signs of life, and every way a connection ends."""
+"""Heartbeats, and every way a connection ends."""
 
 from __future__ import annotations
 
@@ -8,203 +8,207 @@ from anyio.lowlevel import checkpoint
 
 from analytics_hub import Tuning
 
-from .client import Door, Reader, Refused
-from .doors import DOORS, House, serving
+from .client import Reader, Refused, TransportUnderTest
+from .harness import TRANSPORTS, ServedHub, serving
 
 pytestmark = pytest.mark.anyio
 
-SHOWING = [pytest.param(door, id=door.name) for door in DOORS if door.abilities.shows_heartbeats]
+SHOWING = [
+    pytest.param(transport, id=transport.name) for transport in TRANSPORTS if transport.abilities.shows_heartbeats
+]
 
 
-@pytest.mark.parametrize("door", SHOWING)
-async def test_silence_is_filled_with_heartbeats(door: Door) -> None:
-    async with serving(door, manual=True) as house, house.reader() as reader:
-        house.clock.advance(19.0)
+@pytest.mark.parametrize("transport", SHOWING)
+async def test_silence_is_filled_with_heartbeats(transport: TransportUnderTest) -> None:
+    async with serving(transport, manual=True) as served, served.reader() as reader:
+        served.clock.advance(19.0)
         await reader.ping()
-        house.clock.advance(15.0)
+        served.clock.advance(15.0)
         await reader.ping(id=2)
-        house.clock.advance(20.5)
+        served.clock.advance(20.5)
         heartbeat = await reader.client.receive()
-        house.clock.advance(20.5)
+        served.clock.advance(20.5)
         another = await reader.client.receive()
 
         assert heartbeat == another == []
         assert [] not in reader.frames
 
 
-@pytest.mark.parametrize("door", SHOWING)
-async def test_data_is_a_heartbeat_too(door: Door) -> None:
-    async with serving(door, manual=True) as house, house.reader("routing") as reader:
+@pytest.mark.parametrize("transport", SHOWING)
+async def test_data_is_a_heartbeat_too(transport: TransportUnderTest) -> None:
+    async with serving(transport, manual=True) as served, served.reader("routing") as reader:
         for number in range(1, 6):
-            house.clock.advance(15.0)
-            house.hub.publish("routing", number)
+            served.clock.advance(15.0)
+            served.hub.publish("routing", number)
             await reader.reach("routing", number)
 
         assert [] not in reader.frames
 
 
-async def test_a_client_that_only_listens_is_healthy(door: Door) -> None:
-    async with serving(door, manual=True) as house, house.reader("routing") as reader:
+async def test_a_client_that_only_listens_is_healthy(transport: TransportUnderTest) -> None:
+    async with serving(transport, manual=True) as served, served.reader("routing") as reader:
         for number in range(1, 20):
-            house.clock.advance(600.0)
-            house.hub.publish("routing", number)
+            served.clock.advance(600.0)
+            served.hub.publish("routing", number)
             await reader.reach("routing", number)
 
         assert reader.seqs("routing") == list(range(1, 20))
 
 
-async def test_a_client_that_once_pinged_must_go_on(door: Door) -> None:
-    async with serving(door, manual=True) as house, house.reader() as reader:
+async def test_a_client_that_has_pinged_once_is_closed_if_it_stops(transport: TransportUnderTest) -> None:
+    async with serving(transport, manual=True) as served, served.reader() as reader:
         await reader.ping()
-        house.clock.advance(59.0)
+        served.clock.advance(59.0)
         await reader.ping()
-        house.clock.advance(61.0)
+        served.clock.advance(61.0)
 
         assert await reader.closed() == 4408
 
 
-async def test_a_client_that_says_goodbye_leaves_nothing(door: Door) -> None:
-    async with serving(door) as house, house.reader("routing") as reader:
-        house.hub.publish("routing", 1)
+async def test_a_client_that_closes_leaves_nothing_behind(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader("routing") as reader:
+        served.hub.publish("routing", 1)
         await reader.reach("routing", 1)
         await reader.client.close()
-        await house.gone()
+        await served.all_disconnected()
 
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_a_client_that_vanishes_leaves_nothing(door: Door) -> None:
-    async with serving(door) as house, house.reader("routing", "user:1") as reader:
+async def test_a_client_that_vanishes_leaves_nothing_behind(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader("routing", "user:1") as reader:
         await reader.client.vanish()
-        while house.hub.statistics().sessions:
-            house.hub.publish("routing", 1)
+        while served.hub.statistics().sessions:
+            served.hub.publish("routing", 1)
             await checkpoint()
 
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_a_client_that_vanishes_before_its_token_leaves_nothing(door: Door) -> None:
-    async with serving(door) as house, house.reader(token=None) as reader:
+async def test_a_client_that_vanishes_before_its_token_leaves_nothing_behind(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader(token=None) as reader:
         await reader.client.vanish()
-        await house.gone()
+        await served.all_disconnected()
 
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_a_client_that_vanishes_while_its_token_is_checked_leaves_nothing(door: Door) -> None:
-    async with serving(door) as house, house.reader(token=None) as reader:
+async def test_a_client_that_vanishes_while_its_token_is_checked_leaves_nothing_behind(
+    transport: TransportUnderTest,
+) -> None:
+    async with serving(transport) as served, served.reader(token=None) as reader:
         await reader.client.send({"action": "auth", "token": "alice"}, {"action": "subscribe", "channels": ["routing"]})
         await reader.client.vanish()
-        await house.gone()
-        async with house.reader("routing") as other:
-            house.hub.publish("routing", 1)
+        await served.all_disconnected()
+        async with served.reader("routing") as other:
+            served.hub.publish("routing", 1)
             await other.reach("routing", 1)
             await other.client.vanish()
-        await house.gone()
+        await served.all_disconnected()
 
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_many_come_and_go(door: Door) -> None:
-    async with serving(door) as house:
+async def test_many_clients_connect_and_leave(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served:
         for number in range(50):
-            async with house.reader("routing", f"user:{number % 3}") as reader:
+            async with served.reader("routing", f"user:{number % 3}") as reader:
                 if number % 2:
                     await reader.client.vanish()
                 else:
                     await reader.client.close()
-        await house.gone()
+        await served.all_disconnected()
 
-        statistics = house.hub.statistics()
+        statistics = served.hub.statistics()
         assert statistics.counters["connected"] == statistics.counters["disconnected"] == 50
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_a_storm_of_clients_is_served(door: Door) -> None:
-    """All at once, as after a restart, each with the position it had."""
-    served: list[int] = []
+async def test_many_clients_that_resume_at_once_are_served(transport: TransportUnderTest) -> None:
+    """As after a restart, each with its position."""
+    finished: list[int] = []
 
-    async def come(number: int) -> None:
+    async def resume(number: int) -> None:
         since = {"channel": "routing", "since": {"epoch": epoch, "seq": number % 10}}
-        async with house.reader(since) as reader:
+        async with served.reader(since) as reader:
             await reader.reach("routing", 10)
             assert reader.seqs("routing") == list(range(number % 10 + 1, 11))
-            served.append(number)
+            finished.append(number)
 
-    async with serving(door) as house:
+    async with serving(transport) as served:
         for number in range(10):
-            house.hub.publish("routing", number)
-        epoch = house.hub.statistics().channels["routing"].epoch
+            served.hub.publish("routing", number)
+        epoch = served.hub.statistics().channels["routing"].epoch
         async with anyio.create_task_group() as tasks:
             for number in range(100):
-                tasks.start_soon(come, number)
+                tasks.start_soon(resume, number)
         for _ in range(100):
             await checkpoint()
-        await house.gone()
+        await served.all_disconnected()
 
-        assert sorted(served) == list(range(100))
-        _is_empty(house)
+        assert sorted(finished) == list(range(100))
+        _is_empty(served)
 
 
-async def test_a_drain_tells_every_client_when_to_come_back(door: Door) -> None:
-    async with serving(door) as house, house.reader("routing") as one, house.reader() as other:
-        house.hub.publish("routing", "the last word")
-        await house.hub.shutdown(grace=20.0)
+async def test_a_drain_tells_each_client_when_to_reconnect(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader("routing") as one, served.reader() as other:
+        served.hub.publish("routing", "the last item")
+        await served.hub.shutdown(grace=20.0)
         codes = [await one.closed(), await other.closed()]
 
         drains = [reader.control("$drain")[0]["in"] for reader in (one, other)]
         assert codes == [1012, 1012]
         assert sorted(drains) == [0.0, 10.0]
-        assert one.data("routing") == ["the last word"]
-        _is_empty(house)
+        assert one.data("routing") == ["the last item"]
+        _is_empty(served)
 
 
-async def test_a_drain_waits_for_what_is_pending(door: Door) -> None:
+async def test_a_drain_waits_for_pending_items(transport: TransportUnderTest) -> None:
     tuning = Tuning(interval=0.05, rate=None, max_frames=1)
-    async with serving(door, tuning=tuning) as house, house.reader("routing", "alerts") as reader:
+    async with serving(transport, tuning=tuning) as served, served.reader("routing", "alerts") as reader:
         for number in range(300):
-            house.hub.publish("routing", number)
-        house.hub.publish("alerts", "on its way to the journal")
+            served.hub.publish("routing", number)
+        served.hub.publish("alerts", "on its way to the journal")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(house.hub.shutdown, 10.0)
+            tasks.start_soon(served.hub.shutdown, 10.0)
             await reader.closed()
 
         assert reader.data("routing") == list(range(300))
         assert reader.data("alerts") == ["on its way to the journal"]
 
 
-async def test_a_drain_reaches_who_has_not_said_who_it_is(door: Door) -> None:
-    async with serving(door) as house, house.reader(token=None) as reader:
-        await house.hub.shutdown(grace=0.1)
+async def test_a_drain_closes_clients_that_have_sent_no_token(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader(token=None) as reader:
+        await served.hub.shutdown(grace=0.1)
 
         assert await reader.closed() == 1012
 
 
-async def test_nobody_is_let_in_any_more(door: Door) -> None:
-    async with serving(door) as house, house.reader() as reader:
-        await house.hub.shutdown(grace=0.1)
+async def test_a_draining_hub_refuses_new_clients(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served, served.reader() as reader:
+        await served.hub.shutdown(grace=0.1)
 
-        assert await _knock(house) in {503, 1012, None}
+        assert await _try_to_connect(served) in {503, 1012, None}
         assert await reader.closed() == 1012
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def test_a_client_that_does_not_read_cannot_hold_up_a_shutdown(door: Door) -> None:
-    async with serving(door, tuning=Tuning(interval=0.001, rate=None)) as house, house.reader("routing"):
-        while not house.hub.statistics().stalled:
-            house.hub.publish("routing", "x" * 1000)
+async def test_a_client_that_does_not_read_cannot_delay_a_shutdown(transport: TransportUnderTest) -> None:
+    async with serving(transport, tuning=Tuning(interval=0.001, rate=None)) as served, served.reader("routing"):
+        while not served.hub.statistics().stalled:
+            served.hub.publish("routing", "x" * 1000)
             await checkpoint()
         for _ in range(1000):
-            house.hub.publish("routing", "x" * 1000)
-        await house.hub.shutdown(grace=0.2)
+            served.hub.publish("routing", "x" * 1000)
+        await served.hub.shutdown(grace=0.2)
 
-        _is_empty(house)
+        _is_empty(served)
 
 
-async def _knock(house: House) -> int | None:
-    """What somebody is told who comes now; None where nobody listens any more."""
+async def _try_to_connect(served: ServedHub) -> int | None:
+    """The status or close code for a new client; None if the connection is refused."""
     try:
-        async with house.connect("alice") as client:
+        async with served.connect("alice") as client:
             return await Reader(client).closed()
     except Refused as refused:
         return refused.status
@@ -212,9 +216,9 @@ async def _knock(house: House) -> int | None:
         return None
 
 
-def _is_empty(house: House) -> None:
-    statistics = house.hub.statistics()
-    assert statistics.sessions == statistics.subscriptions == statistics.layouts == statistics.cohorts == 0
+def _is_empty(served: ServedHub) -> None:
+    statistics = served.hub.statistics()
+    assert statistics.sessions == statistics.subscriptions == statistics.subscription_sets == statistics.cohorts == 0
     assert statistics.stalled == 0
     for channel in statistics.channels.values():
         assert channel.watchers == 0

@@ -1,4 +1,4 @@
-"""Leave, come back with the last position, and learn whether anything is missing."""
+"""Reconnect with the last position, and learn whether anything is missing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from analytics_hub import Channel
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
-from .client import Door, passed_over
-from .doors import House, serving
+from .client import TransportUnderTest
+from .harness import ServedHub, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -19,70 +19,41 @@ def since(channel: str, epoch: str, seq: int) -> dict[str, Any]:
     return {"channel": channel, "since": {"epoch": epoch, "seq": seq}}
 
 
-async def watch(house: House, channel: str, up_to: int) -> str:
+async def watch(served: ServedHub, channel: str, up_to: int) -> str:
     """Subscribe, read up to a number, vanish; returns the epoch."""
-    async with house.reader() as reader:
+    async with served.reader() as reader:
         (answer,) = await reader.subscribe({"channel": channel, "last": up_to})
         if up_to:
             await reader.reach(channel, up_to)
         await reader.client.vanish()
-    await house.gone()
+    await served.all_disconnected()
     epoch: str = answer["epoch"]
     return epoch
 
 
-async def test_everything_missed_follows(door: Door) -> None:
-    async with serving(door) as house:
+async def test_everything_that_was_missed_follows(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served:
         for number in range(5):
-            house.hub.publish("routing", number)
-        epoch = await watch(house, "routing", 5)
+            served.hub.publish("routing", number)
+        epoch = await watch(served, "routing", 5)
         for number in range(5, 10):
-            house.hub.publish("routing", number)
-        async with house.reader() as reader:
+            served.hub.publish("routing", number)
+        async with served.reader() as reader:
             (answer,) = await reader.subscribe(since("routing", epoch, 5))
-            house.hub.publish("routing", 10)
+            served.hub.publish("routing", 10)
             await reader.reach("routing", 11)
 
             assert (answer["ok"], answer["recovered"], answer["seq"]) == (True, True, 5)
             assert answer["epoch"] == epoch
             assert reader.data("routing") == [5, 6, 7, 8, 9, 10]
-            assert reader.ledger(house.hub, "routing") == Ledger(published=6, delivered=6)
+            assert reader.ledger(served.hub, "routing") == Ledger(published=6, delivered=6)
 
 
-async def test_nothing_missed_is_recovered_too(door: Door) -> None:
-    async with serving(door) as house:
-        house.hub.publish("routing", 0)
-        epoch = await watch(house, "routing", 1)
-        async with house.reader() as reader:
-            (answer,) = await reader.subscribe(since("routing", epoch, 1))
-
-            assert answer["recovered"] is True
-
-
-async def test_what_is_no_longer_kept_is_a_gap(door: Door) -> None:
-    async with serving(door, channels=[Channel("routing", keep_items=3)]) as house:
-        house.hub.publish("routing", 0)
-        epoch = await watch(house, "routing", 1)
-        for number in range(1, 11):
-            house.hub.publish("routing", number)
-        async with house.reader() as reader:
-            (answer,) = await reader.subscribe(since("routing", epoch, 1))
-            await reader.reach("routing", 11)
-
-            (gap,) = reader.gaps("routing")
-            assert answer["recovered"] is False
-            assert answer["seq"] == 8
-            assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (2, 8, 7, "retention")
-            assert reader.data("routing") == [8, 9, 10]
-            assert passed_over([gap]) + reader.seqs("routing") == list(range(2, 12))
-            assert reader.ledger(house.hub, "routing") == Ledger(published=10, delivered=3, dropped=7)
-
-
-async def test_another_epoch_is_never_a_recovery(door: Door) -> None:
-    async with serving(door) as house:
+async def test_another_epoch_is_never_a_recovery(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served:
         for number in range(3):
-            house.hub.publish("routing", number)
-        async with house.reader() as reader:
+            served.hub.publish("routing", number)
+        async with served.reader() as reader:
             (answer,) = await reader.subscribe(since("routing", "another life", 2))
             await reader.reach("routing", 3)
 
@@ -93,88 +64,49 @@ async def test_another_epoch_is_never_a_recovery(door: Door) -> None:
             assert reader.data("routing") == [0, 1, 2]
 
 
-async def test_the_future_is_a_bad_request(door: Door) -> None:
-    async with serving(door) as house:
-        house.hub.publish("routing", 0)
-        epoch = await watch(house, "routing", 1)
-        async with house.reader() as reader:
-            answers = await reader.subscribe(since("routing", epoch, 2), "exposure")
-
-            assert (answers[0]["ok"], answers[0]["code"]) == (False, "bad-request")
-            assert "2" in answers[0]["message"]
-            assert answers[1]["ok"] is True
-
-
-async def test_two_start_options_are_a_bad_request(door: Door) -> None:
-    async with serving(door) as house, house.reader() as reader:
-        answers = await reader.subscribe({"channel": "routing", "last": 3, "snapshot": True}, "exposure")
-
-        assert [answer.get("code") for answer in answers] == ["bad-request", None]
-
-
-async def test_a_table_resumes_with_the_newest_of_what_changed(door: Door) -> None:
-    async with serving(door) as house:
-        for lp in ("A", "B", "C"):
-            house.hub.publish("lps", {"lp": lp, "n": 1})
-        epoch = await watch(house, "lps", 3)
-        house.hub.publish("lps", {"lp": "A", "n": 2})
-        house.hub.publish("lps", {"lp": "A", "n": 3})
-        house.hub.delete("lps", "B")
-        async with house.reader() as reader:
-            (answer,) = await reader.subscribe(since("lps", epoch, 3))
-            await reader.reach("lps", 6)
-
-            assert answer["recovered"] is True
-            assert [(item["key"], item["data"] and item["data"]["n"]) for item in reader.of("lps")] == [
-                ("A", 3),
-                ("B", None),
-            ]
-            assert reader.ledger(house.hub, "lps") == Ledger(published=3, delivered=2, conflated=1)
-
-
-async def test_a_durable_resume_reads_the_journal(door: Door) -> None:
+async def test_a_durable_resume_reads_the_journal(transport: TransportUnderTest) -> None:
     """Older than memory, and more than one chunk."""
-    async with serving(door, channels=[Channel("alerts", mode="durable", keep_items=10)]) as house:
-        await house.hub.publish_confirmed("alerts", 0)
-        epoch = await watch(house, "alerts", 1)
+    async with serving(transport, channels=[Channel("alerts", mode="durable", keep_items=10)]) as served:
+        await served.hub.publish_confirmed("alerts", 0)
+        epoch = await watch(served, "alerts", 1)
         for number in range(1, 700):
-            house.hub.publish("alerts", number)
-        await house.hub.publish_confirmed("alerts", 700)
-        async with house.reader() as reader:
+            served.hub.publish("alerts", number)
+        await served.hub.publish_confirmed("alerts", 700)
+        async with served.reader() as reader:
             (answer,) = await reader.subscribe(since("alerts", epoch, 1))
             await reader.reach("alerts", 300)
-            house.hub.publish("alerts", 701)
+            served.hub.publish("alerts", 701)
             await reader.reach("alerts", 702)
 
             assert answer["recovered"] is True
             assert reader.data("alerts") == list(range(1, 702))
-            assert reader.ledger(house.hub, "alerts") == Ledger(published=701, delivered=701)
+            assert reader.ledger(served.hub, "alerts") == Ledger(published=701, delivered=701)
 
 
-async def test_publishing_while_a_client_recovers_leaves_no_seam(door: Door) -> None:
-    async with serving(door, channels=[Channel("alerts", mode="durable", keep_items=10)]) as house:
-        await house.hub.publish_confirmed("alerts", 0)
-        epoch = await watch(house, "alerts", 1)
+async def test_publishing_during_a_resume_loses_and_repeats_nothing(transport: TransportUnderTest) -> None:
+    async with serving(transport, channels=[Channel("alerts", mode="durable", keep_items=10)]) as served:
+        await served.hub.publish_confirmed("alerts", 0)
+        epoch = await watch(served, "alerts", 1)
         for number in range(1, 500):
-            house.hub.publish("alerts", number)
-        await house.hub.publish_confirmed("alerts", 500)
-        async with house.reader() as reader:
+            served.hub.publish("alerts", number)
+        await served.hub.publish_confirmed("alerts", 500)
+        async with served.reader() as reader:
             await reader.client.send({"action": "subscribe", "channels": [since("alerts", epoch, 1)]})
             for number in range(501, 1001):
-                await house.hub.publish_confirmed("alerts", number)
+                await served.hub.publish_confirmed("alerts", number)
             await reader.reach("alerts", 1001)
 
             assert reader.data("alerts") == list(range(1, 1001))
 
 
-async def test_coming_back_again_and_again_misses_nothing(door: Door) -> None:
-    async with serving(door) as house:
+async def test_repeated_reconnects_miss_nothing(transport: TransportUnderTest) -> None:
+    async with serving(transport) as served:
         seen: list[int] = []
-        epoch, position = await watch(house, "routing", 0), 0
+        epoch, position = await watch(served, "routing", 0), 0
         for round_ in range(10):
             for number in range(7):
-                house.hub.publish("routing", number)
-            async with house.reader() as reader:
+                served.hub.publish("routing", number)
+            async with served.reader() as reader:
                 await reader.subscribe(since("routing", epoch, position))
                 await reader.reach("routing", 7 * round_ + 7)
                 seen += reader.seqs("routing")

@@ -9,8 +9,8 @@ import pytest
 
 from analytics_hub import Channel
 
-from .client import Client, Door
-from .doors import serving
+from .client import Client, TransportUnderTest
+from .harness import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ CHANNELS = (
 
 
 class SeedClient:
-    """Sends what such a client sends, and dispatches on `type` as it does: what it does not know it passes over."""
+    """Sends the same commands, and dispatches on `type` in the same way: unknown types are ignored."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -50,16 +50,16 @@ class SeedClient:
                     self.seen[message["type"]].append(message["data"])
 
 
-async def test_it_gets_what_it_subscribed_to(door: Door) -> None:
-    async with serving(door, channels=CHANNELS) as house, house.connect("alice") as client:
+async def test_it_receives_the_channels_that_it_has_subscribed_to(transport: TransportUnderTest) -> None:
+    async with serving(transport, channels=CHANNELS) as served, served.connect("alice") as client:
         seed = SeedClient(client)
         await seed.subscribe("routing-metrics", "lp-performance", "exposure-updates", "alerts")
-        house.hub.publish("exposure-updates", "from before it was carried out, or not")
+        served.hub.publish("exposure-updates", "before or after the subscription began")
         await seed.read("exposure-update", 1)
         for number in range(100):
-            house.hub.publish("routing-metrics", {"symbol": "EURUSD", "n": number})
-            house.hub.publish("lp-performance", {"lpName": f"LP{number}", "n": number})
-            house.hub.publish("alerts", {"n": number})
+            served.hub.publish("routing-metrics", {"symbol": "EURUSD", "n": number})
+            served.hub.publish("lp-performance", {"lpName": f"LP{number}", "n": number})
+            served.hub.publish("alerts", {"n": number})
         await seed.read("alert", 100)
         await seed.read("routing-decision", 100)
         await seed.read("lp-metrics", 100)
@@ -68,33 +68,33 @@ async def test_it_gets_what_it_subscribed_to(door: Door) -> None:
             assert [data["n"] for data in seed.seen[type_]] == list(range(100))
 
 
-async def test_it_can_change_its_mind(door: Door) -> None:
-    async with serving(door, channels=CHANNELS) as house, house.connect("alice") as client:
+async def test_it_can_change_its_subscriptions(transport: TransportUnderTest) -> None:
+    async with serving(transport, channels=CHANNELS) as served, served.connect("alice") as client:
         seed = SeedClient(client)
         await seed.subscribe("alerts", "exposure-updates")
-        house.hub.publish("exposure-updates", 1)
+        served.hub.publish("exposure-updates", 1)
         await seed.read("exposure-update", 1)
         await seed.unsubscribe("alerts")
         await seed.subscribe("routing-metrics", "exposure-updates")
-        await house.hub.publish_confirmed("alerts", "unwanted")
-        while house.hub.statistics().channels["alerts"].watchers:
-            house.hub.publish("exposure-updates", 2)
+        await served.hub.publish_confirmed("alerts", "unwanted")
+        while served.hub.statistics().channels["alerts"].watchers:
+            served.hub.publish("exposure-updates", 2)
             await seed.read("exposure-update", len(seed.seen["exposure-update"]) + 1)
-        await house.hub.publish_confirmed("alerts", "unheard")
-        house.hub.publish("exposure-updates", "the end")
+        await served.hub.publish_confirmed("alerts", "after the subscription ended")
+        served.hub.publish("exposure-updates", "the end")
         while seed.seen["exposure-update"][-1] != "the end":
             await seed.read("exposure-update", len(seed.seen["exposure-update"]) + 1)
 
-        assert "unheard" not in seed.seen["alert"]
+        assert "after the subscription ended" not in seed.seen["alert"]
 
 
-async def test_a_typing_mistake_does_not_end_it(door: Door) -> None:
-    async with serving(door, channels=CHANNELS) as house, house.connect("alice") as client:
+async def test_an_unknown_channel_does_not_end_the_connection(transport: TransportUnderTest) -> None:
+    async with serving(transport, channels=CHANNELS) as served, served.connect("alice") as client:
         seed = SeedClient(client)
         await seed.subscribe("routing-metric", "exposure-updates")
-        while not house.hub.statistics().subscriptions:
-            house.hub.publish("routing-metrics", 1)
-            house.hub.publish("exposure-updates", 1)
+        while not served.hub.statistics().subscriptions:
+            served.hub.publish("routing-metrics", 1)
+            served.hub.publish("exposure-updates", 1)
             await seed.read("exposure-update", len(seed.seen["exposure-update"]) + 1)
 
         assert seed.seen["routing-decision"] == []

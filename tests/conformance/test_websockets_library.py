@@ -1,4 +1,4 @@
-"""The transport `websocket` against the client library that most Python programs use, and what only WebSocket has."""
+"""The transport `websocket` with the most common client library for Python, and what only WebSocket has."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from websockets.typing import Origin, Subprotocol
 from analytics_hub import Hub
 from analytics_hub.transports.websocket import serve
 
-from .doors import CHANNELS, FAST, HANG, Tokens
+from .harness import CHANNELS, FAST, HANG, Tokens
 from .websocket import PATIENT
 
-# The library has no client for Trio that is more than a preview.
+# The client of the library for Trio is only a preview.
 BACKENDS = {"asyncio": ("asyncio", {"use_uvloop": False}), "asyncio+uvloop": ("asyncio", {"use_uvloop": True})}
 pytestmark = [
     pytest.mark.anyio,
@@ -38,7 +38,7 @@ async def serving() -> AsyncIterator[tuple[Hub, str]]:
 
 
 async def read(client: ClientConnection, type_: str) -> list[dict[str, Any]]:
-    """Everything up to and with the first item of a type."""
+    """All items up to and including the first one of a type."""
     items: list[dict[str, Any]] = []
     while not any(item["type"] == type_ for item in items):
         items += json.loads(await client.recv())
@@ -46,7 +46,7 @@ async def read(client: ClientConnection, type_: str) -> list[dict[str, Any]]:
 
 
 async def close_code(client: ClientConnection) -> int:
-    """What the server ends the connection with."""
+    """The close code of the server."""
     with pytest.raises(ConnectionClosed) as closed:
         await client.recv()
     assert closed.value.rcvd is not None
@@ -114,7 +114,7 @@ async def test_the_largest_message_allowed_is_answered() -> None:
         assert (await read(client, "$error"))[-1]["code"] == "bad-request"
 
 
-async def test_it_hears_of_a_drain() -> None:
+async def test_it_receives_a_drain() -> None:
     async with serving() as (hub, url), connect(f"{url}?token=alice") as client:
         await read(client, "$hello")
         async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""The door to `analytics_hub.transports.websocket`: real sockets, and a client on wsproto that never reads ahead."""
+"""Serves a hub by `analytics_hub.transports.websocket`, with a client on wsproto that never reads ahead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
@@ -26,18 +26,18 @@ from wsproto.events import (
 from wsproto.utilities import RemoteProtocolError
 
 from analytics_hub import Hub
-from analytics_hub.transports.websocket import ABILITIES, Limits, serve
+from analytics_hub.transports.websocket import Limits, serve
 
 from .client import Batch, Client, Closed, Connect, Refused
 
 PATH = "/ws/analytics"
-# As small as kernels allow: a client that stops reading is to be felt after kilobytes, not after megabytes.
+# As small as kernels allow: the hub must notice a client that does not read after kilobytes, not after megabytes.
 RECEIVE_BUFFER = 4096
-# Nothing is to happen in a test because the machine stood still for some seconds.
+# No test may fail because the machine stood still for some seconds.
 PATIENT = Limits(handshake_timeout=60.0, close_timeout=60.0)
 
 
-class WebSocketClient:
+class _Client:
     """One client on its own socket. Bytes are taken from the kernel only when a frame is asked for."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -46,14 +46,14 @@ class WebSocketClient:
         self._events: deque[Event] = deque()
         self._closed: Closed | None = None
 
-    async def shake_hands(self, host: str, target: str, token: str | None, subprotocols: Sequence[str]) -> None:
+    async def handshake(self, host: str, target: str, token: str | None, subprotocols: Sequence[str]) -> None:
         headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
         request = Request(host=host, target=target, extra_headers=headers, subprotocols=list(subprotocols))
         await self._send_event(request)
         try:
             event = await self._next_event()
         except RemoteProtocolError:
-            raise ConnectionResetError("the server hung up instead of answering") from None
+            raise ConnectionResetError("the server closed the connection instead of answering") from None
         if isinstance(event, RejectConnection):
             raise Refused(event.status_code)
         assert isinstance(event, AcceptConnection)
@@ -124,39 +124,31 @@ class WebSocketClient:
                 await anyio.wait_readable(self._sock)
 
 
-class WebSocketDoor:
-    name = "websocket"
-    abilities = ABILITIES
-
-    def open(self, hub: Hub) -> AbstractAsyncContextManager[Connect]:
-        return _open(hub)
-
-
 @asynccontextmanager
-async def _open(hub: Hub) -> AsyncIterator[Connect]:
+async def serving(hub: Hub) -> AsyncIterator[Connect]:
     async with anyio.create_task_group() as tasks:
         port = await tasks.start(
             lambda task_status: serve(hub, port=0, path=PATH, limits=PATIENT, task_status=task_status)
         )
 
         @asynccontextmanager
-        async def let_in(token: str | None = None) -> AsyncIterator[Client]:
+        async def connect_client(token: str | None = None) -> AsyncIterator[Client]:
             async with dial("127.0.0.1", port, token) as client:
                 yield client
 
-        yield let_in
+        yield connect_client
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def dial(
     host: str, port: int, token: str | None, *, target: str = PATH, subprotocols: Sequence[str] = ()
-) -> AsyncIterator[WebSocketClient]:
+) -> AsyncIterator[_Client]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.setblocking(False)
         if sock.connect_ex((host, port)):
             await anyio.wait_writable(sock)
-        client = WebSocketClient(sock)
-        await client.shake_hands(f"{host}:{port}", target, token, subprotocols)
+        client = _Client(sock)
+        await client.handshake(f"{host}:{port}", target, token, subprotocols)
         yield client

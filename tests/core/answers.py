@@ -1,4 +1,4 @@
-"""What a client must be answered: a reference that carries out every command on its own."""
+"""What a client must be answered: a reference that executes every command on its own."""
 
 from __future__ import annotations
 
@@ -10,31 +10,47 @@ from typing import Any, Final
 
 from analytics_hub.channels import MAX_NAME_LENGTH, Channel
 from analytics_hub.core.session import Session
+from analytics_hub.exceptions import (
+    AuthenticationError,
+    AuthenticationUnavailable,
+    HubError,
+    Overloaded,
+    PermissionDenied,
+    TooManyRequests,
+)
 from analytics_hub.identity import Identity
 
-from .model import Life, Stream
+from .model import History, Stream
 from .publishing import Publishing
 from .wire import Fields
 
 HELD: Final = 16
-"""Subscriptions that count as one more that is named."""
+"""Subscriptions held that count as much as one channel named."""
 
-SMALL: Final = 1e-3
-"""What sums of floats may be off by, in tokens and in seconds."""
+TOLERANCE: Final = 1e-3
+"""The rounding of sums of floats, in tokens and in seconds."""
 
 
-# What a refused token is answered with: code, when to come back, and how the connection ends if it was the first.
-REFUSALS: Final = {
-    "forbidden": ("forbidden", "never", 4403),
-    "limited": ("rate-limited", "later", 4429),
-    "overloaded": ("rate-limited", "later", 1013),
-    "unavailable": ("unauthenticated", "later", 1011),
-}
+REFUSALS: Final[tuple[tuple[HubError, Fields, int], ...]] = (
+    (AuthenticationError("missing"), {"code": "unauthenticated", "message": "missing token", "retry": "never"}, 4401),
+    (AuthenticationError("invalid"), {"code": "unauthenticated", "message": "invalid token", "retry": "never"}, 4401),
+    (AuthenticationError("expired"), {"code": "unauthenticated", "message": "expired token", "retry": "never"}, 4401),
+    (PermissionDenied("not here"), {"code": "forbidden", "message": "not here", "retry": "never"}, 4403),
+    (TooManyRequests("slow down", 7.25), {"code": "rate-limited", "message": "slow down", "after": 7.25}, 4429),
+    (Overloaded("full"), {"code": "rate-limited", "message": "full", "after": 0.5}, 1013),
+    (
+        AuthenticationUnavailable(),
+        {"code": "unauthenticated", "message": "tokens cannot be checked now", "after": 0.5},
+        1011,
+    ),
+)
+"""Exceptions that may come instead of an identity, their `$error`, and the close code of a session without identity."""
+EXPIRED: Final = REFUSALS[2][0]
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """Something that is no command, and the code of the `$error` that must say so."""
+    """An invalid command, and the code of the `$error` that must answer it."""
 
     text: str
     code: str = "bad-request"
@@ -46,14 +62,14 @@ Command = dict[str, Any] | Malformed
 
 @dataclass(frozen=True)
 class Expected:
-    """A control item that must come: `fields` of it, and what the client does then."""
+    """A control item that must come: some of its fields, and what the client does then."""
 
     fields: Fields
     then: Callable[[Fields], None] | None = None
 
 
 class Bucket:
-    """The plainest token bucket."""
+    """The simplest token bucket."""
 
     def __init__(self, rate: float | None, now: float) -> None:
         self.rate = rate
@@ -73,34 +89,34 @@ class Bucket:
             self.tokens -= tokens
 
 
-class CommandHandler:
-    """Carries out commands without looking at the engine, and lists the control items that must come, in that order."""
+class ExpectedAnswers:
+    """Executes commands without looking at the engine, and lists the control items that must come, in order."""
 
     def __init__(self, world: Publishing, session: Session, identity: Identity | None) -> None:
         self.world = world
         self.session = session
         self.identity: Identity | None = None
         self.ending: int | None = None
-        """The code it must be closed with."""
+        """The code with which it must be closed."""
         self.expected: deque[Expected] = deque()
         self.queue: deque[Command] = deque()
         self.waits_for: str | None = None
         self.command: Fields = {}
-        self.unasked: tuple[str, ...] = ()
+        self.question: tuple[str, ...] = ()
         self.asked_as: Identity | None = None
-        """Who it was when the application was asked."""
+        """The identity about which the application was asked."""
         self.subscribed: dict[str, Stream] = {}
-        """As the engine must see it."""
+        """As the engine must have them."""
         self.streams: dict[str, Stream] = {}
-        """As the client sees it, from what it has read."""
+        """As the client knows them, from what it has read."""
         self.just_ended: dict[str, Stream] = {}
         self.commands = Bucket(world.tuning.command_rate, world.now)
-        self.refused = 0
+        self.over_rate = 0
         self.malformed = 0
         self.has_pinged = False
-        """Or has said what it has seen."""
+        """Or has confirmed frames with `seen`."""
         self.confirmed: deque[int] = deque()
-        """What the driver has not been told yet of that."""
+        """Frames confirmed, but not reported to the driver yet."""
         if identity is not None:
             self.welcome(identity)
 
@@ -108,7 +124,7 @@ class CommandHandler:
         self.expected.append(Expected({"type": type_, **fields}, then))
 
     def catch_up(self) -> None:
-        """After the engine has carried out commands: remember the accounts it closed."""
+        """After the engine has executed commands: remember the accounts that it closed."""
         for name, stream in self.just_ended.items():
             stream.final = self.session.final[name]
         self.just_ended.clear()
@@ -122,20 +138,20 @@ class CommandHandler:
 
     def proceed(self) -> None:
         while self.queue and self.waits_for is None and self.ending is None:
-            self._carry_out(self.queue.popleft())
+            self._execute(self.queue.popleft())
 
-    def _carry_out(self, command: Command) -> None:
-        if self.commands.refill(self.world.now) < 1 - SMALL:
-            self.refused += 1
+    def _execute(self, command: Command) -> None:
+        if self.commands.refill(self.world.now) < 1 - TOLERANCE:
+            self.over_rate += 1
             self.command = {"id": command.id} if isinstance(command, Malformed) else command
             self.error("rate-limited", retry="later", **self._id())
-            if self.refused >= self.world.setup.refusals:
+            if self.over_rate >= self.world.setup.max_over_rate:
                 self.ending = 4429
             return
         names = command.get("channels", ()) if not isinstance(command, Malformed) else ()
         held = len(self.subscribed) // HELD if names else 0
         self.commands.spend(max(1, min(len(names), self.world.tuning.max_subscriptions) + held))
-        self.refused = max(0, self.refused - 1)
+        self.over_rate = max(0, self.over_rate - 1)
         if isinstance(command, Malformed):
             self.malformed += 1
             self.command = {"id": command.id}
@@ -164,16 +180,16 @@ class CommandHandler:
     def _id(self) -> Fields:
         return {"id": self.command["id"]} if self.command.get("id") is not None else {}
 
-    def authenticated(self, result: Identity | str) -> None:
-        """The answer to the token it sent."""
+    def authenticated(self, result: Identity | HubError) -> None:
+        """The result for the token that it sent."""
         if self.waits_for != "token" or self.ending is not None:
             return
         self.waits_for = None
         if isinstance(result, Identity) and result.expires is not None and result.expires <= self.world.wall:
-            result = "expired"
-        if isinstance(result, str):
-            code, retry, ending = REFUSALS.get(result, ("unauthenticated", "never", 4401))
-            self.error(code, retry=retry, **self._id())
+            result = EXPIRED
+        if isinstance(result, HubError):
+            fields, ending = next((fields, ending) for error, fields, ending in REFUSALS if error is result)
+            self.expect("$error", **fields, **self._id())
             if self.identity is None:
                 self.ending = ending
         elif self.identity is None:
@@ -187,12 +203,12 @@ class CommandHandler:
         self.proceed()
 
     def identified(self, identity: Identity) -> None:
-        """From now on it is this one."""
+        """The identity changes."""
         self.identity = identity
-        self.forbidden([name for name in self.subscribed if not self._may(self.world.declaration(name), name)])
+        self.forbidden([name for name in self.subscribed if not self._is_allowed(self.world.declaration(name), name)])
 
     def forbidden(self, names: Collection[str]) -> None:
-        """It may not have these any more."""
+        """These channels are withdrawn."""
         lost = [name for name in self.subscribed if name in names]
         for name in lost:
             self.subscribed[name].allowed_until = self.world.order
@@ -200,7 +216,7 @@ class CommandHandler:
             self._expect_end(lost, "forbidden")
 
     def authorized(self, allowed: Collection[str]) -> None:
-        """The application's answer about the channels it was asked about."""
+        """The answer of the application about the channels in question."""
         if self.waits_for != "authorize" or self.ending is not None:
             return
         self.waits_for = None
@@ -212,7 +228,7 @@ class CommandHandler:
 
     # --- subscriptions
 
-    def _may(self, channel: Channel, name: str) -> bool:
+    def _is_allowed(self, channel: Channel, name: str) -> bool:
         assert self.identity is not None
         if channel.roles is not None and not channel.roles & self.identity.roles:
             return False
@@ -221,13 +237,13 @@ class CommandHandler:
             name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in narrowed
         )
 
-    def _judge(self, name: str) -> str | None:
+    def _error_code(self, name: str) -> str | None:
         if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,255}", name):
             return "bad-request"
         channel = self.world.find_declaration(name)
         if channel is None:
             return "unknown-channel"
-        return None if self._may(channel, name) else "forbidden"
+        return None if self._is_allowed(channel, name) else "forbidden"
 
     def _subscribe(self, channels: list[str | Fields]) -> None:
         if len(channels) > self.world.tuning.max_subscriptions:
@@ -235,10 +251,10 @@ class CommandHandler:
             return
         if self.world.setup.asks_to_authorize:
             names = [selection["channel"] for selection in map(as_selection, channels)]
-            unasked = [name for name in names if name not in self.subscribed and self._judge(name) is None]
-            if unasked:
+            question = [name for name in names if name not in self.subscribed and self._error_code(name) is None]
+            if question:
                 self.waits_for = "authorize"
-                self.unasked = tuple(dict.fromkeys(unasked))
+                self.question = tuple(dict.fromkeys(question))
                 self.asked_as = self.identity
                 return
         self._start_all(channels, ())
@@ -248,7 +264,7 @@ class CommandHandler:
         opened: list[tuple[str, Stream | None]] = []
         for selection in map(as_selection, channels):
             name = selection["channel"]
-            code = self._judge(name) or ("forbidden" if name in forbidden else None)
+            code = self._error_code(name) or ("forbidden" if name in forbidden else None)
             if code is None and any(name == other for other, _ in opened) and start_options(selection):
                 code = "bad-request"
             stream: Stream | None = None
@@ -276,39 +292,39 @@ class CommandHandler:
         if held is not None and not options:
             held.every = every
             held.paced_since = self.world.now
-            return None, held, {"ok": True, "epoch": held.life.epoch}
-        if not self.world.may_appear(name):
+            return None, held, {"ok": True, "epoch": held.history.epoch}
+        if not self.world.may_exist(name):
             return "unknown-channel", None, {}
         if len(options) > 1:
             return "bad-request", None, {}
-        life = self.world.lives[name]
-        stream = Stream(life, life.head)
+        history = self.world.histories[name]
+        stream = Stream(history, history.head)
         answer: Fields = {}
         if "since" in options:
             since = selection["since"]
-            if since["epoch"] == life.epoch and since["seq"] > life.head:
+            if since["epoch"] == history.epoch and since["seq"] > history.head:
                 return "bad-request", None, {}
-            stream, answer = self._resume(life, since)
+            stream, answer = self._resume(history, since)
         elif "last" in options:
-            stream = Stream(life, life.back(selection["last"]))
-        elif "snapshot" in options or life.conflates:
-            stream = Stream(life, life.oldest())
+            stream = Stream(history, history.back(selection["last"]))
+        elif "snapshot" in options or history.conflates:
+            stream = Stream(history, history.oldest())
         stream.every = every
         if held is not None:
             self._expect_end([name], "restarted")
         self.subscribed[name] = stream
         stream.paced_since = self.world.now
-        answer = {"ok": True, "epoch": life.epoch, "mode": life.channel.mode, "seq": stream.start} | answer
+        answer = {"ok": True, "epoch": history.epoch, "mode": history.channel.mode, "seq": stream.start} | answer
         return None, stream, answer
 
     @staticmethod
-    def _resume(life: Life, since: Fields) -> tuple[Stream, Fields]:
+    def _resume(history: History, since: Fields) -> tuple[Stream, Fields]:
         position = since["seq"]
-        live = {item.seq for item in life.live()}
-        lost = [seq for seq in range(position + 1, life.lost() + 1) if not (life.conflates and seq in live)]
-        if since["epoch"] != life.epoch or (lost and life.conflates):
-            return Stream(life, life.oldest(), is_broken=True), {"recovered": False}
-        return Stream(life, position, resumes=True, has_hole=bool(lost)), {
+        live = {item.seq for item in history.live()}
+        lost = [seq for seq in range(position + 1, history.lost() + 1) if not (history.conflates and seq in live)]
+        if since["epoch"] != history.epoch or (lost and history.conflates):
+            return Stream(history, history.oldest(), is_broken=True), {"recovered": False}
+        return Stream(history, position, resumes=True, has_hole=bool(lost)), {
             "recovered": not lost,
             "seq": position + len(lost),
         }
@@ -323,7 +339,7 @@ class CommandHandler:
         ended = [self.subscribed.pop(name, None) for name in names]
         for stream in ended:
             if stream is not None:
-                stream.end = stream.life.head
+                stream.end = stream.history.head
                 self.world.ended.append(stream)
                 self.just_ended[stream.name] = stream
 
@@ -347,5 +363,5 @@ def start_options(selection: Fields) -> list[str]:
 
 
 def named(name: str) -> Fields:
-    """How an answer names a channel; what is too long to be a name is cut."""
+    """How an answer names a channel; a text too long for a name is cut."""
     return {"channel": name} if len(name) <= MAX_NAME_LENGTH else {}

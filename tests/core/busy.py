@@ -1,12 +1,11 @@
-"""The same machine, kept busy: cohorts that have something at every beat follow their logs (`core/fanout.py`).
+"""The same machine with busy cohorts, which follow their logs (`core/fanout.py`).
 
-With a small rate, tables and pauses of seconds that hardly ever happens by itself, so this one leaves them out of its
-setup, and disturbs a rush in every way there is.
+With a low rate, tables and pauses of seconds that hardly ever happens, so this machine leaves them out of its setup,
+and disturbs busy cohorts in every way there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -20,7 +19,7 @@ from .client import Client
 from .machine import MOST_CLIENTS, EngineMachine, numbers
 from .world import Setup, World
 
-RUSHED: Final = ("ev", "user:1", "log")
+BUSY: Final = ("ev", "user:1", "log")
 DISTURBANCES: Final = (
     *("", "", "stall", "part", "subscribe", "unsubscribe", "leave", "join", "burst", "overtake", "pause", "resume"),
 )
@@ -28,8 +27,8 @@ BURST: Final = 20
 """What an `events` channel keeps."""
 
 
-def calm(setup: Setup) -> Setup:
-    """Nothing but the buffers holds anybody back, and sometimes a rate that a rush uses up."""
+def without_limits(setup: Setup) -> Setup:
+    """Nothing holds a cohort back except its buffer, and sometimes a rate that is used up."""
     rate = 16.0 if (setup.tuning.rate or 0.0) >= 4.0 else None
     tuning = replace(setup.tuning, rate=rate, max_batch=4, max_frames=None, burst_items=BURST, burst_bytes=1_000_000)
     channels = tuple(replace(c, keep_items=None, keep_bytes=None) if c.mode == "events" else c for c in setup.channels)
@@ -39,14 +38,14 @@ def calm(setup: Setup) -> Setup:
 class BusyMachine(EngineMachine):
     @initialize(setup=draw.setups(), clients=st.integers(1, 5))
     def begin(self, setup: Setup, clients: int) -> None:
-        self.world = World(calm(setup))
+        self.world = World(without_limits(setup))
         for number in range(clients):
             client = self.world.connect()
             self.world.send(client, {"action": "subscribe", "channels": list(self._some(number))})
 
     def _some(self, number: int) -> list[str]:
-        there = [name for name in RUSHED if self._is_declared(name)]
-        return [there, there[:1], there[:2], there, there[:2], there][number % 6] or ["ev"]
+        declared = [name for name in BUSY if self._is_declared(name)]
+        return [declared, declared[:1], declared[:2], declared, declared[:2], declared][number % 6] or ["ev"]
 
     def _is_declared(self, name: str) -> bool:
         found: Channel | None = self.world.find_declaration(name)
@@ -57,9 +56,9 @@ class BusyMachine(EngineMachine):
         number=numbers,
         everywhere=st.booleans(),
     )
-    def rush(self, beats: list[tuple[int, str]], number: int, everywhere: bool) -> None:
+    def publish_busily(self, beats: list[tuple[int, str]], number: int, everywhere: bool) -> None:
         world = self.world
-        names = [name for name in RUSHED if self._is_declared(name)] or ["ev"]
+        names = [name for name in BUSY if self._is_declared(name)] or ["ev"]
         for count, disturbance in beats:
             for n in range(count):
                 for name in names if everywhere else names[:1]:
@@ -80,7 +79,7 @@ class BusyMachine(EngineMachine):
                 world.hand_over(1)
             case "subscribe" if client is not None:
                 world.timer()
-                world.send(client, {"action": "subscribe", "channels": list(RUSHED)})
+                world.send(client, {"action": "subscribe", "channels": list(BUSY)})
             case "unsubscribe" if client is not None and client.subscribed:
                 world.timer()
                 world.send(client, {"action": "unsubscribe", "channels": list(client.subscribed)[:1]})
@@ -104,7 +103,7 @@ class BusyMachine(EngineMachine):
             self.world.publish("ev", n)
 
     def _overtake(self, client: Client) -> None:
-        """What was handed to followers is overwritten in its log; then one of them stalls, and misses more."""
+        """What followers have in their queues is overwritten in its log; then one of them stalls, and misses more."""
         world = self.world
         world.timer()
         for _ in range(2):
@@ -115,5 +114,4 @@ class BusyMachine(EngineMachine):
         self._burst(BURST)
 
     def _stalled(self) -> list[Client]:
-        is_stalled: Callable[[Client], bool] = lambda client: client.is_stalled and not client.is_gone  # noqa: E731
-        return [client for client in self.world.clients if is_stalled(client)]
+        return [client for client in self.world.clients if client.is_stalled and not client.is_gone]

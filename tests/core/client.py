@@ -1,4 +1,4 @@
-"""A client: what it may be handed, checked item by item."""
+"""A client: everything that it receives is checked, item by item."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from analytics_hub.core.session import Session
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import MAX_FRAME_BYTES
 
-from .answers import SMALL, Bucket, CommandHandler
+from .answers import TOLERANCE, Bucket, ExpectedAnswers
 from .model import Item, Stream
 from .publishing import Publishing
 from .wire import Fields, LineWire, read_frames
 
 
 class Drain:
-    """All were told to come back within `grace` seconds, each in a slot of its own."""
+    """All clients were told to reconnect within `grace` seconds, each in a slot of its own."""
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
@@ -24,11 +24,11 @@ class Drain:
 
     def check(self, slot: float) -> None:
         assert 0 <= slot <= self.grace
-        assert slot not in self.slots or not self.grace, f"two clients come back after {slot} s"
+        assert slot not in self.slots or not self.grace, f"two clients reconnect after {slot} s"
         self.slots.add(slot)
 
 
-class Client(CommandHandler):
+class Client(ExpectedAnswers):
     def __init__(
         self, world: Publishing, number: int, session: Session, wire: LineWire, identity: Identity | None
     ) -> None:
@@ -39,20 +39,20 @@ class Client(CommandHandler):
         self.is_stalled = False
         self.stalled_at = world.now
         self.was_stalled = False
-        """Since it was last written data."""
+        """Since data was last written to it."""
         self.was_held = False
-        """The same, and something was waiting for it when it was resumed."""
+        """The same, and something was pending when it was resumed."""
         self.heard_at = world.now
         self.is_gone = False
         self.is_paused = False
         self.is_cut_off = False
         self.closed: int | None = None
-        """The code it was closed with."""
+        """The code with which it was closed."""
         self.tokens = Bucket(world.tuning.rate, world.now)
         self.wrote_at = world.now
         self.flushed_at = float("-inf")
         self.dropped: dict[Stream, int] = {}
-        """What the ledger said after the step before."""
+        """The counts of the ledgers after the previous step."""
         self.drains: list[Drain] = []
         self.warned: Identity | None = None
 
@@ -61,13 +61,13 @@ class Client(CommandHandler):
         return not self.is_gone and self.closed is None and not self.session.is_closed
 
     def receive(self, write: bytes, flushed_at: float) -> None:
-        """The client was handed `write`, taken from the logs at `flushed_at`."""
+        """The client receives `write`, taken from the logs at `flushed_at`."""
         if self.is_gone:
             return
         assert self.closed is None, f"client {self.number} was closed"
-        assert not self.is_stalled, f"client {self.number} is stalled and was handed {write!r}"
+        assert not self.is_stalled, f"client {self.number} is stalled, and received {write!r}"
         assert len(write) <= MAX_FRAME_BYTES + 4096, f"one write of {len(write)} bytes"
-        self.wrote_at = self.world.told
+        self.wrote_at = self.world.engine_now
         data: list[Item] = []
         for frame in read_frames(write):
             assert len(frame) <= self.world.tuning.max_batch, f"{len(frame)} items in one frame"
@@ -84,30 +84,30 @@ class Client(CommandHandler):
     def _read_data(self, fields: Fields, flushed_at: float) -> Item:
         stream = self.streams.get(fields["channel"])
         assert stream is not None, f"client {self.number} did not subscribe to {fields['channel']}: {fields}"
-        item = stream.take(fields)
-        assert item.seq > stream.above, f"item {item.seq} is not above {stream.above} of $subscribed"
+        item = stream.receive(fields)
+        assert item.seq > stream.above, f"item {item.seq} is not above the {stream.above} of $subscribed"
         if stream.allowed_until is not None:
-            assert item.order <= stream.allowed_until, f"{fields} went to one who may not see it"
+            assert item.order <= stream.allowed_until, f"{fields} was sent to a client that may not see it"
         self._check_tokens(stream, flushed_at)
         return item
 
     def _check_tokens(self, stream: Stream, flushed_at: float) -> None:
-        """At no time more than `rate` items a second and one second of burst, the debt of a table aside."""
+        """Never more than `rate` items a second and one second of burst, except for the debt of a table."""
         tokens = self.tokens.refill(flushed_at)
         if stream.prepaid:
             stream.prepaid -= 1
             return
-        if stream.life.conflates:
-            assert tokens > -2 * self.world.setup.max_keys - SMALL, f"a debt of {tokens} tokens"
+        if stream.history.conflates:
+            assert tokens > -2 * self.world.setup.max_keys - TOLERANCE, f"a debt of {tokens} tokens"
         else:
-            assert tokens > 1 - SMALL, f"an item of {stream.name} with {tokens} tokens"
+            assert tokens > 1 - TOLERANCE, f"an item of {stream.name} with {tokens} tokens"
         self.tokens.spend()
 
     def _prepay(self) -> None:
-        """What was taken of a table and does not fit the write is paid for already."""
+        """Items of a table that did not fit the write are paid for already."""
         cohort = self.session.cohort
         for name, stream in self.streams.items():
-            if cohort is not None and self.subscribed.get(name) is stream and stream.life.conflates:
+            if cohort is not None and self.subscribed.get(name) is stream and stream.history.conflates:
                 carried = len(cohort.readers[name].carry)
                 while stream.prepaid < carried:
                     self.tokens.spend()
@@ -115,8 +115,8 @@ class Client(CommandHandler):
 
     def _check_pace(self, data: list[Item], flushed_at: float) -> None:
         tuning = self.world.tuning
-        assert flushed_at >= self.flushed_at + tuning.interval - SMALL * tuning.interval, (
-            f"client {self.number} was written data at {self.flushed_at} and {flushed_at}"
+        assert flushed_at >= self.flushed_at + tuning.interval - TOLERANCE * tuning.interval, (
+            f"client {self.number} received data at {self.flushed_at} and {flushed_at}"
         )
         self.flushed_at = flushed_at
         if tuning.max_frames is not None:
@@ -128,12 +128,12 @@ class Client(CommandHandler):
             assert one.order < other.order, f"{one.fields} before {other.fields}"
 
     def _check_reason(self, stream: Stream, reason: str) -> None:
-        """`buffer` if it was congested when its previous flush ended; a flush without items is not seen here."""
-        assert reason != "buffer" or self.was_stalled, f"{stream.name}: lost for its buffer, and it was not stalled"
-        has_all_seen = self.world.tuning.rate is None and not any(
-            other.every or other.life.channel.mode == "durable" for other in self.streams.values()
+        """`buffer` if it was stalled when its previous flush ended; a flush without items is not visible here."""
+        assert reason != "buffer" or self.was_stalled, f"{stream.name}: lost because of its buffer, but never stalled"
+        is_unlimited = self.world.tuning.rate is None and not any(
+            other.every or other.history.channel.mode == "durable" for other in self.streams.values()
         )
-        assert reason != "rate" or not (self.was_held and has_all_seen), f"{stream.name}: lost for its rate"
+        assert reason != "rate" or not (self.was_held and is_unlimited), f"{stream.name}: lost because of its rate"
 
     def _read_control(self, fields: Fields) -> None:
         assert "timestamp" in fields
@@ -141,7 +141,7 @@ class Client(CommandHandler):
             case "$gap":
                 stream = self.streams[fields["channel"]]
                 self._check_reason(stream, fields["reason"])
-                stream.take_gap(fields)
+                stream.receive_gap(fields)
             case "$expiring":
                 self._read_expiring(fields)
             case "$drain":
@@ -150,9 +150,9 @@ class Client(CommandHandler):
                 self._read_expected(fields)
 
     def _read_expiring(self, fields: Fields) -> None:
-        assert 0 < fields["in"] <= self.world.tuning.expiry_warning + SMALL
+        assert 0 < fields["in"] <= self.world.tuning.expiry_warning + TOLERANCE
         if any(expected.fields["type"] == "$authenticated" for expected in self.expected):
-            return  # it was said of the token before
+            return  # the warning was about the previous token
         assert self.identity is not None
         assert self.identity.expires is not None
         assert self.identity is not self.warned, "a client is warned once for each token"
@@ -168,7 +168,7 @@ class Client(CommandHandler):
 
 
 def is_part(part: Any, whole: Any) -> bool:
-    """Whether `whole` has everything that `part` names."""
+    """Whether `whole` has everything that is in `part`."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(name in whole and is_part(value, whole[name]) for name, value in part.items())
     if isinstance(part, list) and isinstance(whole, list):

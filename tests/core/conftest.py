@@ -1,18 +1,13 @@
-"""The machine runs with small constants of the core; nobody else does."""
+"""The machine changes constants of the core; they are reset after each test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from analytics_hub.core import cohort
-from analytics_hub.core import commands as dialogue
+from analytics_hub.core import cohort, commands
 
 
 @pytest.fixture(autouse=True)
-def constants() -> Iterator[None]:
-    before = cohort.SLICE, dialogue.MAX_REFUSED
-    yield
-    for module, name, value in ((cohort, "SLICE", before[0]), (dialogue, "MAX_REFUSED", before[1])):
-        setattr(module, name, value)
+def constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "SLICE", cohort.SLICE)
+    monkeypatch.setattr(commands, "MAX_OVER_RATE", commands.MAX_OVER_RATE)

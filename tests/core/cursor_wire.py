@@ -1,4 +1,4 @@
-"""A wire whose frames say where their reader stands, and a client that keeps count beside it."""
+"""A wire that states the client's position in its frames, and a client that keeps count independently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARK = "$cursor"
 
 @dataclass(frozen=True)
 class CursorWire(LineWire):
-    """The cursor is the last item of each frame, as a test can read it easily."""
+    """The cursor is the last item of each frame, where a test can read it easily."""
 
     name: str = "cursor"
 
@@ -32,7 +32,7 @@ class CursorWire(LineWire):
 
 @dataclass
 class Cut:
-    """A frame that a client has read: its items, where it stands after it, and whether more answers came with it."""
+    """A frame that a client has read: its items, the position after it, and whether more answers came in its write."""
 
     items: list[Fields]
     cursor: Cursor
@@ -44,12 +44,12 @@ def cuts(peer: Peer) -> list[Cut]:
     found = []
     for write in peer.writes:
         are_answers = not any("seq" in item for frame in write for item in frame)
-        for place, frame in enumerate(write, 1):
+        for number, frame in enumerate(write, 1):
             if frame:
                 *items, mark = frame
                 assert mark["type"] == _MARK
                 cursor = {channel: (epoch, seq) for channel, (epoch, seq) in mark["at"].items()}
-                found.append(Cut(items, cursor, are_answers and place < len(write)))
+                found.append(Cut(items, cursor, are_answers and number < len(write)))
     return found
 
 

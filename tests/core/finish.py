@@ -1,8 +1,8 @@
-"""The end of a run: all faults stop, and everything must come to rest."""
+"""The end of a run: there are no more faults, and everything must come to rest."""
 
 from __future__ import annotations
 
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 
 from .structure import check_empty
 from .world import OPS, World
@@ -11,7 +11,7 @@ MOST_ROUNDS = 2000
 
 
 def finish(world: World) -> None:
-    """Everybody resumes, every question is answered, time passes: nothing may be pending then, nothing left over."""
+    """Resume all clients, answer all questions, let time pass: then nothing may be pending or left over."""
     _answer_all(world)
     for client in world.clients:
         if client.is_live and client.is_stalled:
@@ -19,7 +19,7 @@ def finish(world: World) -> None:
     come_to_rest(world)
     _check_streams(world)
     _check_cohorts(world)
-    _leave(world)
+    _disconnect(world)
 
 
 def _answer_all(world: World) -> None:
@@ -41,7 +41,7 @@ def _pending(world: World) -> int:
 
 
 def come_to_rest(world: World) -> None:
-    """Only at the times that the engine itself asks for: a wake-up that it forgot shows here."""
+    """Turns only at the times for which the engine asks: a missing wake-up shows here."""
     for _ in range(MOST_ROUNDS):
         world.turn()
         if world.jobs or world.token_checks or world.questions:
@@ -50,7 +50,7 @@ def come_to_rest(world: World) -> None:
         if not _pending(world):
             return
         timer = world.engine.get_timer()
-        assert timer is not None, "items are pending, and the engine wants no turn"
+        assert timer is not None, "items are pending, but the engine wants no turn"
         world.now = max(world.now, timer)
     raise AssertionError(f"{_pending(world)} items are still pending")
 
@@ -64,31 +64,30 @@ def _check_streams(world: World) -> None:
         for name, ledger in world.engine.ledger(client.session).items():
             stream = client.streams[name]
             stream.check_complete()
-            if not stream.life.conflates:
-                assert ledger.dropped - stream.announced == stream.life.head - stream.seen, (ledger, stream)
+            if not stream.history.conflates:
+                assert ledger.dropped - stream.announced == stream.history.head - stream.seen, (ledger, stream)
 
 
 def _check_cohorts(world: World) -> None:
-    """Those who want the same are one cohort again, once their tokens are full and the same has come to all."""
+    """Clients with equal subscriptions form one cohort again, once all have full buckets and the same items."""
     for _ in range(3):
         world.run(8.0)
-        for name in list(world.lives):
-            key = "a" if world.lives[name].channel.mode == "table" else None
+        for name in list(world.histories):
+            key = "a" if world.histories[name].channel.mode == "table" else None
             if key is not None and world.refusal(name, key) is not None:
-                key = next(item.key for item in world.lives[name].present())
+                key = next(item.key for item in world.histories[name].present())
             world.publish(name, "rest", key=key)
         come_to_rest(world)
-    for layout in world.engine.registry.layouts.values():
-        if not any(reader.gap for cohort in layout.cohorts for reader in cohort.readers.values()):
-            assert len(layout.cohorts) == 1, f"{len(layout.cohorts)} cohorts of {layout.key}"
+    for subscription_set in world.engine.registry.subscription_sets.values():
+        if not any(reader.gap for cohort in subscription_set.cohorts for reader in cohort.readers.values()):
+            assert len(subscription_set.cohorts) == 1, f"{len(subscription_set.cohorts)} of {subscription_set.key}"
 
 
-def _leave(world: World) -> None:
+def _disconnect(world: World) -> None:
     for client in world.clients:
         world.disconnect(client)
     world.turn()
     come_to_rest(world)
-    assert not any(world.interest.values()), world.interest
     assert world.engine.is_quiet
     for client in world.clients:
         for name, final in client.session.final.items():
@@ -100,11 +99,11 @@ def _leave(world: World) -> None:
 
 
 def _check_totals(world: World) -> None:
-    """What a channel counts is the sum of the accounts that were closed on it."""
+    """The totals of a channel are the sum of its closed accounts."""
     if any(client.is_cut_off for client in world.clients):
-        return  # the reference does not know which of its commands were carried out
+        return  # the reference does not know which of its commands were executed
     for name, channel in world.engine.statistics().channels.items():
-        ended = [stream for stream in world.ended if stream.life is world.lives[name]]
+        ended = [stream for stream in world.ended if stream.history is world.histories[name]]
         finals = [stream.final for stream in ended if stream.final is not None]
         if len(finals) == len(ended):
             total = sum(finals, Ledger())

@@ -1,21 +1,21 @@
-"""The machine: every verb of the engine in any order, and the reference beside it."""
+"""The machine: every verb of the engine in any order, compared with the reference."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from analytics_hub.core.commands import Refusal
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
 
-from . import stories
+from . import scenarios
 from . import strategies as draw
-from .answers import Malformed
+from .answers import REFUSALS, Malformed
 from .client import Client
 from .finish import finish
 from .wire import Fields
@@ -37,7 +37,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.world.send(client, {"action": "subscribe", "channels": list(wanted)})
 
     def teardown(self) -> None:
-        if hasattr(self, "world") and sys.exception() is None:  # a run that has failed has nothing more to say
+        if hasattr(self, "world") and sys.exception() is None:  # after a failure the end means nothing
             finish(self.world)
 
     def client(self, number: int, wanted: Callable[[Client], bool] = lambda client: client.is_live) -> Client | None:
@@ -46,11 +46,11 @@ class EngineMachine(RuleBasedStateMachine):
         return found[number % len(found)] if found else None
 
     def live(self) -> list[Client]:
-        """Those that may be told to do something."""
+        """Those that may send commands."""
         return [client for client in self.world.clients if client.is_live and not client.is_paused]
 
-    def company(self) -> list[Client]:
-        """The same, and at least three."""
+    def at_least_three(self) -> list[Client]:
+        """The same, after connecting as many as are missing."""
         for _ in range(3 - sum(client.is_live for client in self.world.clients)):
             self.world.connect()
         return self.live()
@@ -68,24 +68,31 @@ class EngineMachine(RuleBasedStateMachine):
     def _dated(self, identity: Identity) -> Identity:
         return identity if identity.expires is None else replace(identity, expires=self.world.wall + identity.expires)
 
-    @rule(number=numbers, name=draw.names, start=draw.starts(), wire=st.booleans())
-    def subscribe(self, number: int, name: str, start: Fields, wire: bool) -> None:
+    @rule(number=numbers, name=draw.names, start=draw.starts())
+    def subscribe(self, number: int, name: str, start: Fields) -> None:
         client = self.client(number)
         if client is not None and not client.is_paused:
             self.world.send(
                 client, self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]})
             )
 
+    @rule(number=numbers, wanted=st.lists(st.tuples(draw.anything, draw.starts()), max_size=6))
+    def subscribe_without_a_frame(self, number: int, wanted: list[tuple[str, Fields]]) -> None:
+        client = self.client(number)
+        if client is not None and not client.is_paused:
+            channels = [{"channel": name, **start} for name, start in wanted]
+            self.world.subscribe(client, [self._dated_selection(selection) for selection in channels])
+
     @rule(wanted=draw.few_names())
     def subscribe_all(self, wanted: list[str]) -> None:
-        """Everyone wants the same: that is what makes cohorts."""
+        """All clients subscribe to the same channels, which makes cohorts."""
         for client in list(self.world.clients):
             if client.is_live and not client.is_paused:
                 self.world.send(client, {"action": "subscribe", "channels": list(wanted) or ["ev"]})
 
     @rule(number=numbers, how_many=st.integers(0, 3), again=st.one_of(st.none(), draw.starts()))
     def unsubscribe(self, number: int, how_many: int, again: Fields | None) -> None:
-        """From some or all that it has, and perhaps at once to the same again."""
+        """From some or all of its channels, and perhaps subscribe to them again at once."""
         client = self.client(number, lambda client: client.is_live and bool(client.subscribed))
         if client is not None and not client.is_paused:
             wanted = list(client.subscribed)[: how_many or None]
@@ -108,18 +115,18 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.send(client, *[c if isinstance(c, Malformed) else self._dated_command(c) for c in frame])
 
     def _dated_command(self, command: Fields) -> Fields:
-        """`since` as the machine draws it counts back from the head."""
+        """`since` as it was drawn counts back from the head."""
         if command["action"] != "subscribe":
             return command
-        channels = [self._dated_selection(wanted) for wanted in command["channels"]]
+        channels = [w if isinstance(w, str) else self._dated_selection(w) for w in command["channels"]]
         return command | {"channels": channels}
 
-    def _dated_selection(self, wanted: str | Fields) -> str | Fields:
-        if isinstance(wanted, str) or "since" not in wanted:
+    def _dated_selection(self, wanted: Fields) -> Fields:
+        if "since" not in wanted:
             return wanted
-        life = self.world.lives.get(wanted["channel"])
-        epoch = wanted["since"]["epoch"] or (life.epoch if life is not None else "none")
-        head = life.head if life is not None else 0
+        history = self.world.histories.get(wanted["channel"])
+        epoch = wanted["since"]["epoch"] or (history.epoch if history is not None else "none")
+        head = history.head if history is not None else 0
         return wanted | {"since": {"epoch": epoch, "seq": max(0, head - wanted["since"]["seq"])}}
 
     @rule(number=numbers, code=st.sampled_from((None, None, 1000, 1012, 4401)))
@@ -159,36 +166,36 @@ class EngineMachine(RuleBasedStateMachine):
         for key, is_new in churn:
             if is_new:
                 self.world.publish(name, 1, key=key)
-            if name in self.world.lives:
+            if name in self.world.histories:
                 self.world.delete(name, key)
 
     # --- time and output
 
     @rule(
         limit=st.integers(1, 5),
-        deaf=draw.pauses(),
-        lost=draw.losses(),
+        stalling=draw.stalling(),
+        gone=draw.gone(),
         is_late=st.booleans(),
         anew=st.booleans(),
         looks=st.booleans(),
     )
     def hand_over(
-        self, limit: int, deaf: frozenset[int], lost: frozenset[int], is_late: bool, anew: bool, looks: bool
+        self, limit: int, stalling: frozenset[int], gone: frozenset[int], is_late: bool, anew: bool, looks: bool
     ) -> None:
         if anew:
             self.world.forget_output()
         if looks:
             self.world.timer()
-        self.world.hand_over(limit, deaf, lost, is_late=is_late)
+        self.world.hand_over(limit, stalling, gone, is_late=is_late)
 
-    @rule(seconds=draw.steps, deaf=draw.pauses())
-    def turn_later(self, seconds: float, deaf: frozenset[int]) -> None:
+    @rule(seconds=draw.steps, stalling=draw.stalling())
+    def turn_later(self, seconds: float, stalling: frozenset[int]) -> None:
         self.world.advance(seconds)
-        self.world.turn(deaf)
+        self.world.turn(stalling)
 
     @rule(beats=st.lists(st.tuples(draw.names, draw.keys), min_size=3, max_size=12))
-    def busy(self, beats: list[tuple[str, str]]) -> None:
-        """Something new at every beat."""
+    def keep_busy(self, beats: list[tuple[str, str]]) -> None:
+        """Something new in every interval."""
         for name, key in beats:
             self.world.publish(name, 1, key=key if name in draw.KEYED else None)
             self.world.turn()
@@ -198,34 +205,34 @@ class EngineMachine(RuleBasedStateMachine):
     def run(self, seconds: float) -> None:
         self.world.run(seconds)
 
-    # --- stories that chance would seldom tell
+    # --- scenarios that random steps seldom produce
 
     @rule(
         names=st.one_of(st.none(), draw.few_names(1)),
         number=numbers,
         count=st.integers(1, 4),
-        what=st.sampled_from(stories.INTERRUPTIONS),
-        is_deaf=st.sampled_from((True, True, False)),
+        what=st.sampled_from(scenarios.INTERRUPTIONS),
+        is_stalling=st.sampled_from((True, True, False)),
     )
-    def cut_in(self, names: list[str] | None, number: int, count: int, what: str, is_deaf: bool) -> None:
+    def interrupt_flush(self, names: list[str] | None, number: int, count: int, what: str, is_stalling: bool) -> None:
         """Something happens to a client in the middle of its flush."""
         if names is not None:
-            stories.gather(self.world, self.company(), names)
-        client = self.client(number, stories.is_in_company)
+            scenarios.gather(self.world, self.at_least_three(), names)
+        client = self.client(number, scenarios.shares_cohort)
         if client is None:
             return
-        stories.begin_flush(self.world, client, count)
-        owed = self.client(number, stories.is_owed)
+        scenarios.begin_flush(self.world, client, count)
+        owed = self.client(number, scenarios.is_owed)
         if owed is not None:
-            stories.interrupt(self.world, owed, what)
+            scenarios.interrupt(self.world, owed, what)
             for _ in range(MOST_CLIENTS):
-                self.world.hand_over(1, {owed.number} if is_deaf else ())
+                self.world.hand_over(1, {owed.number} if is_stalling else ())
 
-    @rule(name=st.sampled_from((*draw.EVENTS, *draw.KEYED)), who=st.lists(numbers, min_size=2, max_size=4))
-    def fall_behind(self, name: str, who: list[int]) -> None:
-        live = self.company()
+    @rule(name=st.sampled_from((*draw.EVENTS, *draw.KEYED)), late=st.lists(numbers, min_size=2, max_size=4))
+    def fall_behind(self, name: str, late: list[int]) -> None:
+        live = self.at_least_three()
         if live:
-            stories.fall_behind(self.world, live, name, who)
+            scenarios.fall_behind(self.world, live, name, late)
 
     @rule(
         number=numbers,
@@ -236,18 +243,18 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def pace(self, number: int, everyone: bool, name: str, max_hz: float, beats: int) -> None:
         live = self.live()
-        stories.pace(self.world, live if everyone else live[number : number + 1], name, max_hz, beats)
+        scenarios.pace(self.world, live if everyone else live[number : number + 1], name, max_hz, beats)
 
     @rule(number=numbers, old=st.sampled_from(draw.EVENTS), new=st.sampled_from(draw.EVENTS))
     def move(self, number: int, old: str, new: str) -> None:
         live = self.live()
         if live and old != new:
             first = number % len(live)
-            stories.move(self.world, live[first:] + live[:first], old, new)
+            scenarios.move(self.world, live[first:] + live[:first], old, new)
 
     @rule(number=numbers, result=draw.identities())
     def refresh(self, number: int, result: Identity) -> None:
-        """A client sends a new token, and hears of it at once."""
+        """A client sends a new token, and gets the answer at once."""
         client = self.client(number)
         if client is not None and not client.is_paused:
             self.world.send(client, {"action": "auth", "token": "t"})
@@ -261,8 +268,8 @@ class EngineMachine(RuleBasedStateMachine):
         names=st.lists(draw.names, min_size=1, max_size=3),
         flush=st.integers(0, 3),
     )
-    def take_back(self, number: int, everyone: bool, result: Identity, names: list[str], flush: int) -> None:
-        """Others give clients another identity, or take channels from them; perhaps in the middle of a flush."""
+    def withdraw(self, number: int, everyone: bool, result: Identity, names: list[str], flush: int) -> None:
+        """Clients get another identity, or channels are withdrawn from them; perhaps in the middle of a flush."""
         if flush:
             self.world.timer()
             self.world.hand_over(flush)
@@ -277,20 +284,20 @@ class EngineMachine(RuleBasedStateMachine):
         live = self.live()
         if live:
             client = live[number % len(live)]
-            stories.change_while_asked(self.world, client, names, result, list(client.subscribed)[:lost])
+            scenarios.change_while_asked(self.world, client, names, result, list(client.subscribed)[:lost])
 
     @rule(number=numbers, name=st.sampled_from(draw.KEYED), start=draw.starts(), is_late=st.booleans())
-    def delete_what_it_saw(self, number: int, name: str, start: Fields, is_late: bool) -> None:
+    def delete_known_key(self, number: int, name: str, start: Fields, is_late: bool) -> None:
         client = self.client(number, lambda client: client.is_live and not client.is_paused)
         if client is not None:
             command = self._dated_command({"action": "subscribe", "channels": [{"channel": name, **start}]})
-            stories.delete_what_it_saw(self.world, client, name, command, is_late=is_late)
+            scenarios.delete_known_key(self.world, client, name, command, is_late=is_late)
 
     @rule(number=numbers, keeps=st.integers(0, 9))
     def outrun(self, number: int, keeps: int) -> None:
         client = self.client(number, lambda client: client.is_live and not client.is_paused)
         if client is not None:
-            stories.outrun(self.world, client, keeps)
+            scenarios.outrun(self.world, client, keeps)
 
     # --- answers
 
@@ -301,13 +308,13 @@ class EngineMachine(RuleBasedStateMachine):
             draw.identities(),
             draw.identities(),
             draw.identities("ben"),
-            st.sampled_from(get_args(Refusal)),
+            st.sampled_from([error for error, *_ in REFUSALS]),
         ),
     )
-    def answer_token(self, index: int, result: Identity | str) -> None:
+    def answer_token(self, index: int, result: Identity | HubError) -> None:
         self._answer_token(result, index % len(self.world.token_checks))
 
-    def _answer_token(self, result: Identity | str, index: int) -> None:
+    def _answer_token(self, result: Identity | HubError, index: int) -> None:
         if index >= 0:
             self.world.answer_token(self._dated(result) if isinstance(result, Identity) else result, index)
 
@@ -325,12 +332,12 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(min(others, len(self.world.jobs))):
             self.world.do_journal()
 
-    # --- what is seldom
+    # --- rare events
 
     @rule(
         what=st.sampled_from(("flood", "drain", "heavy", "trim", "timer", "events", "advance", "tell")), number=numbers
     )
-    def oddity(self, what: str, number: int) -> None:
+    def rare_event(self, what: str, number: int) -> None:
         world = self.world
         client = self.client(number)
         match what:
@@ -338,12 +345,12 @@ class EngineMachine(RuleBasedStateMachine):
                 world.send(client, *[{"action": "ping"}] * (3 + 2 * number))
             case "drain":
                 world.drain_all(float(number))
-            case "heavy":  # more than one write holds
+            case "heavy":  # more than fits one write
                 for n in range(4 + number):
                     world.publish("ev", f"{n}" * 60_000)
             case "trim":
-                for shelf in world.shelves.values():
-                    shelf.trim(number)
+                for journal in world.journals.values():
+                    journal.trim(number)
             case "timer":
                 world.timer()
             case "events":

@@ -1,9 +1,10 @@
-"""Proof that the machine bites: deliberate breakages of the core, each of which it must find.
+"""Mutants of the core: deliberate faults, each of which the machine must find.
 
     python -m tests.core.mutants [NAME ...]     some of them, or all; fails if one survives
+    python -m tests.core.mutants --page         all of them, and writes the results to `tests/mutants.md`
 
-A mutant is an exact replacement in the source. It is applied to a copy of the package in a folder of its own, where
-the machine and the busy one run in turn, in a process of their own. `test_mutants.py` does a few at every test run.
+A mutant is an exact replacement in the source. It is applied to a copy of the core in a folder of its own, where both
+machines run in turn, in a process of their own. `test_mutants.py` tries a few of them in every test run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,21 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = ROOT / "tests" / "mutants.md"
 ROUNDS: Final = 8
 EXAMPLES: Final = 50
 """Of each machine in each round."""
 STEPS: Final = 50
 SECONDS: Final = 600.0
-"""A hang, not the pace of this computer, makes a machine run so long."""
+"""Only a hang takes that long, on any computer."""
 SEED: Final = 2
+
+
+PAGE_INTRODUCTION: Final = f"""\
+Each mutant is a deliberate fault in the core, which the state machines of `tests/core` must find.
+They get at most {ROUNDS} rounds of {EXAMPLES} examples with {STEPS} steps, of the plain machine and of the busy one each, seeds {SEED} to {SEED + ROUNDS - 1}, without shrinking.
+"""  # noqa: E501 - one sentence per line
+TABLE_HEAD: Final = "| mutant | fault | found after | by |\n|---|---|---|---|"
 
 
 class Edit(NamedTuple):
@@ -46,7 +55,7 @@ class Edit(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """A breakage with a name and a sentence."""
+    """A fault with a name and a description."""
 
     name: str
     what: str
@@ -54,9 +63,9 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the machines said: `error` is None if they found nothing in as many `examples`, 0 if their time ran out.
+    """The result of the machines. `error` is None if they found nothing in `examples`, which is 0 after a timeout.
 
-    `seconds` are of the processor.
+    `seconds` are CPU time.
     """
 
     error: str | None
@@ -65,7 +74,7 @@ class Verdict(NamedTuple):
 
 
 class Outdated(Exception):
-    """The source has changed so that a mutant does not fit it any more."""
+    """The source has changed, and a mutant no longer fits it."""
 
 
 def mutant(name: str, what: str, file: str, old: str, new: str, *more: Edit) -> Mutant:
@@ -85,27 +94,27 @@ MUTANTS: Final = (
         "last-one-more",
         "`last: N` starts N + 1 items back.",
         "log.py",
-        "return max(self.oldest(), self.head - count)",
-        "return max(self.oldest(), self.head - count - 1)",
+        "return max(self.oldest_position(), self.head - count)",
+        "return max(self.oldest_position(), self.head - count - 1)",
     ),
     mutant(
         "stale-positions",
-        "A member that leaves a follower keeps the positions from before it followed.",
+        "A member that leaves a follower keeps the positions from before its cohort followed.",
         "membership.py",
-        "                place(standing.readers, cohort.inbox)\n",
+        "                set_positions(detached.readers, cohort.queue)\n",
         "                pass\n",
     ),
     mutant(
-        "inbox-lost",
-        "What a follower was handed is lost when it stops following.",
+        "queue-lost",
+        "The queue of a follower is lost when it stops following.",
         "fanout.py",
-        "    place(cohort.readers, inbox)\n",
+        "    set_positions(cohort.readers, queue)\n",
         "",
     ),
     mutant(
         "carry-left-behind",
-        "A member that leaves takes no copy of what was taken and not written yet.",
-        "cohort.py",
+        "A member that leaves gets no copy of what was taken and not written yet.",
+        "reader.py",
         "        twin.carry = self.carry\n",
         "",
     ),
@@ -118,36 +127,36 @@ MUTANTS: Final = (
     ),
     # --- losses
     mutant(
-        "gap-unsaid",
-        "A loss is marked as reported, and its `$gap` is not sent.",
+        "gap-not-sent",
+        "A loss is marked as reported, but its `$gap` is not sent.",
         "limited_batch.py",
-        "            self.items.insert(place, reader.notice(self._held_by, self._timestamp))",
-        "            reader.notice(self._held_by, self._timestamp)",
+        "            self.items.insert(place, reader.report_gap(self._held_by, self._timestamp))",
+        "            reader.report_gap(self._held_by, self._timestamp)",
     ),
     mutant(
-        "second-loss-unsaid",
-        "What is lost before an earlier loss was reported is not added to it.",
-        "cohort.py",
+        "second-loss-not-reported",
+        "A second loss is not added to an earlier one that was not reported yet.",
+        "reader.py",
         "self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)",
         "self.gap = self.gap or Gap(first, last, count)",
     ),
     mutant(
-        "last-loss-unsaid",
-        "A subscription ends without a word on what it lost.",
+        "final-loss-not-reported",
+        "A subscription ends without a report of what it lost.",
         "subscriptions.py",
         "        if reader.gap:\n            gaps.append",
         "        if reader.gap and not reader:\n            gaps.append",
     ),
     mutant(
         "journal-skipped",
-        "What memory has no more is dropped, though the journal has it.",
+        "Items that memory no longer has are dropped, although the journal has them.",
         "limited_batch.py",
         "                self.behind.append(reader)\n                return ()\n",
         "                reader.drop(log.floor - reader.position)\n",
     ),
     mutant(
         "newest-overwritten",
-        "A ring that is full lets go of the newest instead of the oldest.",
+        "A full ring drops its newest entries instead of the oldest.",
         "ring.py",
         "del self._entries[:gone]",
         "del self._entries[-gone:]",
@@ -161,23 +170,23 @@ MUTANTS: Final = (
     ),
     mutant(
         "newer-lost-first",
-        "What a client is held back from is lost before what was taken for it and not written.",
-        "cohort.py",
-        "            self.position = self.settled\n            self.carry = ()\n",
+        "Trimming drops newer items before older ones that were taken and not written.",
+        "reader.py",
+        "            self.position = self.written_position\n            self.carry = ()\n",
         "            pass\n",
     ),
     mutant(
         "trim-by-channel",
         "The buffer is cut channel by channel instead of by age.",
         "batcher.py",
-        "        newest.sort(key=_by_order)\n        del newest",
+        "        newest.sort(key=by_order)\n        del newest",
         "        del newest",
     ),
     mutant(
         "no-trim",
-        "What a stalled session may not wait for is kept.",
+        "A stalled session keeps what exceeds its buffer.",
         "membership.py",
-        "            self._batcher.trim(list(standing.readers.values()))",
+        "            self._batcher.trim(list(detached.readers.values()))",
         "            pass",
     ),
     mutant(
@@ -189,7 +198,7 @@ MUTANTS: Final = (
     ),
     mutant(
         "forgotten-deletion",
-        "A table forgets a deletion and does not say so to those who are behind.",
+        "A table forgets a deletion, and readers that are behind are not told.",
         "log.py",
         "self.floor = live.pop(oldest).seq",
         "live.pop(oldest)",
@@ -198,14 +207,14 @@ MUTANTS: Final = (
     mutant(
         "conflated-as-dropped",
         "A superseded item is counted as dropped.",
-        "cohort.py",
+        "reader.py",
         "self.conflated += log.head - self.position - len(entries) - lost",
         "self.dropped += log.head - self.position - len(entries) - lost",
     ),
     mutant(
         "uncounted-in-a-join",
-        "Who joins a cohort takes over its count of conflated items.",
-        "subscription.py",
+        "A session that joins a cohort takes over its count of conflated items.",
+        "session.py",
         "        self.conflated += old.conflated - new.conflated\n",
         "",
     ),
@@ -218,23 +227,23 @@ MUTANTS: Final = (
     ),
     mutant(
         "owed-as-delivered",
-        "What a flush under way still owes a member counts as delivered to it.",
+        "A frame that a flush under way still owes a member counts as delivered.",
         "engine.py",
         "            owed.update({reader.log.name: count for reader, count in cohort.taken.items()})",
         "            pass",
     ),
     mutant(
         "nothing-abandoned",
-        "What was pending when a subscription ended is forgotten.",
-        "ledger.py",
+        "Items pending at the end of a subscription are not counted.",
+        "statistics.py",
         "self.abandoned + self.pending, 0)",
         "self.abandoned, 0)",
     ),
     mutant(
-        "account-unclosed",
+        "account-not-closed",
         "The account of a subscription that has ended is missing from the channel's totals.",
         "subscriptions.py",
-        "        log.closed = log.closed + ledger\n",
+        "        log.closed_accounts = log.closed_accounts + ledger\n",
         "",
     ),
     # --- order
@@ -242,39 +251,39 @@ MUTANTS: Final = (
         "data-before-answer",
         "An item is sent before the acknowledgement of its subscription.",
         "output.py",
-        "        if self._talking:\n",
-        "        if self._talking and not self._due:\n",
+        "        if self._with_control:\n",
+        "        if self._with_control and not self._due:\n",
     ),
     mutant(
-        "close-before-last-words",
-        "A session is closed before what was said to it last is out.",
+        "close-before-control-items",
+        "A session is closed before its last control items are written.",
         "engine.py",
-        "            if self._placement.outbox and isinstance(self._events[0], Close):\n                return\n",
+        "            if self._membership.outbox and isinstance(self._events[0], Close):\n                return\n",
         "",
     ),
     mutant(
-        "owed-frame-forgotten",
-        "Who leaves in the middle of a flush is not written the frame it is owed.",
+        "owed-frame-not-sent",
+        "A member that leaves in the middle of a flush does not get the frame that it is owed.",
         "membership.py",
-        "self.outbox.append(Delivery(cohort.settle(session), (session,)))",
-        "cohort.settle(session)",
+        "self.outbox.append(Delivery(cohort.pop_owed_frame(session), (session,)))",
+        "cohort.pop_owed_frame(session)",
     ),
     mutant(
-        "inbox-by-channel",
-        "A follower is handed new entries channel by channel instead of by age.",
+        "queue-by-channel",
+        "Followers are handed new entries channel by channel instead of in publish order.",
         "fanout.py",
-        "    news.sort(key=_by_order)\n",
+        "    entries.sort(key=_by_first)\n",
         "",
     ),
     mutant(
         "before-the-commit",
         "An item of a durable channel is delivered before its journal has it.",
         "journal.py",
-        "            self._ask(Append(log.name, log.head + 1, items, log.batch))",
-        "            self._ask(Append(log.name, log.head + 1, items, log.batch))\n"
+        "            self._emit(Append(log.name, log.head + 1, items, log.batch))",
+        "            self._emit(Append(log.name, log.head + 1, items, log.batch))\n"
         "            for item in items:\n"
         "                log.append(Entry(0, log.head + 1, item, log.name))\n"
-        "            self._placement.mark(log)",
+        "            self._scheduler.mark(log)",
         Edit("journal.py", "            log.append(Entry(order, log.head + 1, item, name))", "            pass"),
     ),
     mutant(
@@ -286,67 +295,67 @@ MUTANTS: Final = (
     ),
     mutant(
         "overtaking-commands",
-        "A command is carried out while one before it waits for its answer.",
+        "A command is executed while an earlier one waits for its answer.",
         "commands.py",
         "while session.commands and not session.is_waiting and not session.is_closed:",
         "while session.commands and not session.is_closed:",
     ),
-    # --- who shares what
+    # --- sharing
     mutant(
         "stalled-in-the-cohort",
-        "A client that stalls stays with the others, and their next frame is written to it.",
+        "A client that stalls stays in its cohort, and gets its next frame.",
         "membership.py",
-        "        stray = cohort.stray\n",
-        "        if cohort.size > 1:\n            return\n        stray = cohort.stray\n",
+        "        peer = cohort.stalled_peer\n",
+        "        if cohort.size > 1:\n            return\n        peer = cohort.stalled_peer\n",
     ),
     mutant(
         "readers-shared",
-        "A member that leaves its cohort shares the positions of those who stay.",
+        "A member that leaves its cohort shares the positions of those that stay.",
         "membership.py",
         "{name: r.copy() for name, r in cohort.readers.items()}",
         "dict(cohort.readers)",
     ),
     mutant(
-        "strays-of-two-flushes",
+        "stalled-in-two-flushes",
         "Clients that stalled after different flushes share positions.",
         "membership.py",
-        " and stray.last_write == cohort.last_write:",
-        ":",
-        Edit("output.py", "        cohort.stray = None\n", ""),
+        " and peer.is_stalled and peer.last_write == cohort.last_write:",
+        " and peer.is_stalled:",
+        Edit("output.py", "        cohort.stalled_peer = None\n", ""),
     ),
     mutant(
-        "tokens-for-nothing",
+        "full-bucket-on-leaving",
         "A member that leaves its cohort gets a full bucket.",
         "membership.py",
         "cohort.bucket.copy())",
         "TokenBucket(self._rate, now))",
     ),
     mutant(
-        "tokens-by-subscribing",
+        "full-bucket-on-subscribing",
         "A session without subscriptions gets a full bucket with its next one.",
         "membership.py",
-        "            session.standing = standing\n",
+        "            session.detached = detached\n",
         "",
     ),
     mutant(
-        "poor-joins-rich",
+        "joined-with-fewer-tokens",
         "A session with fewer tokens joins a cohort with more.",
         "membership.py",
-        "cohort.bucket.available(now) + _ROUNDING >= home.bucket.available(now)",
+        "cohort.bucket.available(now) + _ROUNDING >= primary.bucket.available(now)",
         "True",
     ),
     mutant(
-        "outlives-unsubscribe",
-        "A reader lives on after its subscription has ended.",
+        "reader-outlives-subscription",
+        "A reader remains after its subscription has ended.",
         "subscriptions.py",
-        "reader = standing.readers.pop(name)",
-        "reader = standing.readers[name]",
+        "reader = detached.readers.pop(name)",
+        "reader = detached.readers[name]",
     ),
     mutant(
-        "outlives-close",
+        "member-outlives-session",
         "A session that has ended stays in its cohort.",
         "subscriptions.py",
-        "        self._placement.remove(session)\n",
+        "        self._membership.remove(session)\n",
         "",
     ),
     # --- pace
@@ -359,7 +368,7 @@ MUTANTS: Final = (
     ),
     mutant(
         "one-token-free",
-        "A flush pays for all items but one.",
+        "A flush pays for all items except one.",
         "batcher.py",
         "        bucket.spend(count)\n        taken",
         "        bucket.spend(count - 1)\n        taken",
@@ -383,36 +392,36 @@ MUTANTS: Final = (
         "max-hz-ignored",
         "`max_hz` holds nothing back.",
         "batcher.py",
-        "reader.next_at = now + reader.every",
+        "reader.next_at = now + reader.period",
         "reader.next_at = now",
     ),
     mutant(
-        "wake-up-forgotten",
-        "A cohort that could be given nothing is not looked at again.",
+        "no-wake-up",
+        "A cohort for which nothing could be taken gets no further turn.",
         "output.py",
-        "            if cohort.dirty:\n                placement.wants(cohort, now)\n            return None",
+        "            if cohort.dirty:\n                scheduler.request_turn(cohort, now)\n            return None",
         "            return None",
     ),
     mutant(
         "heartbeat-late",
-        "A silent client gets its heartbeat after twice the time.",
+        "The heartbeat is sent after twice the time.",
         "deadlines.py",
-        "if self._moment.now - last >= self._tuning.heartbeat and",
-        "if self._moment.now - last >= 2 * self._tuning.heartbeat and",
+        "if now - last >= self._tuning.heartbeat and",
+        "if now - last >= 2 * self._tuning.heartbeat and",
     ),
     # --- starting and ending
     mutant(
-        "head-is-the-future",
-        "`since` at the head is refused as if it were above it.",
+        "head-is-above-head",
+        "`since` at the head is refused as if it were above.",
         "start.py",
         "if since.seq > log.head:",
         "if since.seq >= log.head:",
     ),
     mutant(
         "epoch-ignored",
-        "A resume from another epoch is taken for one from this.",
+        "A resume from another epoch is treated as one from this epoch.",
         "start.py",
-        "    if since.epoch != log.epoch:\n        return _anew(log, selection, timestamp)\n",
+        "    if since.epoch != log.epoch:\n        return _start_over(log, selection, timestamp)\n",
         "",
     ),
     mutant(
@@ -424,49 +433,49 @@ MUTANTS: Final = (
     ),
     mutant(
         "deletions-skipped",
-        "Deleted keys are never told of.",
+        "Deletions are never delivered.",
         "log.py",
         "            found.append(entry)\n",
         "            if not entry.deleted:\n                found.append(entry)\n",
     ),
     mutant(
-        "fresh-for-ever",
+        "fresh-forever",
         "A reader that began with a snapshot never learns of a deletion.",
-        "cohort.py",
+        "reader.py",
         "            self.is_fresh = False\n",
         "",
     ),
     mutant(
         "role-unchecked",
-        "A channel is open to roles that may not see it.",
+        "A channel is open to roles that may not subscribe to it.",
         "subscriptions.py",
         "        if not channel.admits(session.identity, name):",
         "        if not channel.admits(session.identity, name) and not name:",
     ),
     mutant(
-        "revocation-forgotten",
-        "Who may see less from now on loses no subscription.",
+        "refresh-keeps-subscriptions",
+        "A refreshed token that allows less ends no subscription.",
         "commands.py",
         "        if lost:\n",
         "        if lost and not session:\n",
     ),
     mutant(
-        "roles-deferred",
-        "Who is given other roles keeps what it has until it sends a token.",
+        "new-roles-ignored",
+        "New roles end no subscription until the client sends a token.",
         "commands.py",
-        "        session.identity = identity\n        self.forbid(session, self._subscriptions.lost(session))\n",
-        "        session.identity = identity\n",
+        "        session.identity = identity\n        self.forbid(session,",
+        "        session.identity = identity\n        self.forbid(session, () and",
     ),
     mutant(
-        "one-taken-back",
-        "Of several channels that are taken back one stays.",
+        "one-withdrawn-of-several",
+        "Of several channels that are withdrawn only one ends.",
         "commands.py",
         "        lost = [name for name in session.subscriptions if name in names]\n",
         "        lost = [name for name in session.subscriptions if name in names][:1]\n",
     ),
     mutant(
-        "unasked-allowed",
-        "What was taken back while the application was asked about something else is held again.",
+        "withdrawn-while-asking",
+        "A channel withdrawn while the application was asked about others is subscribed again.",
         "commands.py",
         "names.difference(allowed, session.subscriptions)",
         "names.difference(allowed, session.subscriptions, session.final)",
@@ -475,20 +484,20 @@ MUTANTS: Final = (
         "expiry-ignored",
         "A session outlives its token by a minute.",
         "deadlines.py",
-        "endings.append((self._moment.now + left, CloseCode.UNAUTHENTICATED",
-        "endings.append((self._moment.now + left + 60, CloseCode.UNAUTHENTICATED",
+        "endings.append((self._current_time.now + left, CloseCode.UNAUTHENTICATED",
+        "endings.append((self._current_time.now + left + 60, CloseCode.UNAUTHENTICATED",
     ),
     mutant(
-        "members-for-ever",
-        "A member of a pattern that nobody watches is never forgotten.",
+        "members-kept-forever",
+        "A member of a pattern without watchers is never removed.",
         "registry.py",
         "        self.members.at(log, ceil(now + pattern.keep_seconds))\n",
         "",
     ),
     # --- fine points
     mutant(
-        "late-answer",
-        "A journal's answer counts for a reader that has moved on meanwhile.",
+        "late-answer-used",
+        "An answer of the journal is used for a reader that has moved on.",
         "journal.py",
         "if cohort is None or reader.position != after or reader.carry:",
         "if cohort is None:",
@@ -502,62 +511,62 @@ MUTANTS: Final = (
     ),
     mutant(
         "gap-reason",
-        "The gap of a client that was congested says `rate`.",
+        "The gap of a client that was stalled has the reason `rate`.",
         "membership.py",
-        'cohort.held_by = "buffer" if session.is_stalled else standing.held_by',
-        "cohort.held_by = standing.held_by",
+        'cohort.held_by = "buffer" if session.is_stalled else detached.held_by',
+        "cohort.held_by = detached.held_by",
     ),
     mutant(
         "drain-in-one-slot",
-        "`$drain` sends all clients back at the same moment.",
+        "`$drain` tells all clients to reconnect at the same moment.",
         "engine.py",
-        "round(place * slot, 3)",
+        "round(index * slot, 3)",
         "round(slot, 3)",
     ),
     mutant(
-        "stalled-for-ever",
-        "A session that stays unwritable is never closed.",
+        "stalled-forever",
+        "A session that remains stalled is never closed.",
         "deadlines.py",
         "session.stalled_since + allowed,",
         "session.stalled_since + allowed + 1e6,",
     ),
     mutant(
         "unwritable-too-early",
-        "A session that is unwritable is closed after half the time.",
+        "A stalled session is closed after half the time.",
         "deadlines.py",
         "session.stalled_since + allowed,",
         "session.stalled_since + allowed / 2,",
     ),
     mutant(
         "silence-too-early",
-        "A client that pings is closed after half the silence it may keep.",
+        "A client that pings is closed after half the allowed silence.",
         "deadlines.py",
         "session.last_heard + tuning.silence_timeout,",
         "session.last_heard + tuning.silence_timeout / 2,",
     ),
     mutant(
-        "silence-for-ever",
-        "A client that has pinged once may be silent for ever.",
+        "silence-forever",
+        "A client that has pinged once may be silent forever.",
         "deadlines.py",
         "session.last_heard + tuning.silence_timeout,",
         "session.last_heard + tuning.silence_timeout + 1e6,",
     ),
     mutant(
-        "expiring-unsaid",
+        "expiring-not-sent",
         "`$expiring` is never sent.",
         "deadlines.py",
         "        session.expiry_warned = expires\n",
         "        session.expiry_warned = expires\n        return []\n",
     ),
     mutant(
-        "one-token-free-ration",
-        "A rationed flush pays for all items but one.",
+        "one-token-free-when-limited",
+        "A limited flush pays for all items except one.",
         "limited_batch.py",
         "        self.spent = len(chosen)\n",
         "        self.spent = max(0, len(chosen) - 1)\n",
     ),
     mutant(
-        "inbox-free",
+        "queue-free",
         "A follower pays nothing.",
         "batcher.py",
         "        cohort.bucket.spend(count)\n",
@@ -574,14 +583,14 @@ def mutated(edit: Edit, source: str, name: str) -> str:
     found = source.count(edit.old)
     if found != 1:
         raise Outdated(
-            f"mutant {name!r} has to be renewed: analytics_hub/core/{edit.file} has its text {found} times, not once:\n"
+            f"mutant {name!r} is outdated: analytics_hub/core/{edit.file} has its text {found} times, not once:\n"
             f"{edit.old}"
         )
     return source.replace(edit.old, edit.new)
 
 
 def apply(mutant: Mutant, core: Path) -> None:
-    """Break the files in the folder `core`."""
+    """Change the files in the folder `core`."""
     for edit in mutant.edits:
         path = core / edit.file
         path.write_text(mutated(edit, path.read_text(encoding="utf-8"), mutant.name), encoding="utf-8")
@@ -591,10 +600,13 @@ def find_in_copy(mutant: Mutant | None, seed: int = SEED) -> Verdict:
     """Run the machines against a copy of the core with `mutant` applied, or none."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         top = Path(folder)
-        skip = shutil.ignore_patterns("__pycache__", "transports")  # a link, and the core needs none
-        shutil.copytree(ROOT / "analytics_hub", top / "analytics_hub", ignore=skip)
-        shutil.copytree(ROOT / "tests" / "core", top / "tests" / "core", ignore=skip)
-        (top / "tests" / "__init__.py").touch()
+        skip = shutil.ignore_patterns("__pycache__")
+        for part in ("analytics_hub/core", "analytics_hub/protocol", "tests/core"):
+            shutil.copytree(ROOT / part, top / part, ignore=skip)
+        for path in (ROOT / "analytics_hub").glob("*.py"):
+            shutil.copy(path, top / "analytics_hub")
+        for package in ("analytics_hub", "tests"):  # the core needs no more of the package
+            (top / package / "__init__.py").write_text("")
         if mutant is not None:
             apply(mutant, top / "analytics_hub" / "core")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -614,7 +626,7 @@ def find_in_copy(mutant: Mutant | None, seed: int = SEED) -> Verdict:
 
 
 def hunt(seed: int) -> Verdict:
-    """Run the machines here in turn, until one finds something."""
+    """Run both machines here in turn, until one finds something."""
     from analytics_hub.core import engine
 
     from .busy import BusyMachine
@@ -633,7 +645,7 @@ def hunt(seed: int) -> Verdict:
 
 
 def run(machine: type[RuleBasedStateMachine], examples: int, seed: int) -> tuple[str | None, int]:
-    """What the machine found, and how many examples that took."""
+    """What the machine found, and after how many examples."""
     runs = 0
 
     def count() -> RuleBasedStateMachine:
@@ -641,7 +653,7 @@ def run(machine: type[RuleBasedStateMachine], examples: int, seed: int) -> tuple
         runs += 1
         return machine()
 
-    factory: Any = seeded(seed)(count)  # any callable will do
+    factory: Any = seeded(seed)(count)  # any callable is accepted
     quick = settings(
         max_examples=examples,
         stateful_step_count=STEPS,
@@ -653,14 +665,14 @@ def run(machine: type[RuleBasedStateMachine], examples: int, seed: int) -> tuple
     )
     try:
         run_state_machine_as_test(factory, settings=quick)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, it was found
+    except Exception as failure:  # noqa: BLE001 - any exception is a find
         return describe(failure), runs
     return None, runs
 
 
 def describe(failure: BaseException) -> str:
-    """The function that noticed, and the first line of what failed."""
-    while isinstance(failure, BaseExceptionGroup):  # hypothesis says so if it came out differently when repeated
+    """The function that failed, and the first line of its message."""
+    while isinstance(failure, BaseExceptionGroup):  # hypothesis reports a failure that differs when repeated
         failure = failure.exceptions[0]
     where = [frame for frame in traceback.extract_tb(failure.__traceback__) if str(ROOT) in frame.filename]
     lines = str(failure).splitlines()
@@ -671,25 +683,38 @@ def describe(failure: BaseException) -> str:
 # --- the command
 
 
-def rows(chosen: Sequence[Mutant], seed: int, jobs: int) -> int:
-    """Try each and print a table; how many survived."""
-    survivors = 0
-    print("| mutant | what is broken | found after | by |\n|---|---|---|---|")
+def try_all(mutants: Sequence[Mutant], seed: int, jobs: int) -> Iterator[tuple[Mutant, Verdict]]:
     with ThreadPoolExecutor(jobs) as pool:
-        for each, verdict in zip(chosen, pool.map(partial(find_in_copy, seed=seed), chosen), strict=True):
-            survivors += verdict.error is None
-            after = f"{verdict.examples} examples, {verdict.seconds:.1f} s" if verdict.error else "**survives**"
-            by = f"`{verdict.error.partition(': ')[0]}`" if verdict.error else f"{verdict.examples} examples"
-            print(f"| `{each.name}` | {each.what} | {after} | {by} |", flush=True)
-    return survivors
+        yield from zip(mutants, pool.map(partial(find_in_copy, seed=seed), mutants), strict=True)
+
+
+def row(mutant: Mutant, verdict: Verdict) -> str:
+    if verdict.error is None:
+        return f"| `{mutant.name}` | {mutant.what} | **survives** | {verdict.examples} examples |"
+    found_by = verdict.error.partition(": ")[0]
+    return f"| `{mutant.name}` | {mutant.what} | {verdict.examples} examples, {verdict.seconds:.1f} s | `{found_by}` |"
+
+
+def page(rows: Sequence[str], unbroken: Verdict) -> str:
+    return f"""\
+<!-- Generated by `python -m tests.core.mutants --page`; do not edit. -->
+
+# Mutants
+
+{PAGE_INTRODUCTION}
+Without any mutant the machines pass all {unbroken.examples} examples, in {unbroken.seconds:.0f} s of CPU time.
+
+{TABLE_HEAD}
+""" + "".join(f"{each}\n" for each in rows)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Break the core on purpose; the machine must find every breakage.")
+    parser = argparse.ArgumentParser(description="Try deliberate faults in the core; the machines must find each.")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
-    parser.add_argument("--hunt", action="store_true", help="run the machines against the core as it is")
+    parser.add_argument("--page", action="store_true", help=f"write the results to {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--hunt", action="store_true", help="run the machines on the core as it is")
     options = parser.parse_args()
     if options.hunt:
         print(json.dumps(hunt(options.seed)))
@@ -698,12 +723,22 @@ def main() -> int:
     unknown = [name for name in options.names if name not in known]
     if unknown:
         parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(known)}")
+    if options.page and options.names:
+        parser.error("the page is about all mutants; give no names")
     unbroken = find_in_copy(None, options.seed)
     if unbroken.error is not None or not unbroken.examples:
-        print(f"The machine fails without any mutant: {unbroken.error or 'out of time'}", file=sys.stderr)
+        print(f"The machines fail without any mutant: {unbroken.error or 'out of time'}", file=sys.stderr)
         return 2
-    print(f"Unbroken: {unbroken.examples} examples in {unbroken.seconds:.0f} s without a failure.\n", flush=True)
-    return 1 if rows([known[name] for name in options.names] or MUTANTS, options.seed, options.jobs) else 0
+    print(f"Without any mutant: {unbroken.examples} examples in {unbroken.seconds:.0f} s.\n\n{TABLE_HEAD}", flush=True)
+    rows = []
+    survivors = 0
+    for mutant, verdict in try_all([known[name] for name in options.names] or MUTANTS, options.seed, options.jobs):
+        survivors += verdict.error is None
+        rows.append(row(mutant, verdict))
+        print(rows[-1], flush=True)
+    if options.page:
+        PAGE.write_text(page(rows, unbroken), encoding="utf-8")
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An engine with pretend clients, a pretend journal and a clock that tests move by hand."""
+"""An engine with fake clients, a fake journal and a clock that tests advance by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import msgspec
 from analytics_hub.channels import Channel
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import Append, Close, Event, Read
-from analytics_hub.core.ledger import Ledger
 from analytics_hub.core.session import Session
+from analytics_hub.core.statistics import Ledger
+from analytics_hub.core.transport import Transport
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -25,15 +26,41 @@ WALL: Final = 1_700_000_000.0
 E = TypeVar("E", bound=Event)
 
 
-class Peer:
-    """A client that remembers what it was written. While it `is_full`, every write to it is the last it takes."""
+class FakeTransport(Transport):
+    """Keeps what is written to it. While it `is_full`, each write is the last that it accepts until it is resumed."""
 
-    def __init__(self, rig: Rig, session: Session) -> None:
-        self.rig = rig
-        self.session = session
+    def __init__(self) -> None:
         self.is_full = False
-        self.writes: list[list[list[Fields]]] = []
-        self.sizes: list[int] = []  # of all writes there were, in bytes
+        self.writes: list[bytes] = []
+
+    def write(self, frame: bytes) -> bool:
+        self.writes.append(frame)
+        return not self.is_full
+
+    # The engine itself only writes; the rest are events for the driver.
+
+    def close(self, code: int, reason: str) -> None:
+        raise NotImplementedError
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def confirmed(self, frames: int) -> None:
+        raise NotImplementedError
+
+
+class Peer:
+    """A client, seen through what was written to its transport."""
+
+    def __init__(self, rig: Rig, transport: FakeTransport, session: Session) -> None:
+        self.rig = rig
+        self.transport = transport
+        self.session = session
+
+    # --- what it sends
 
     def send(self, *commands: Fields) -> None:
         """Each command in a frame of its own."""
@@ -45,18 +72,18 @@ class Peer:
         self.rig.engine.receive_data(self.session, data, self.rig.now)
         self.rig.pump()
 
-    def subscribe(self, *channels: str | Fields) -> Fields:
-        """The answer."""
-        self.send({"action": "subscribe", "channels": list(channels)})
-        return self.said("$subscribed")[-1]
-
-    def ask(self, *channels: str | Fields) -> None:
+    def send_subscribe(self, *channels: str | Fields) -> None:
         """Subscribe without waiting for the answer, which a stalled client does not get."""
         self.send({"action": "subscribe", "channels": list(channels)})
 
+    def subscribe(self, *channels: str | Fields) -> Fields:
+        """Subscribe; returns the answer."""
+        self.send_subscribe(*channels)
+        return self.items_of("$subscribed")[-1]
+
     def unsubscribe(self, *channels: str) -> Fields:
         self.send({"action": "unsubscribe", "channels": list(channels)})
-        return self.said("$unsubscribed")[-1]
+        return self.items_of("$unsubscribed")[-1]
 
     def stall(self) -> None:
         self.rig.engine.stalled(self.session, self.rig.now)
@@ -67,8 +94,28 @@ class Peer:
         self.rig.engine.resumed(self.session, self.rig.now)
         self.rig.pump()
 
+    # --- what it was written
+
     def forget(self) -> None:
-        self.writes.clear()
+        self.transport.writes.clear()
+
+    @property
+    def is_full(self) -> bool:
+        return self.transport.is_full
+
+    @is_full.setter
+    def is_full(self, is_full: bool) -> None:
+        self.transport.is_full = is_full
+
+    @property
+    def sizes(self) -> list[int]:
+        """The bytes of each write."""
+        return [len(write) for write in self.transport.writes]
+
+    @property
+    def writes(self) -> list[list[list[Fields]]]:
+        """The frames of each write."""
+        return [read_frames(write) for write in self.transport.writes]
 
     @property
     def frames(self) -> list[list[Fields]]:
@@ -82,7 +129,7 @@ class Peer:
     def types(self) -> list[str]:
         return [item["type"] for item in self.items]
 
-    def said(self, type_: str) -> list[Fields]:
+    def items_of(self, type_: str) -> list[Fields]:
         return [item for item in self.items if item["type"] == type_]
 
     def data(self, channel: str | None = None) -> list[Any]:
@@ -94,8 +141,13 @@ class Peer:
     def _data_items(self, channel: str | None) -> list[Fields]:
         return [item for item in self.items if "seq" in item and channel in (None, item["channel"])]
 
+    @property
+    def written_data(self) -> list[list[Any]]:
+        """The data of each write."""
+        return [[item["data"] for frame in write for item in frame if "seq" in item] for write in self.writes]
+
     def ledger(self, channel: str) -> Ledger:
-        """Of the subscription there is, or of the last one there was; it balances at every moment."""
+        """Of the present subscription, or of the last one; it balances at every moment."""
         accounts = self.rig.engine.ledger(self.session)
         ledger = accounts.get(channel) or self.session.final[channel]
         assert ledger.is_balanced, ledger
@@ -104,11 +156,16 @@ class Peer:
     @property
     def close(self) -> Close | None:
         """How the engine ended this client, if it did."""
-        return next((event for event in self.rig.asked(Close) if event.session is self.session), None)
+        return next((event for event in self.rig.events_of(Close) if event.session is self.session), None)
+
+    @property
+    def ending(self) -> tuple[int, str] | None:
+        """The close code and the reason of that."""
+        return (self.close.code, self.close.reason) if self.close is not None else None
 
 
 class Rig:
-    """Drives an engine as the hub would, one call at a time."""
+    """Drives an engine as the hub does, one call at a time."""
 
     def __init__(self, *channels: Channel, tuning: Tuning | None = None, asks_to_authorize: bool = False) -> None:
         self.now = START
@@ -118,13 +175,17 @@ class Rig:
         self.engine.tell_time(self.now, WALL)
 
     def connect(self, identity: Identity | None = ALICE, wire: LineWire | None = None) -> Peer:
-        session = self.engine.connect(wire or LineWire(), identity, self.now, id=f"s{len(self.engine.sessions)}")
-        session.peer = peer = Peer(self, session)
+        peer = self.new_peer(identity, wire or LineWire(), f"s{len(self.engine.sessions)}")
         self.pump()
         return peer
 
-    def crowd(self, count: int, *channels: str | Fields) -> list[Peer]:
-        """Clients that have subscribed and read everything so far, all in one cohort."""
+    def new_peer(self, identity: Identity | None, wire: LineWire, id: str) -> Peer:
+        """A client that nothing was written to yet."""
+        transport = FakeTransport()
+        return Peer(self, transport, self.engine.connect(transport, wire, identity, self.now, id=id))
+
+    def subscribers(self, count: int, *channels: str | Fields) -> list[Peer]:
+        """Clients with these subscriptions that have read everything, all in one cohort."""
         peers = [self.connect() for _ in range(count)]
         for peer in peers:
             peer.subscribe(*channels)
@@ -138,8 +199,8 @@ class Rig:
         for value in values:
             self.engine.publish(channel, msgspec.json.encode(value), self.now, **options)
 
-    def tell(self, channel: str, *values: object, **options: Any) -> None:
-        """Publish, and let the clients have what they may have now."""
+    def deliver(self, channel: str, *values: object, **options: Any) -> None:
+        """Publish, and write what may be written now."""
         self.publish(channel, *values, **options)
         self.pump()
 
@@ -156,17 +217,13 @@ class Rig:
         raise AssertionError("the engine never comes to rest")
 
     def write(self, frame: bytes, recipients: Iterable[Session]) -> None:
-        frames = read_frames(frame)
         for session in recipients:
-            assert not session.is_stalled, "written while it takes nothing"
-            peer: Peer = session.peer
-            peer.writes.append(frames)
-            peer.sizes.append(len(frame))
-            if peer.is_full:
+            assert not session.is_stalled, "a stalled session was written to"
+            if not session.transport.write(frame):
                 self.engine.stalled(session, self.now)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, stopping wherever the engine wants to be called."""
+        """Let time pass, and stop whenever the engine wants to be called."""
         end = self.now + seconds
         while (timer := self.engine.get_timer()) is not None and timer <= end:
             self.now = max(self.now, timer)
@@ -174,15 +231,15 @@ class Rig:
         self.now = end
         self.pump()
 
-    def asked(self, kind: type[E]) -> list[E]:
+    def events_of(self, kind: type[E]) -> list[E]:
         """The events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
     # --- a journal
 
     def commit(self, channel: str, keep: int = 1_000_000) -> None:
-        """Take the last batch; the journal keeps the newest `keep` items."""
-        batch = self.asked(Append)[-1]
+        """Commit the last batch; the journal keeps the newest `keep` items."""
+        batch = self.events_of(Append)[-1]
         kept = self.kept.setdefault(channel, {})
         kept.update(enumerate(batch.items, batch.first))
         for seq in list(kept)[:-keep]:
@@ -190,15 +247,15 @@ class Rig:
         self.engine.committed(channel, min(kept), self.now)
         self.pump()
 
-    def keep(self, channel: str, *values: object) -> None:
+    def publish_durable(self, channel: str, *values: object, keep: int = 1_000_000) -> None:
         """Publish to a durable channel, one batch for each value."""
         for value in values:
-            self.tell(channel, value)
-            self.commit(channel)
+            self.deliver(channel, value)
+            self.commit(channel, keep)
 
-    def answer(self, read: Read | None = None) -> None:
-        """Answer one read, or the last there was."""
-        read = read or self.asked(Read)[-1]
+    def answer_read(self, read: Read | None = None) -> None:
+        """Answer one read, by default the last one."""
+        read = read or self.events_of(Read)[-1]
         items = [(seq, item) for seq, item in self.kept[read.channel].items() if seq > read.after]
         self.engine.journal_read(read.channel, read.after, items[: read.limit], self.now)
         self.pump()

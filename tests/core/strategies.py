@@ -1,4 +1,4 @@
-"""What the machine draws: small settings, because small settings find more than big loads do."""
+"""What the machine draws: small settings, because they find more than high loads do."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def setups() -> st.SearchStrategy[Setup]:
         channels=channel_sets(),
         tuning=tunings(),
         slice_size=st.integers(1, 3),
-        refusals=st.integers(2, 5),
+        max_over_rate=st.integers(2, 5),
         asks_to_authorize=st.sampled_from((False, False, False, True)),
         restored=st.sampled_from((0, 0, 7)),
         journal_keeps=st.integers(1, 12),
@@ -104,7 +104,7 @@ def setups() -> st.SearchStrategy[Setup]:
 
 
 def identities(name: str = "ann") -> st.SearchStrategy[Identity]:
-    """`expires` is in seconds from now; the world makes it a time of day."""
+    """`expires` is in seconds from now; the machine makes it a time of day."""
     return st.builds(
         Identity,
         id=st.just(name),
@@ -114,16 +114,17 @@ def identities(name: str = "ann") -> st.SearchStrategy[Identity]:
     )
 
 
-def pauses() -> st.SearchStrategy[frozenset[int]]:
-    """Whose next write stalls."""
-    nobody: st.SearchStrategy[frozenset[int]] = st.just(frozenset())
-    return st.one_of(nobody, nobody, nobody, st.frozensets(st.integers(0, 5), min_size=1, max_size=4))
+nothing: st.SearchStrategy[frozenset[int]] = st.just(frozenset())
 
 
-def losses() -> st.SearchStrategy[frozenset[int]]:
-    """Who turns out to have gone when it is written."""
-    nobody: st.SearchStrategy[frozenset[int]] = st.just(frozenset())
-    return st.one_of(*[nobody] * 9, st.frozensets(st.integers(0, 5), min_size=1, max_size=1))
+def stalling() -> st.SearchStrategy[frozenset[int]]:
+    """Clients that are stalled by their next write."""
+    return st.one_of(nothing, nothing, nothing, st.frozensets(st.integers(0, 5), min_size=1, max_size=4))
+
+
+def gone() -> st.SearchStrategy[frozenset[int]]:
+    """Clients that turn out to be disconnected at their next write."""
+    return st.one_of(*[nothing] * 9, st.frozensets(st.integers(0, 5), min_size=1, max_size=1))
 
 
 # --- commands
@@ -132,7 +133,7 @@ ids = st.one_of(st.none(), st.integers(1, 9), st.just("x"))
 
 
 def starts() -> st.SearchStrategy[Fields]:
-    """How a subscription begins. `since` counts back from the head; the machine puts it into numbers."""
+    """Start options. `since` counts back from the head; the machine makes it a number."""
     return st.one_of(
         st.just({}),
         st.just({}),
@@ -172,7 +173,7 @@ def commands() -> st.SearchStrategy[Fields]:
     )
 
 
-# Each is one command that is none; what is not JSON at all cannot be one of several.
+# Invalid commands. Those that are not even JSON cannot be part of an array.
 MALFORMED: Final = (
     Malformed('{"action":"sing","id":3}', "unknown-action", 3),
     Malformed('{"action":"subscribe"}'),

@@ -1,10 +1,10 @@
-"""The engine's own order: what it holds is exactly what its sessions hold, and nothing is left behind."""
+"""The structure of the engine: it holds exactly what its sessions hold, and nothing is left behind."""
 
 from __future__ import annotations
 
 from analytics_hub.core.cohort import Cohort
 from analytics_hub.core.engine import Engine
-from analytics_hub.core.log import DurableLog
+from analytics_hub.core.reader import Reader
 
 
 def check_structure(engine: Engine) -> None:
@@ -18,23 +18,24 @@ def check_structure(engine: Engine) -> None:
             watchers[name] += 1
         if session.cohort is not None:
             held.setdefault(session.cohort, []).append(session.id)
-            assert session.cohort.is_stalled == session.is_stalled, f"{session.id} shares its cohort wrongly"
+            assert session.cohort.is_stalled == session.is_stalled, f"{session.id} is in the wrong cohort"
             wanted = tuple(sorted((name, sub.max_hz) for name, sub in session.subscriptions.items()))
-            assert session.cohort.layout.key == (session.wire.name, wanted)
+            assert session.cohort.subscription_set.key == (session.wire.name, wanted)
     assert {name: log.watchers for name, log in logs.items()} == watchers
 
-    there = [cohort for layout in engine.registry.layouts.values() for cohort in layout.cohorts]
-    assert len(there) == len(held) and set(there) == set(held), "the layouts hold other cohorts than the sessions"
-    for key, layout in engine.registry.layouts.items():
-        assert layout.key == key and layout.cohorts
-        assert layout.home is None or layout.home in layout.cohorts
+    subscription_sets = engine.registry.subscription_sets
+    cohorts = [cohort for subscription_set in subscription_sets.values() for cohort in subscription_set.cohorts]
+    assert len(cohorts) == len(held) and set(cohorts) == set(held), "subscription sets and sessions differ in cohorts"
+    for key, subscription_set in subscription_sets.items():
+        assert subscription_set.key == key and subscription_set.cohorts
+        assert subscription_set.primary is None or subscription_set.primary in subscription_set.cohorts
     for cohort, members in held.items():
         _check_cohort(engine, cohort, members)
     readers = {reader for cohort in held for reader in cohort.readers.values()}
     for log in logs.values():
-        assert set(log.idle) <= readers, f"{log.name} has idle readers that nobody holds"
-        assert set(log.followers) <= set(held), f"{log.name} has followers that nobody holds"
-        assert not log.is_dirty or log in engine._placement.dirty_logs
+        assert set(log.idle) <= readers, f"{log.name} has idle readers without a session"
+        assert set(log.followers) <= set(held), f"{log.name} has followers without a session"
+        assert not log.is_dirty or log in engine._scheduler.dirty_logs
 
 
 def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
@@ -47,11 +48,11 @@ def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
     for name, reader in cohort.readers.items():
         log = engine.registry.logs[name]
         assert reader.log is log and reader.cohort is cohort
-        waits = isinstance(log, DurableLog) and any(reader in readers for readers in log.reading.values())
+        waits = reader in _reading(engine)
         places = (reader in log.idle) + (reader in cohort.dirty)
         if cohort.is_stalled:
-            assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is watched"
-        elif cohort.inbox is not None:
+            assert reader not in log.idle and cohort not in log.followers, f"a stalled reader of {name} is awake"
+        elif cohort.queue is not None:
             assert places == 0 and cohort in log.followers, f"a follower is in {places} other places"
         else:
             assert cohort not in log.followers
@@ -59,13 +60,18 @@ def _check_cohort(engine: Engine, cohort: Cohort, members: list[str]) -> None:
         assert cohort.dirty.count(reader) <= 1
 
 
+def _reading(engine: Engine) -> set[Reader]:
+    """The readers that wait for the journal."""
+    return {reader for pending in engine._journal._reads.values() for reader in pending.readers}
+
+
 def check_empty(engine: Engine) -> None:
-    """Everybody has gone, and all that was to be said has been."""
+    """All clients have disconnected, and nothing is left to be written."""
     check_structure(engine)
-    assert not engine.sessions and not engine.registry.layouts
+    assert not engine.sessions and not engine.registry.subscription_sets
     assert not engine.has_output, "there is still output"
-    assert not engine._dialogue._waiting
+    assert not engine._commands._authorizing
+    assert not engine._journal._reads, "a session that has ended waits for the journal"
     for log in engine.registry.logs.values():
         assert not log.idle and not log.followers and not log.watchers
-        assert not isinstance(log, DurableLog) or not log.reading, "somebody who has gone waits for the journal"
-        assert not log.is_member, f"{log.name} was not forgotten"
+        assert not log.is_member, f"{log.name} was not removed"

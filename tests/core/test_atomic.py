@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from analytics_hub import Channel, HubError, Identity
+from analytics_hub.channels import Channel
 from analytics_hub.core.atomic import atomic, atomic_each
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.session import Session
+from analytics_hub.exceptions import HubError
+from analytics_hub.identity import Identity
 from analytics_hub.protocol import Parsed
 
+from .rig import FakeTransport
 from .wire import LineWire
 
 
@@ -83,7 +86,7 @@ def test_so_it_is_for_several_steps() -> None:
 
 def test_a_broken_engine_does_nothing_any_more() -> None:
     engine = Engine([Channel("events")], nonce="nonce")
-    session = engine.connect(LineWire(), Identity(id="alice"), 0.0, id="session")
+    session = engine.connect(FakeTransport(), LineWire(), Identity(id="alice"), 0.0, id="session")
     engine.is_busy = True
     with pytest.raises(HubError, match="signal handler"):
         engine.publish("events", b"1", 0.0)
@@ -113,7 +116,7 @@ class Unreadable:
 
 def test_a_frame_that_cannot_be_parsed_for_want_of_memory_breaks_nothing() -> None:
     engine = Engine([Channel("events")], nonce="nonce")
-    session: Session = engine.connect(Unreadable(), Identity(id="alice"), 0.0, id="session")
+    session: Session = engine.connect(FakeTransport(), Unreadable(), Identity(id="alice"), 0.0, id="session")
     with pytest.raises(MemoryError):
         engine.receive_data(session, "{}", 0.0)
 

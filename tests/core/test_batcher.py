@@ -34,10 +34,10 @@ def test_the_first_item_goes_at_once_and_what_follows_together() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT))
     peer = listen(rig, "a")
 
-    rig.tell("a", 1)
-    rig.tell("a", 2, 3)
+    rig.deliver("a", 1)
+    rig.deliver("a", 2, 3)
     rig.advance(BEAT / 2)
-    rig.tell("a", 4)
+    rig.deliver("a", 4)
 
     assert written(peer) == [[1]]
     rig.advance(BEAT / 2)
@@ -49,7 +49,7 @@ def test_nobody_is_written_data_more_often_than_once_an_interval() -> None:
     peer = listen(rig, "a")
 
     for number in range(64):
-        rig.tell("a", number)
+        rig.deliver("a", number)
         rig.advance(BEAT / 16)
 
     assert peer.data() == list(range(len(peer.data())))
@@ -71,7 +71,7 @@ def test_a_frame_ends_at_max_batch() -> None:
     rig = Rig(A, tuning=Tuning(max_batch=4))
     peer = listen(rig, "a")
 
-    rig.tell("a", *range(10))
+    rig.deliver("a", *range(10))
 
     assert [len(frame) for frame in peer.frames] == [4, 4, 2]
     assert len(peer.writes) == 1
@@ -81,11 +81,11 @@ def test_a_write_ends_at_256_kib_and_the_rest_follows() -> None:
     rig = Rig(A)
     peer = listen(rig, "a")
 
-    rig.tell("a", *["x" * 60_000] * 10)
+    rig.deliver("a", *["x" * 60_000] * 10)
     rig.advance(1)
 
     assert [len(write) for write in written(peer)] == [4, 4, 2]
-    assert peer.said("$gap") == []
+    assert peer.items_of("$gap") == []
 
 
 def test_no_write_is_longer_than_256_kib() -> None:
@@ -105,18 +105,18 @@ def test_max_frames_caps_a_write() -> None:
     rig = Rig(A, tuning=Tuning(max_batch=2, max_frames=2))
     peer = listen(rig, "a")
 
-    rig.tell("a", *range(10))
+    rig.deliver("a", *range(10))
     rig.advance(1)
 
     assert written(peer) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert peer.said("$gap") == []
+    assert peer.items_of("$gap") == []
 
 
 def test_a_rate_is_a_burst_and_then_a_pace() -> None:
     rig = Rig(A, tuning=Tuning(rate=10))
     peer = listen(rig, "a")
 
-    rig.tell("a", *range(25))
+    rig.deliver("a", *range(25))
     at_once = len(peer.data())
     rig.advance(1)
 
@@ -130,8 +130,8 @@ def test_a_client_that_is_out_of_tokens_waits_for_one() -> None:
     rig = Rig(A, tuning=Tuning(rate=1))
     peer = listen(rig, "a")
 
-    rig.tell("a", 1)
-    rig.tell("a", 2)
+    rig.deliver("a", 1)
+    rig.deliver("a", 2)
     rig.advance(0.99)
 
     assert peer.data() == [1]
@@ -143,13 +143,13 @@ def test_what_exceeds_rate_and_buffer_is_a_gap() -> None:
     rig = Rig(A, tuning=Tuning(rate=10, buffer_items=3))
     peer = listen(rig, "a")
 
-    rig.tell("a", *range(1, 26))
+    rig.deliver("a", *range(1, 26))
     ledger = peer.ledger("a")
     rig.advance(1)
 
     assert (ledger.delivered, ledger.dropped, ledger.pending) == (10, 12, 3)
     assert peer.data() == [*range(1, 11), 23, 24, 25]
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["channel"], gap["from"], gap["to"], gap["count"], gap["reason"]) == ("a", 11, 22, 12, "rate")
     assert peer.types[10:12] == ["$gap", "a"]
 
@@ -158,12 +158,12 @@ def test_gaps_that_were_not_reported_yet_become_one() -> None:
     rig = Rig(Channel("a", keep_items=4), tuning=Tuning(rate=1, buffer_items=1))
     peer = listen(rig, "a")
 
-    rig.tell("a", 1, 2, 3, 4)
+    rig.deliver("a", 1, 2, 3, 4)
     rig.advance(0.5)
-    rig.tell("a", 5, 6, 7, 8, 9)
+    rig.deliver("a", 5, 6, 7, 8, 9)
     rig.advance(0.6)
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"]) == (2, 5, 4)
     assert peer.data() == [1, 6]
 
@@ -172,7 +172,7 @@ def test_the_buffer_is_bounded_in_bytes_too() -> None:
     rig = Rig(A, tuning=Tuning(rate=1, buffer_bytes=1000))
     peer = listen(rig, "a")
 
-    rig.tell("a", *["x" * 300] * 10)
+    rig.deliver("a", *["x" * 300] * 10)
     ledger = peer.ledger("a")
 
     assert (ledger.delivered, ledger.pending, ledger.dropped) == (1, 2, 7)
@@ -182,7 +182,7 @@ def test_a_buffer_smaller_than_an_item_holds_none() -> None:
     rig = Rig(A, tuning=Tuning(rate=1, buffer_bytes=100))
     peer = listen(rig, "a")
 
-    rig.tell("a", *["x" * 300] * 5)
+    rig.deliver("a", *["x" * 300] * 5)
 
     assert peer.ledger("a").dropped == 4
 
@@ -191,9 +191,9 @@ def test_a_large_item_long_ago_costs_small_ones_nothing() -> None:
     """The estimate by the largest item there ever was says too much; then it is counted."""
     rig = Rig(A, tuning=Tuning(rate=2, buffer_bytes=1000))
     peer = listen(rig, "a")
-    rig.tell("a", "x" * 900)
+    rig.deliver("a", "x" * 900)
 
-    rig.tell("a", 1, 2, 3, 4)
+    rig.deliver("a", 1, 2, 3, 4)
     rig.advance(3)
 
     assert peer.ledger("a").dropped == 0
@@ -203,7 +203,7 @@ def test_a_buffer_full_of_small_items_loses_only_what_exceeds_it() -> None:
     rig = Rig(A, tuning=Tuning(rate=1, buffer_items=4, buffer_bytes=10_000))
     peer = listen(rig, "a")
 
-    rig.tell("a", *range(10))
+    rig.deliver("a", *range(10))
 
     assert (peer.ledger("a").dropped, peer.ledger("a").pending) == (5, 4)
 
@@ -212,7 +212,7 @@ def test_the_buffer_is_shared_by_the_channels_of_a_client() -> None:
     rig = Rig(A, B, tuning=Tuning(rate=1, buffer_items=4))
     peer = listen(rig, "a", "b")
 
-    rig.tell("a", 0)
+    rig.deliver("a", 0)
     rig.publish("a", 1, 2, 3, 4)
     rig.publish("b", 5, 6)
     rig.advance(BEAT)
@@ -238,7 +238,7 @@ def test_a_rate_alone_costs_a_table_nothing() -> None:
     peer = listen(rig, "t")
 
     for number in range(20):
-        rig.tell("t", number, key=str(number % 5))
+        rig.deliver("t", number, key=str(number % 5))
     rig.advance(60)
 
     assert set(peer.data("t")) >= set(range(15, 20))
@@ -253,7 +253,7 @@ def test_a_table_goes_whole_and_its_debt_is_paid_before_the_next_item() -> None:
     for number in range(20):
         rig.publish("t", number, key=str(number))
     rig.pump()
-    rig.tell("t", 99, key="0")
+    rig.deliver("t", 99, key="0")
 
     assert peer.data() == list(range(20))
     rig.advance(3.1)
@@ -296,7 +296,7 @@ def test_what_was_paid_goes_on_while_others_wait_for_tokens() -> None:
 def test_without_a_token_neither_a_table_nor_events_begin() -> None:
     rig = Rig(A, TABLE, tuning=Tuning(rate=1))
     peer = listen(rig, "a", "t")
-    rig.tell("a", 0)
+    rig.deliver("a", 0)
 
     rig.publish("t", 1, key="k")
     rig.publish("a", 2)
@@ -328,7 +328,7 @@ def test_a_gap_is_told_before_the_next_item_of_its_channel_among_others() -> Non
     rig.advance(10)
 
     assert peer.types == ["a", "$gap", "a", "a", "t"]
-    assert (peer.said("$gap")[0]["from"], peer.said("$gap")[0]["to"]) == (2, 3)
+    assert (peer.items_of("$gap")[0]["from"], peer.items_of("$gap")[0]["to"]) == (2, 3)
 
 
 def test_every_gap_is_told_before_the_next_item_of_its_own_channel() -> None:
@@ -352,16 +352,16 @@ def test_a_gap_waits_for_an_item_that_may_go() -> None:
     rig = Rig(A, B, tuning=Tuning(rate=1, buffer_items=2))
     peer = listen(rig, "a", "b")
 
-    rig.tell("a", 0)
+    rig.deliver("a", 0)
     rig.publish("a", 1, 2)
     rig.publish("b", 3, 4, 5)
     rig.publish("a", 6)
     rig.advance(1)
 
     assert peer.items[-1]["data"] == 5
-    assert [gap["channel"] for gap in peer.said("$gap")] == ["b"]
+    assert [gap["channel"] for gap in peer.items_of("$gap")] == ["b"]
     rig.advance(1)
-    assert [gap["channel"] for gap in peer.said("$gap")] == ["b", "a"]
+    assert [gap["channel"] for gap in peer.items_of("$gap")] == ["b", "a"]
 
 
 def test_a_client_that_saw_no_key_needs_no_deletions() -> None:
@@ -383,7 +383,7 @@ def test_a_snapshot_that_was_deleted_before_it_went_is_nothing() -> None:
         rig.publish("t", key, key=key)
     rig.engine.delete("t", "a", rig.now)
     peer.stall()
-    peer.ask("t")
+    peer.send_subscribe("t")
     rig.engine.delete("t", "b", rig.now)
     peer.resume()
     rig.advance(5)

@@ -7,11 +7,13 @@ import json
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.commands import Refusal
 from analytics_hub.core.events import AskAuthorize, CheckToken, Close, Confirmed, Pause
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
+from analytics_hub.protocol import Selection
 from analytics_hub.tuning import Tuning
 
+from .answers import REFUSALS
 from .rig import ALICE, START, WALL, Peer, Rig
 from .wire import Fields
 
@@ -19,11 +21,12 @@ A = Channel("a")
 B = Channel("b")
 SECRET = Channel("secret", roles=frozenset({"admin"}))
 PING: Fields = {"action": "ping"}
+IDS = [str(error) for error, *_ in REFUSALS]
 
 
 def error(peer: Peer) -> Fields:
     """The `$error` that came last."""
-    return peer.said("$error")[-1]
+    return peer.items_of("$error")[-1]
 
 
 def newcomer(rig: Rig) -> Peer:
@@ -33,7 +36,7 @@ def newcomer(rig: Rig) -> Peer:
     return peer
 
 
-def grant(peer: Peer, result: Identity | Refusal) -> None:
+def grant(peer: Peer, result: Identity | HubError) -> None:
     peer.rig.engine.authenticated(peer.session, result, peer.rig.now)
     peer.rig.pump()
 
@@ -75,7 +78,7 @@ def test_what_a_client_has_seen_is_passed_on_and_has_no_answer() -> None:
     peer.send({"action": "seen", "frames": 7}, {"action": "seen", "id": 1, "frames": 2**53 - 1})
 
     assert peer.items == []
-    assert rig.asked(Confirmed) == [Confirmed(peer.session, 7), Confirmed(peer.session, 2**53 - 1)]
+    assert rig.events_of(Confirmed) == [Confirmed(peer.session, 7), Confirmed(peer.session, 2**53 - 1)]
 
 
 def test_a_ping_is_answered_with_its_id() -> None:
@@ -83,7 +86,7 @@ def test_a_ping_is_answered_with_its_id() -> None:
 
     peer.send({**PING, "id": "x"}, PING)
 
-    assert [pong["id"] for pong in peer.said("$pong")] == ["x", None]
+    assert [pong["id"] for pong in peer.items_of("$pong")] == ["x", None]
 
 
 # --- bad input
@@ -110,7 +113,7 @@ def test_a_malformed_command_is_answered_and_the_client_lives(data: str | bytes,
 
     assert (error(peer)["code"], error(peer)["retry"]) == ("bad-request", "never")
     assert place in error(peer)["message"]
-    assert peer.said("$pong")[0]["id"] == 1
+    assert peer.items_of("$pong")[0]["id"] == 1
     assert peer.close is None
 
 
@@ -135,7 +138,7 @@ def test_ten_malformed_commands_in_a_row_end_the_client() -> None:
     assert lives
     assert peer.close is not None
     assert (peer.close.code, peer.close.reason) == (4400, "10 malformed commands in a row")
-    assert len(peer.said("$error")) == 10
+    assert len(peer.items_of("$error")) == 10
 
 
 def test_a_good_command_forgives_the_malformed_ones() -> None:
@@ -154,7 +157,7 @@ def test_what_follows_the_last_malformed_command_is_not_carried_out() -> None:
 
     peer.send_raw("[" + "5," * 10 + '{"action":"ping"}]')
 
-    assert peer.said("$pong") == []
+    assert peer.items_of("$pong") == []
     assert peer.close is not None
 
 
@@ -165,7 +168,7 @@ def test_more_channels_than_a_session_may_hold_are_one_bad_request(action: str) 
     peer.send({"action": action, "id": 2, "channels": ["a"] * 4})
 
     assert (error(peer)["code"], error(peer)["id"]) == ("bad-request", 2)
-    assert error(peer)["message"] == "4 channels in one command; at most 3 are right"
+    assert error(peer)["message"] == "4 channels in one command; at most 3 are allowed"
     assert peer.types[1:] == ["$error"]
 
 
@@ -177,8 +180,8 @@ def test_commands_over_the_rate_are_refused_until_later() -> None:
     rig.advance(0.25)
     peer.send({**PING, "id": "later"})
 
-    assert [pong["id"] for pong in peer.said("$pong")] == [0, 1, 2, 3, "later"]
-    refused = peer.said("$error")
+    assert [pong["id"] for pong in peer.items_of("$pong")] == [0, 1, 2, 3, "later"]
+    refused = peer.items_of("$error")
     assert [one["id"] for one in refused] == [4, 5]
     assert {(one["code"], one["retry"], one["after"]) for one in refused} == {("rate-limited", "later", 0.25)}
     assert peer.close is None
@@ -206,7 +209,7 @@ def test_what_is_served_of_a_flood_does_not_excuse_it() -> None:
         rig.advance(0.2)
         flood.send_raw(json.dumps([PING] * 60))
         fair.send_raw(json.dumps([PING] * 40))  # half of it is too much, and answered so
-    refused = len(fair.said("$error"))
+    refused = len(fair.items_of("$error"))
 
     assert flood.close is not None
     assert flood.close.code == 4429
@@ -221,7 +224,7 @@ def test_who_is_closed_for_its_full_lane_is_not_closed_again_for_its_commands() 
 
     peer.send_raw(json.dumps([PING] * 2000))
 
-    assert [close.code for close in rig.asked(Close)] == [4503]
+    assert [close.code for close in rig.events_of(Close)] == [4503]
 
 
 # --- before authentication
@@ -241,7 +244,7 @@ def test_nothing_but_auth_comes_before_it(command: Fields) -> None:
 def test_a_first_token_opens_the_session() -> None:
     rig = Rig(A)
     peer = newcomer(rig)
-    (asked,) = rig.asked(CheckToken)
+    (asked,) = rig.events_of(CheckToken)
 
     grant(peer, Identity(id="bob", expires=WALL + 100))
 
@@ -264,37 +267,15 @@ def test_auth_and_subscribe_in_one_packet_work() -> None:
     assert "id" not in peer.items[1]
 
 
-@pytest.mark.parametrize(
-    ("refusal", "code", "closed"),
-    [
-        ("missing", "unauthenticated", 4401),
-        ("invalid", "unauthenticated", 4401),
-        ("expired", "unauthenticated", 4401),
-        ("forbidden", "forbidden", 4403),
-        ("limited", "rate-limited", 4429),
-        ("overloaded", "rate-limited", 1013),
-        ("unavailable", "unauthenticated", 1011),
-    ],
-)
-def test_a_refused_first_token_ends_the_client(refusal: Refusal, code: str, closed: int) -> None:
+@pytest.mark.parametrize(("refusal", "answer", "closed"), REFUSALS, ids=IDS)
+def test_a_refused_first_token_ends_the_client(refusal: HubError, answer: Fields, closed: int) -> None:
     peer = newcomer(Rig(A))
 
     grant(peer, refusal)
 
-    assert (error(peer)["code"], error(peer)["id"]) == (code, 9)
-    assert error(peer)["retry"] == ("later" if refusal in {"limited", "overloaded", "unavailable"} else "never")
+    assert error(peer).items() >= {"id": 9, "retry": "later", **answer}.items()
     assert peer.close is not None
-    assert peer.close.code == closed
-
-
-@pytest.mark.parametrize(("after", "told"), [(None, 0.5), (7.25, 7.25)])
-def test_a_refusal_that_passes_says_when_to_come_back(after: float | None, told: float) -> None:
-    peer = newcomer(Rig(A))
-
-    peer.rig.engine.authenticated(peer.session, "limited", peer.rig.now, after=after)
-    peer.rig.pump()
-
-    assert (error(peer)["retry"], error(peer)["after"]) == ("later", told)
+    assert (peer.close.code, peer.close.reason) == (closed, answer["message"])
 
 
 def test_a_token_that_has_run_out_meanwhile_is_expired() -> None:
@@ -328,12 +309,12 @@ def test_a_refreshed_token_loses_no_data() -> None:
     peer = rig.connect()
     peer.subscribe("a")
     peer.send({"action": "auth", "token": "t"})
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     grant(peer, Identity(id="alice", expires=WALL + 500))
 
     assert peer.data() == [1]
-    assert peer.said("$authenticated")[0]["expires"] == WALL + 500
+    assert peer.items_of("$authenticated")[0]["expires"] == WALL + 500
     assert "$unsubscribed" not in peer.types
 
 
@@ -355,26 +336,26 @@ def test_what_new_roles_do_not_allow_is_ended_and_named() -> None:
     peer.send({"action": "auth", "token": "t"})
 
     grant(peer, Identity(id="root"))
-    rig.tell("secret", 1)
-    rig.tell("a", 2)
+    rig.deliver("secret", 1)
+    rig.deliver("a", 2)
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], [one["channel"] for one in ended["channels"]]) == ("forbidden", ["secret"])
     assert "id" not in ended
     assert peer.data() == [2]
 
 
-@pytest.mark.parametrize("refusal", ["invalid", "forbidden", "limited", "overloaded", "unavailable"])
-def test_a_refused_refresh_leaves_the_session_alone(refusal: Refusal) -> None:
+@pytest.mark.parametrize("refusal", [error for error, *_ in REFUSALS], ids=IDS)
+def test_a_refused_refresh_leaves_the_session_alone(refusal: HubError) -> None:
     rig = Rig(A)
     peer = rig.connect()
     peer.subscribe("a")
     peer.send({"action": "auth", "token": "t"})
 
     grant(peer, refusal)
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
-    assert len(peer.said("$error")) == 1
+    assert len(peer.items_of("$error")) == 1
     assert peer.data() == [1]
     assert peer.close is None
 
@@ -386,36 +367,36 @@ def test_what_changes_while_the_application_is_asked_is_not_allowed_by_that() ->
     """Roles that come meanwhile open nothing that was not asked about, and what was taken back is not held any more."""
     rig = Rig(A, B, SECRET, asks_to_authorize=True)
     peer = rig.connect()
-    peer.ask("a")
+    peer.send_subscribe("a")
     rig.engine.authorized(peer.session, ["a"], rig.now)
-    peer.ask("a", "b", "secret")
+    peer.send_subscribe("a", "b", "secret")
     rig.engine.identify(peer.session, Identity(id="alice", roles=frozenset({"admin"})), rig.now)
     rig.engine.forbid(peer.session, ["a"], rig.now)
 
     rig.engine.authorized(peer.session, ["b"], rig.now)
     rig.pump()
 
-    answers = peer.said("$subscribed")[-1]["channels"]
+    answers = peer.items_of("$subscribed")[-1]["channels"]
     assert [(one["channel"], one.get("code")) for one in answers] == [
         ("a", "forbidden"),
         ("b", None),
         ("secret", "forbidden"),
     ]
-    assert [ask.channels for ask in rig.asked(AskAuthorize)] == [("a",), ("b",)]
+    assert [ask.channels for ask in rig.events_of(AskAuthorize)] == [("a",), ("b",)]
 
 
 def test_another_identity_keeps_what_it_may_have() -> None:
     rig = Rig(A, SECRET)
     peer = rig.connect(Identity(id="root", roles=frozenset({"admin"})))
     peer.subscribe("a", "secret")
-    rig.tell("secret", 1)
+    rig.deliver("secret", 1)
 
     rig.engine.identify(peer.session, Identity(id="root"), rig.now)
-    rig.tell("secret", 2)
-    rig.tell("a", 3)
+    rig.deliver("secret", 2)
+    rig.deliver("a", 3)
     rig.advance(1.0)
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "secret", "seq": 1, "abandoned": 0}])
     assert "id" not in ended
     assert peer.data() == [1, 3]
@@ -457,14 +438,14 @@ def test_channels_that_are_taken_back_end_and_no_others() -> None:
     peer = rig.connect()
     peer.subscribe("a", "b")
     peer.stall()
-    rig.tell("b", 1, 2)
+    rig.deliver("b", 1, 2)
 
     rig.engine.forbid(peer.session, ["b", "unknown"], rig.now)
-    rig.tell("b", 3)
-    rig.tell("a", 4)
+    rig.deliver("b", 3)
+    rig.deliver("a", 4)
     peer.resume()
 
-    (ended,) = peer.said("$unsubscribed")
+    (ended,) = peer.items_of("$unsubscribed")
     assert (ended["reason"], ended["channels"]) == ("forbidden", [{"channel": "b", "seq": 0, "abandoned": 2}])
     assert peer.data() == [4]
 
@@ -477,13 +458,13 @@ def test_the_application_has_a_say_about_each_channel() -> None:
     peer = rig.connect()
 
     peer.send({"action": "subscribe", "id": 1, "channels": ["a", "b", "a", "secret", "unknown"]})
-    (ask,) = rig.asked(AskAuthorize)
+    (ask,) = rig.events_of(AskAuthorize)
     before = peer.types[1:]
     rig.engine.authorized(peer.session, ["a"], rig.now)
     rig.pump()
 
     assert (ask.identity, ask.channels, before) == (ALICE, ("a", "b"), [])
-    answer = peer.said("$subscribed")[0]
+    answer = peer.items_of("$subscribed")[0]
     assert answer["id"] == 1
     assert [(one["channel"], one.get("code")) for one in answer["channels"]] == [
         ("a", None),
@@ -503,8 +484,8 @@ def test_nobody_is_asked_twice_about_one_subscription() -> None:
 
     peer.subscribe({"channel": "a", "max_hz": 1})
 
-    assert len(rig.asked(AskAuthorize)) == 1
-    assert len(peer.said("$subscribed")) == 2
+    assert len(rig.events_of(AskAuthorize)) == 1
+    assert len(peer.items_of("$subscribed")) == 2
 
 
 def test_commands_behind_one_that_waits_keep_their_order() -> None:
@@ -543,12 +524,12 @@ def test_too_many_waiting_commands_stop_the_reading() -> None:
 
     for _ in range(30):
         peer.send({**PING, "id": "x" * 100})
-    stopped = rig.asked(Pause)
+    stopped = rig.events_of(Pause)
     grant(peer, ALICE)
 
     assert [pause.paused for pause in stopped] == [True]
-    assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
-    assert len(peer.said("$pong")) == 30
+    assert [pause.paused for pause in rig.events_of(Pause)] == [True, False]
+    assert len(peer.items_of("$pong")) == 30
 
 
 def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
@@ -559,9 +540,84 @@ def test_reading_goes_on_only_when_nothing_waits_any_more() -> None:
     peer.send({"action": "auth", "token": "second"}, PING)
 
     grant(peer, ALICE)
-    in_between = [pause.paused for pause in rig.asked(Pause)]
+    in_between = [pause.paused for pause in rig.events_of(Pause)]
     grant(peer, ALICE)
 
     assert in_between == [True]
-    assert [pause.paused for pause in rig.asked(Pause)] == [True, False]
+    assert [pause.paused for pause in rig.events_of(Pause)] == [True, False]
     assert rig.now == START
+
+
+# --- without a frame
+
+
+def names_of(peer: Peer) -> list[list[str]]:
+    """The channels of each answer."""
+    return [[one["channel"] for one in answer["channels"]] for answer in peer.items_of("$subscribed")]
+
+
+def test_selections_become_as_few_commands_as_their_bound_allows() -> None:
+    rig = Rig(Channel("user:*"), tuning=Tuning(max_subscriptions=3))
+    peer = rig.connect()
+    wanted = [Selection(f"user:{number}", last=1) for number in range(7)]
+    rig.publish("user:6", "news")
+
+    rig.engine.subscribe(peer.session, wanted, rig.now)
+    rig.pump()
+
+    names = [selection.channel for selection in wanted]
+    assert names_of(peer) == [names[:3], names[3:6], names[6:]]
+    assert [one.get("code") for one in peer.items_of("$subscribed")[1]["channels"]] == ["too-many-subscriptions"] * 3
+    assert set(peer.session.subscriptions) == set(names[:3])
+    assert "id" not in peer.items_of("$subscribed")[0]
+
+
+def test_no_selection_is_no_command() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+
+
+def test_selections_count_as_commands_of_their_number() -> None:
+    rig = Rig(A, B, tuning=Tuning(command_rate=2))
+    peer = rig.connect()
+
+    rig.engine.subscribe(peer.session, [Selection("a"), Selection("b")], rig.now)
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert names_of(peer) == [["a", "b"]]
+    assert (error(peer)["code"], error(peer)["after"]) == ("rate-limited", 0.5)
+
+
+def test_selections_wait_for_an_identity_and_their_turn() -> None:
+    rig = Rig(A, asks_to_authorize=True)
+    peer, early = newcomer(rig), rig.connect(identity=None)
+
+    for each in (peer, early):
+        rig.engine.subscribe(each.session, [Selection("a")], rig.now)
+    rig.pump()
+    before = peer.types
+    grant(peer, ALICE)
+    rig.engine.authorized(peer.session, ["a"], rig.now)
+    rig.pump()
+
+    assert before == []
+    assert peer.types == ["$hello", "$authenticated", "$subscribed"]
+    assert error(early)["code"] == "unauthenticated"
+
+
+def test_selections_of_a_session_that_has_ended_are_ignored() -> None:
+    rig = Rig(A)
+    peer = rig.connect()
+    rig.engine.disconnect(peer.session, rig.now)
+
+    rig.engine.subscribe(peer.session, [Selection("a")], rig.now)
+    rig.pump()
+
+    assert peer.types == ["$hello"]
+    assert rig.engine.statistics().subscriptions == 0

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from analytics_hub import Channel, Tuning
+from analytics_hub.channels import Channel
 from analytics_hub.core.commands import TURN
 from analytics_hub.core.subscriptions import MAX_CLOSED
 from analytics_hub.exceptions import ChannelLimitReached, UnknownChannel
+from analytics_hub.tuning import Tuning
 
 from .rig import Peer, Rig
 
@@ -51,7 +52,7 @@ def test_a_frame_full_of_commands_is_carried_out_a_turn_at_a_time(names: list[st
     assert (left, left_after_a_turn) == (3 * turn, 2 * turn)
     assert asks_to_be_called == rig.now
     assert not other.session.commands
-    assert len(flooder.said("$subscribed")) == 4 * turn
+    assert len(flooder.items_of("$subscribed")) == 4 * turn
 
 
 def test_floods_of_several_share_a_turn() -> None:
@@ -65,7 +66,7 @@ def test_floods_of_several_share_a_turn() -> None:
     rig.pump()
 
     assert left == 4 * TURN
-    assert [len(flooder.said("$pong")) for flooder in flooders] == [2 * TURN] * 5
+    assert [len(flooder.items_of("$pong")) for flooder in flooders] == [2 * TURN] * 5
 
 
 def test_the_answers_of_a_client_that_reads_nothing_stay_within_their_room() -> None:
@@ -105,11 +106,11 @@ def test_each_channel_that_a_command_names_counts_as_a_command() -> None:
     rig.advance(0.75)
     peer.send({"action": "ping", "id": 2})
 
-    assert [answer["ok"] for answer in peer.said("$subscribed")[0]["channels"]] == [True] * 6
-    assert [(error["id"], error["code"], error["after"]) for error in peer.said("$error")] == [
+    assert [answer["ok"] for answer in peer.items_of("$subscribed")[0]["channels"]] == [True] * 6
+    assert [(error["id"], error["code"], error["after"]) for error in peer.items_of("$error")] == [
         (1, "rate-limited", 0.75)
     ]
-    assert [answer["id"] for answer in peer.said("$pong")] == [2]
+    assert [answer["id"] for answer in peer.items_of("$pong")] == [2]
 
 
 def test_who_holds_many_may_change_them_less_often() -> None:
@@ -123,8 +124,8 @@ def test_who_holds_many_may_change_them_less_often() -> None:
     hand_in(rig, peer, *[command("subscribe", "c1")] * 30)
     rig.pump()
 
-    assert len(peer.said("$subscribed")) == 1 + 100 // 5
-    assert len(peer.said("$error")) == 10
+    assert len(peer.items_of("$subscribed")) == 1 + 100 // 5
+    assert len(peer.items_of("$error")) == 10
 
 
 # --- names
@@ -191,10 +192,10 @@ def test_a_table_knows_what_waits_however_much_was_deleted() -> None:
     rig.engine.delete("t", "b", rig.now)
     log = rig.engine.registry.logs["t"]
 
-    assert [log.back(count) for count in range(4)] == [4, 2, 0, 0]
-    assert [log.pending(0, fresh) for fresh in (False, True)] == [3, 2]
-    assert [log.pending(1, fresh) for fresh in (False, True)] == [2, 1]
-    assert [log.pending(4, fresh) for fresh in (False, True)] == [0, 0]
+    assert [log.position_back(count) for count in range(4)] == [4, 2, 0, 0]
+    assert [log.count_pending(0, fresh) for fresh in (False, True)] == [3, 2]
+    assert [log.count_pending(1, fresh) for fresh in (False, True)] == [2, 1]
+    assert [log.count_pending(4, fresh) for fresh in (False, True)] == [0, 0]
 
 
 @pytest.mark.parametrize("published", [12, 400], ids=["a few are dropped", "most are dropped"])
@@ -209,4 +210,4 @@ def test_who_starts_far_back_keeps_the_newest_over_all_its_channels(published: i
 
     values = peer.data()
     assert values[-10:] == [*range(published - 10, published)]
-    assert sum(gap["count"] for gap in peer.said("$gap")) + len(values) == published
+    assert sum(gap["count"] for gap in peer.items_of("$gap")) + len(values) == published

@@ -47,7 +47,7 @@ def test_a_cursor_names_the_epoch() -> None:
 
     peer = reader(rig, "a", {"channel": "b", "last": 5})
 
-    epochs = {answer["channel"]: answer["epoch"] for answer in peer.said("$subscribed")[0]["channels"]}
+    epochs = {answer["channel"]: answer["epoch"] for answer in peer.items_of("$subscribed")[0]["channels"]}
     assert last_cursor(peer) == {"a": (epochs["a"], 2), "b": (epochs["b"], 0)}
 
 
@@ -73,7 +73,7 @@ def test_a_busy_client_never_follows_and_is_always_told() -> None:
         rig.advance(BEAT)
 
         assert peer.session.cohort is not None
-        assert peer.session.cohort.inbox is None
+        assert peer.session.cohort.queue is None
         assert seqs(last_cursor(peer)) == {"a": 3 * number}
 
 
@@ -221,11 +221,11 @@ def test_heartbeats_say_nothing() -> None:
 
 def test_behind_the_memory_of_a_durable_channel() -> None:
     rig = Rig(Channel("d", mode="durable", keep_items=2), tuning=Tuning(interval=BEAT, journal_chunk=3, max_batch=2))
-    rig.keep("d", *range(8))
+    rig.publish_durable("d", *range(8))
     peer = reader(rig, {"channel": "d", "last": 8})
     while (place := last_cursor(peer)["d"][1]) < 8:
-        if rig.asked(Read)[-1].after == place:
-            rig.answer()
+        if rig.events_of(Read)[-1].after == place:
+            rig.answer_read()
         rig.advance(1)
 
     assert [seqs(cut.cursor)["d"] for cut in cuts(peer)[1:]] == [0, 2, 3, 5, 6, 8]

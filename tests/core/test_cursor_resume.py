@@ -213,7 +213,7 @@ def check_rest(world: World, stream: list[Cut]) -> None:
     for cut in stream:
         heir = rig.connect()
         if cut.cursor:
-            heir.ask(*since(cut.cursor))
+            heir.send_subscribe(*since(cut.cursor))
         heirs.append(heir)
     for channel in PLAIN:  # a loss is told before the next item
         world.finish()

@@ -92,9 +92,9 @@ def test_a_token_that_runs_out_is_announced_once_and_ends_the_session() -> None:
     peer = rig.connect(Identity(id="alice", expires=WALL + 100))
 
     rig.advance(69)
-    before = peer.said("$expiring")
+    before = peer.items_of("$expiring")
     rig.advance(30)
-    warned = peer.said("$expiring")
+    warned = peer.items_of("$expiring")
     lives = peer.close is None
     rig.advance(1 + GRAIN)
 
@@ -114,7 +114,7 @@ def test_a_refreshed_token_is_announced_anew() -> None:
     rig.engine.authenticated(peer.session, Identity(id="alice", expires=WALL + 100), rig.now)
     rig.advance(75)
 
-    assert len(peer.said("$expiring")) == 2
+    assert len(peer.items_of("$expiring")) == 2
     assert peer.close is None
 
 
@@ -146,7 +146,7 @@ def test_data_is_as_good_as_a_heartbeat() -> None:
     peer.forget()
 
     for number in range(8):
-        rig.tell("a", number)
+        rig.deliver("a", number)
         rig.advance(4)
 
     assert [] not in peer.frames
@@ -181,7 +181,7 @@ def test_who_has_an_answer_on_its_way_needs_no_heartbeat() -> None:
 
 def test_who_is_owed_a_portion_of_a_flush_needs_no_heartbeat() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5, interval=0.125))
-    peers = rig.crowd(257, "a")
+    peers = rig.subscribers(257, "a")
     rig.publish("a", 1)
     rig.engine.handle_timer(rig.now)
     deliveries = rig.engine.data_to_send()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.fanout import MAX_INBOX
+from analytics_hub.core.fanout import MAX_PER_TURN
 from analytics_hub.tuning import Tuning
 
 from .rig import Peer, Rig
@@ -31,7 +31,7 @@ def follower(rig: Rig, *channels: str) -> Peer:
     peer.subscribe(*channels)
     keep_busy(rig, *channels)
     assert peer.session.cohort is not None
-    assert peer.session.cohort.inbox is not None
+    assert peer.session.cohort.queue is not None
     peer.forget()
     return peer
 
@@ -41,7 +41,7 @@ def test_a_busy_client_gets_everything_in_publish_order() -> None:
     peer = follower(rig, "a", "b")
 
     for number in range(100):
-        rig.tell("ab"[number % 2], number)
+        rig.deliver("ab"[number % 2], number)
         rig.advance(BEAT / 8)
     rig.advance(1)
 
@@ -54,7 +54,7 @@ def test_what_waits_for_a_busy_client_is_pending() -> None:
     peer = follower(rig, "a", "b")
     before = peer.ledger("a")
 
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
     handed_out = peer.ledger("a")
     rig.publish("a", 4)
 
@@ -70,7 +70,7 @@ def test_the_first_item_after_a_quiet_beat_goes_at_once() -> None:
     rig.advance(1)
     peer.forget()
 
-    rig.tell("a", "at once")
+    rig.deliver("a", "at once")
 
     assert peer.data() == ["at once"]
 
@@ -115,11 +115,11 @@ def test_a_burst_for_a_busy_client_loses_nothing() -> None:
     rig = Rig(A, B, tuning=CALM)
     peer = follower(rig, "a", "b")
 
-    rig.publish("a", *range(MAX_INBOX + 1))
+    rig.publish("a", *range(MAX_PER_TURN + 1))
     rig.advance(1)
 
-    assert peer.data("a") == list(range(MAX_INBOX + 1))
-    assert peer.said("$gap") == []
+    assert peer.data("a") == list(range(MAX_PER_TURN + 1))
+    assert peer.items_of("$gap") == []
 
 
 def test_what_was_overwritten_before_a_busy_client_was_told_is_a_gap() -> None:
@@ -130,7 +130,7 @@ def test_what_was_overwritten_before_a_busy_client_was_told_is_a_gap() -> None:
     rig.advance(1)
 
     assert peer.data() == list(range(20, 30))
-    assert peer.said("$gap")[0]["count"] == 20
+    assert peer.items_of("$gap")[0]["count"] == 20
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -143,7 +143,7 @@ def test_what_was_overwritten_after_a_busy_client_was_told_still_comes(others: i
     peer.forget()
 
     for first in range(0, 12, 4):
-        rig.tell("a", *range(first, first + 4))
+        rig.deliver("a", *range(first, first + 4))
     peer.subscribe("b")
     ledger = peer.ledger("a")
     rig.advance(1)
@@ -156,7 +156,7 @@ def test_a_busy_client_may_subscribe_to_more_and_lose_nothing() -> None:
     rig = Rig(A, B, tuning=CALM)
     peer = follower(rig, "a")
 
-    rig.tell("a", 1, 2)
+    rig.deliver("a", 1, 2)
     peer.subscribe("b")
     rig.publish("a", 3)
     rig.publish("b", 4)
@@ -172,7 +172,7 @@ def test_one_of_several_busy_clients_may_leave_them() -> None:
     for peer in peers:
         peer.forget()
 
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
     peers[1].subscribe("b")
     peers[2].stall()
     rig.publish("a", 4)
@@ -187,9 +187,9 @@ def test_a_busy_client_that_leaves_abandons_what_waited() -> None:
     rig = Rig(A, tuning=CALM)
     peer = follower(rig, "a")
 
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
     rig.engine.disconnect(peer.session, rig.now)
-    rig.tell("a", 4)
+    rig.deliver("a", 4)
 
     assert peer.ledger("a").abandoned == 3
     assert peer.data() == []
@@ -218,7 +218,7 @@ def test_busy_clients_with_different_subscriptions_see_the_same_order() -> None:
         peer.forget()
 
     for number in range(40):
-        rig.tell("ab"[number % 2], number)
+        rig.deliver("ab"[number % 2], number)
         rig.advance(BEAT / 4)
     rig.advance(1)
 
@@ -255,12 +255,12 @@ def test_what_is_published_between_two_writes_of_a_turn_reaches_everybody_once(n
 
 def test_a_busy_crowd_of_several_slices_is_written_to_the_last() -> None:
     rig = Rig(A, tuning=CALM)
-    peers = rig.crowd(258, "a")
+    peers = rig.subscribers(258, "a")
     keep_busy(rig, "a", beats=3)
     for peer in peers:
         peer.forget()
 
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
     rig.now += BEAT
     rig.engine.handle_timer(rig.now)
     deliveries = rig.engine.data_to_send()
@@ -306,7 +306,7 @@ def test_what_one_busy_client_was_not_told_yet_reaches_another_that_has_it_alrea
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")
     second.subscribe("a", "b")
-    rig.tell("a", "x")
+    rig.deliver("a", "x")
     rig.advance(BEAT)
     first.forget()
     second.forget()
@@ -327,14 +327,14 @@ def test_what_one_busy_client_was_not_told_yet_reaches_another_that_has_it_alrea
 
 def test_a_busy_client_waits_for_its_own_turn_while_others_have_theirs() -> None:
     rig = Rig(A, tuning=CALM)
-    busy, slow = rig.crowd(2, "a")
+    busy, slow = rig.subscribers(2, "a")
     slow.stall()
     keep_busy(rig, "a")
     busy.forget()
     slow.forget()
 
     rig.advance(BEAT / 2)
-    rig.tell("a", *["late"] * 3)
+    rig.deliver("a", *["late"] * 3)
     rig.advance(BEAT / 4)
     slow.resume()
     early = (busy.data().count("late"), slow.data().count("late"))
@@ -349,7 +349,7 @@ def overtaken() -> tuple[Rig, Peer]:
     rig = Rig(Channel("a", keep_items=4), tuning=CALM)
     peer = follower(rig, "a")
     for first in (0, 4):
-        rig.tell("a", *range(first, first + 4))
+        rig.deliver("a", *range(first, first + 4))
     return rig, peer
 
 
@@ -364,7 +364,7 @@ def test_a_busy_client_that_stalls_loses_the_oldest_first() -> None:
     peer.resume()
     rig.advance(1)
 
-    gap = peer.said("$gap")[0]
+    gap = peer.items_of("$gap")[0]
     assert (gap["from"], gap["to"], gap["reason"]) == (before + 1, before + 10, "buffer")
     assert peer.data() == [10, 11, 12, 13]
 
@@ -376,6 +376,6 @@ def test_a_busy_client_that_unsubscribes_is_told_of_losses_next_to_what_it_has_r
     rig.publish("a", *range(8, 14))
     account = peer.unsubscribe("a")["channels"][0]
 
-    gap = peer.said("$gap")[0]
+    gap = peer.items_of("$gap")[0]
     assert (gap["from"], gap["to"]) == (before + 1, before + 10)
     assert (account["seq"], account["abandoned"]) == (before + 10, 4)

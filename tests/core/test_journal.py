@@ -29,7 +29,7 @@ def test_nothing_is_written_before_the_journal_has_it() -> None:
     peer = rig.connect()
     peer.subscribe("d")
 
-    rig.tell("d", 1)
+    rig.deliver("d", 1)
     before = peer.data()
     rig.commit("d")
 
@@ -38,16 +38,16 @@ def test_nothing_is_written_before_the_journal_has_it() -> None:
 
 def test_what_is_published_meanwhile_goes_as_the_next_batch() -> None:
     rig = Rig(D)
-    rig.tell("d", 1)
-    rig.tell("d", 2, 3)
-    at_first = rig.asked(Append)
+    rig.deliver("d", 1)
+    rig.deliver("d", 2, 3)
+    at_first = rig.events_of(Append)
 
     rig.commit("d")
     rig.commit("d")
 
     assert [len(batch.items) for batch in at_first] == [1]
-    assert [(batch.first, len(batch.items)) for batch in rig.asked(Append)] == [(1, 1), (2, 2)]
-    assert [msgspec.json.decode(item)["seq"] for item in rig.asked(Append)[1].items] == [2, 3]
+    assert [(batch.first, len(batch.items)) for batch in rig.events_of(Append)] == [(1, 1), (2, 2)]
+    assert [msgspec.json.decode(item)["seq"] for item in rig.events_of(Append)[1].items] == [2, 3]
     assert rig.engine.is_quiet
 
 
@@ -55,9 +55,9 @@ def test_a_batch_carries_what_the_driver_hung_on_it() -> None:
     rig = Rig(D)
     waiter = object()
 
-    rig.tell("d", 1, type="x", waiter=waiter)
+    rig.deliver("d", 1, type="x", waiter=waiter)
 
-    (draft,) = rig.asked(Append)[0].drafts
+    (draft,) = rig.events_of(Append)[0].drafts
     assert (draft.waiter, draft.type, draft.data) == (waiter, "x", b"1")
 
 
@@ -72,10 +72,10 @@ def test_a_refused_batch_reaches_nobody_and_takes_no_number() -> None:
     rig = Rig(D)
     peer = rig.connect()
     peer.subscribe("d")
-    rig.tell("d", "lost", "too")
+    rig.deliver("d", "lost", "too")
 
     rig.engine.rejected("d")
-    rig.keep("d", "kept")
+    rig.publish_durable("d", "kept")
 
     assert (peer.data(), peer.seqs()) == (["kept"], [1])
     assert rig.engine.statistics().counters["journal-rejected"] == 2
@@ -98,10 +98,10 @@ def test_the_engine_is_busy_while_a_batch_is_with_the_journal() -> None:
 def test_an_item_that_is_too_large_never_reaches_the_journal() -> None:
     rig = Rig(D, tuning=Tuning(max_item_bytes=100))
 
-    with pytest.raises(InvalidItem, match=r"the item for channel 'd' has .* bytes; at most 100 are right"):
-        rig.tell("d", "x" * 100)
+    with pytest.raises(InvalidItem, match=r"the item for channel 'd' has .* bytes; at most 100 are allowed"):
+        rig.deliver("d", "x" * 100)
 
-    assert rig.asked(Append) == []
+    assert rig.events_of(Append) == []
 
 
 # --- reading behind the memory
@@ -109,44 +109,44 @@ def test_an_item_that_is_too_large_never_reaches_the_journal() -> None:
 
 def test_who_is_behind_the_memory_reads_from_the_journal() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 11))
+    rig.publish_durable("d", *range(1, 11))
     peer = listen(rig)
 
     ledger = peer.ledger("d")
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
     assert ledger.pending == 10
-    assert rig.asked(Read) == [Read("d", 0, 256)]
+    assert rig.events_of(Read) == [Read("d", 0, 256)]
     assert peer.data() == list(range(1, 11))
-    assert peer.said("$subscribed")[0]["channels"][0]["recovered"] is True
-    assert peer.said("$gap") == []
+    assert peer.items_of("$subscribed")[0]["channels"][0]["recovered"] is True
+    assert peer.items_of("$gap") == []
 
 
 def test_the_journal_is_read_in_chunks() -> None:
     rig = Rig(D, tuning=Tuning(journal_chunk=4))
-    rig.keep("d", *range(1, 13))
+    rig.publish_durable("d", *range(1, 13))
     peer = listen(rig)
 
     for _ in range(3):
-        rig.answer()
+        rig.answer_read()
         rig.advance(1)
 
-    assert [read.after for read in rig.asked(Read)] == [0, 4, 8]
+    assert [read.after for read in rig.events_of(Read)] == [0, 4, 8]
     assert peer.data() == list(range(1, 13))
 
 
 def test_live_items_come_after_what_the_journal_gave() -> None:
     rig = Rig(D, A, tuning=Tuning(journal_chunk=4))
-    rig.keep("d", *range(1, 9))
+    rig.publish_durable("d", *range(1, 9))
     peer = listen(rig)
     peer.subscribe("a")
 
-    rig.keep("d", 9)
-    rig.tell("a", "other")
-    rig.answer()
+    rig.publish_durable("d", 9)
+    rig.deliver("a", "other")
+    rig.answer_read()
     rig.advance(1)
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
     assert peer.data("d") == list(range(1, 10))
@@ -155,17 +155,17 @@ def test_live_items_come_after_what_the_journal_gave() -> None:
 
 def test_those_at_one_position_share_an_answer() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peers = []
     for hz in (None, 5, 7):
         peers.append(rig.connect())
         selection = {"channel": "d", "since": {"epoch": "test.1", "seq": 0}, "max_hz": hz}
         peers[-1].subscribe(selection)
 
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    assert len(rig.asked(Read)) == 1
+    assert len(rig.events_of(Read)) == 1
     assert [peer.data() for peer in peers] == [list(range(1, 8))] * 3
 
 
@@ -174,10 +174,10 @@ def test_a_stalled_client_reads_on_from_the_journal() -> None:
     peer = rig.connect()
     peer.subscribe("d")
     peer.stall()
-    rig.keep("d", *range(1, 11))
+    rig.publish_durable("d", *range(1, 11))
 
     peer.resume()
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
     assert peer.data() == list(range(1, 11))
@@ -186,43 +186,43 @@ def test_a_stalled_client_reads_on_from_the_journal() -> None:
 
 def test_a_read_that_failed_is_tried_again() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
 
     rig.engine.journal_read("d", 0, None, rig.now)
     rig.advance(RETRY / 2)
-    too_early = len(rig.asked(Read))
+    too_early = len(rig.events_of(Read))
     rig.advance(RETRY / 2)
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    assert (too_early, len(rig.asked(Read))) == (1, 2)
+    assert (too_early, len(rig.events_of(Read))) == (1, 2)
     assert peer.data() == list(range(1, 8))
 
 
 def test_a_read_that_failed_is_not_tried_for_who_has_left() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
 
     rig.engine.journal_read("d", 0, None, rig.now)
     rig.engine.disconnect(peer.session, rig.now)
     rig.advance(5 * RETRY)
 
-    assert len(rig.asked(Read)) == 1
+    assert len(rig.events_of(Read)) == 1
     other = listen(rig)
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
     assert other.data() == list(range(1, 8))
 
 
 def test_an_answer_for_who_has_left_is_ignored() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
 
     rig.engine.disconnect(peer.session, rig.now)
-    rig.answer()
+    rig.answer_read()
 
     assert peer.data() == []
     assert rig.engine.is_quiet
@@ -230,12 +230,12 @@ def test_an_answer_for_who_has_left_is_ignored() -> None:
 
 def test_a_second_answer_changes_nothing() -> None:
     rig = Rig(D, tuning=Tuning(rate=2))
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
-    (read,) = rig.asked(Read)
+    (read,) = rig.events_of(Read)
 
-    rig.answer(read)
-    rig.answer(read)
+    rig.answer_read(read)
+    rig.answer_read(read)
     rig.advance(10)
 
     assert peer.data() == list(range(1, 8))
@@ -243,12 +243,12 @@ def test_a_second_answer_changes_nothing() -> None:
 
 def test_who_subscribes_to_more_while_the_journal_reads_is_not_forgotten() -> None:
     rig = Rig(D, A)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
 
     peer.subscribe("a")
-    for read in rig.asked(Read):
-        rig.answer(read)
+    for read in rig.events_of(Read):
+        rig.answer_read(read)
     rig.advance(1)
 
     assert peer.data("d") == list(range(1, 8))
@@ -257,56 +257,56 @@ def test_who_subscribes_to_more_while_the_journal_reads_is_not_forgotten() -> No
 def test_what_the_journal_has_forgotten_is_a_gap() -> None:
     rig = Rig(D)
     for value in range(1, 11):
-        rig.tell("d", value)
+        rig.deliver("d", value)
         rig.commit("d", keep=5)
     peer = listen(rig, since=2)
 
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (3, 5, 3, "retention")
     assert peer.data() == list(range(6, 11))
 
 
 def test_what_the_journal_forgets_while_it_is_asked_is_a_gap() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 9))
+    rig.publish_durable("d", *range(1, 9))
     peer = listen(rig)
 
     for seq in range(1, 5):
         del rig.kept["d"][seq]
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (1, 4, 4, "retention")
     assert peer.data() == [5, 6, 7, 8]
 
 
 def test_an_empty_answer_means_that_only_memory_is_left() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 9))
+    rig.publish_durable("d", *range(1, 9))
     peer = listen(rig)
 
     rig.kept["d"].clear()
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    assert peer.said("$gap")[0]["count"] == 5
+    assert peer.items_of("$gap")[0]["count"] == 5
     assert peer.data() == [6, 7, 8]
 
 
 def test_what_memory_still_has_is_not_lost_when_the_journal_forgets_it() -> None:
     rig = Rig(D)
     for value in range(1, 6):
-        rig.tell("d", value)
+        rig.deliver("d", value)
         rig.commit("d", keep=1)
 
     peer = listen(rig, since=2)
 
     assert peer.data() == [3, 4, 5]
-    assert rig.asked(Read) == []
+    assert rig.events_of(Read) == []
 
 
 # --- a journal from before
@@ -321,8 +321,8 @@ def test_a_restored_channel_goes_on_where_its_journal_stands() -> None:
     peer = rig.connect()
 
     answer = peer.subscribe({"channel": "d", "snapshot": True})["channels"][0]
-    rig.answer()
-    rig.keep("d", 6)
+    rig.answer_read()
+    rig.publish_durable("d", 6)
     rig.advance(1)
 
     assert (answer["epoch"], answer["seq"]) == ("old", 2)
@@ -331,11 +331,11 @@ def test_a_restored_channel_goes_on_where_its_journal_stands() -> None:
 
 def test_a_snapshot_of_a_durable_channel_is_all_that_the_journal_has() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = rig.connect()
 
     peer.subscribe({"channel": "d", "snapshot": True})
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
     assert peer.data() == list(range(1, 8))
@@ -343,27 +343,27 @@ def test_a_snapshot_of_a_durable_channel_is_all_that_the_journal_has() -> None:
 
 def test_a_retried_read_answers_those_who_came_meanwhile() -> None:
     rig = Rig(D)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     first = listen(rig)
     rig.engine.journal_read("d", 0, None, rig.now)
     second = rig.connect()
     second.subscribe({"channel": "d", "since": {"epoch": "test.1", "seq": 0}, "max_hz": 9})
 
     rig.advance(RETRY)
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
-    assert len(rig.asked(Read)) == 2
+    assert len(rig.events_of(Read)) == 2
     assert first.data() == second.data() == list(range(1, 8))
 
 
 def test_an_answer_may_come_just_after_its_client_has_subscribed_to_more() -> None:
     rig = Rig(D, A)
-    rig.keep("d", *range(1, 8))
+    rig.publish_durable("d", *range(1, 8))
     peer = listen(rig)
 
     rig.engine.receive_data(peer.session, '{"action":"subscribe","channels":["a"]}', rig.now)
-    rig.answer()
+    rig.answer_read()
     rig.advance(1)
 
     assert peer.data() == list(range(1, 8))

@@ -144,7 +144,7 @@ def test_who_is_there_learns_of_a_deletion() -> None:
     rig = Rig(TABLE)
     peer = rig.connect()
     peer.subscribe("t")
-    rig.tell("t", 1, key="a")
+    rig.deliver("t", 1, key="a")
 
     rig.engine.delete("t", "a", rig.now)
     rig.advance(1)
@@ -166,7 +166,7 @@ def test_an_item_of_a_table_needs_a_key(key: str | None) -> None:
 def test_only_a_table_has_keys(channel: Channel) -> None:
     rig = Rig(channel)
 
-    with pytest.raises(InvalidItem, match=f"key 'k' on channel .* whose mode '{channel.mode}' has no keys"):
+    with pytest.raises(InvalidItem, match=f"key 'k' on channel .*: its mode '{channel.mode}' has no keys"):
         rig.publish(channel.name, 1, key="k")
     with pytest.raises(InvalidItem, match="has no keys"):
         rig.engine.delete(channel.name, "k", rig.now)
@@ -175,7 +175,7 @@ def test_only_a_table_has_keys(channel: Channel) -> None:
 def test_latest_has_nothing_to_delete() -> None:
     rig = Rig(LATEST)
 
-    with pytest.raises(InvalidItem, match="delete on channel 'l', whose mode 'latest' has no keys"):
+    with pytest.raises(InvalidItem, match="delete on channel 'l': its mode 'latest' has no keys"):
         rig.publish("l", None, deleted=True)
 
 
@@ -237,7 +237,7 @@ def test_a_forgotten_deletion_is_a_loss_for_who_is_behind() -> None:
     rig = Rig(TABLE, tuning=Tuning(interval=0.125))
     peer = rig.connect()
     peer.subscribe("t")
-    rig.tell("t", 0, key="stays")
+    rig.deliver("t", 0, key="stays")
     peer.forget()
     peer.stall()
 

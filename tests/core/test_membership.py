@@ -21,9 +21,9 @@ def cohorts(rig: Rig) -> int:
 
 def test_clients_with_the_same_subscriptions_share_a_cohort() -> None:
     rig = Rig(A, B)
-    peers = rig.crowd(3, "a", "b")
+    peers = rig.subscribers(3, "a", "b")
 
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     assert cohorts(rig) == 1
     assert [peer.data() for peer in peers] == [[1]] * 3
@@ -43,7 +43,7 @@ def test_different_wires_share_nothing() -> None:
     for name in ("x", "y"):
         rig.connect(wire=LineWire(name)).subscribe("a")
 
-    assert (cohorts(rig), rig.engine.statistics().layouts) == (2, 2)
+    assert (cohorts(rig), rig.engine.statistics().subscription_sets) == (2, 2)
 
 
 def test_a_client_without_a_subscription_is_in_no_cohort() -> None:
@@ -60,22 +60,22 @@ def test_a_client_without_a_subscription_is_in_no_cohort() -> None:
 
 def test_a_cohort_goes_with_its_last_member() -> None:
     rig = Rig(A)
-    peers = rig.crowd(2, "a")
+    peers = rig.subscribers(2, "a")
 
     for peer in peers:
         peer.unsubscribe("a")
 
-    assert (cohorts(rig), rig.engine.statistics().layouts) == (0, 0)
+    assert (cohorts(rig), rig.engine.statistics().subscription_sets) == (0, 0)
 
 
 def test_a_stalled_client_reads_on_from_where_it_stopped() -> None:
     rig = Rig(A, tuning=TUNING)
-    slow, quick = rig.crowd(2, "a")
+    slow, quick = rig.subscribers(2, "a")
     slow.is_full = True
 
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(1)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
 
     assert (slow.data(), quick.data()) == ([1], [1, 2])
@@ -86,16 +86,16 @@ def test_a_stalled_client_reads_on_from_where_it_stopped() -> None:
 
 def test_who_has_caught_up_rejoins() -> None:
     rig = Rig(A, tuning=TUNING)
-    slow, quick = rig.crowd(2, "a")
+    slow, quick = rig.subscribers(2, "a")
     slow.stall()
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(1)
     behind = cohorts(rig)
 
     slow.resume()
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
-    rig.tell("a", 3)
+    rig.deliver("a", 3)
     rig.advance(1)
 
     assert (behind, cohorts(rig)) == (2, 1)
@@ -104,7 +104,7 @@ def test_who_has_caught_up_rejoins() -> None:
 
 def test_who_missed_nothing_rejoins_at_once() -> None:
     rig = Rig(A, tuning=TUNING)
-    slow, _ = rig.crowd(2, "a")
+    slow, _ = rig.subscribers(2, "a")
 
     slow.stall()
     slow.resume()
@@ -114,11 +114,11 @@ def test_who_missed_nothing_rejoins_at_once() -> None:
 
 def test_the_only_member_of_a_cohort_may_stall_and_come_back() -> None:
     rig = Rig(A, tuning=TUNING)
-    (peer,) = rig.crowd(1, "a")
+    (peer,) = rig.subscribers(1, "a")
     peer.is_full = True
 
-    rig.tell("a", 1)
-    rig.tell("a", 2)
+    rig.deliver("a", 1)
+    rig.deliver("a", 2)
     peer.resume()
     rig.advance(1)
 
@@ -127,13 +127,13 @@ def test_the_only_member_of_a_cohort_may_stall_and_come_back() -> None:
 
 def test_those_that_stall_in_one_flush_stay_together() -> None:
     rig = Rig(A, tuning=TUNING)
-    peers = rig.crowd(10, "a")
+    peers = rig.subscribers(10, "a")
     for peer in peers[2:]:
         peer.is_full = True
 
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(1)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
 
     assert cohorts(rig) == 2
@@ -145,12 +145,12 @@ def test_those_that_stall_in_one_flush_stay_together() -> None:
 
 def test_those_that_stall_in_different_flushes_do_not_mix() -> None:
     rig = Rig(A, tuning=TUNING)
-    first, second, third = rig.crowd(3, "a")
+    first, second, third = rig.subscribers(3, "a")
     first.is_full = True
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(1)
     second.is_full = True
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
 
     first.resume()
@@ -162,13 +162,13 @@ def test_those_that_stall_in_different_flushes_do_not_mix() -> None:
 
 def test_a_place_to_stall_in_may_have_emptied() -> None:
     rig = Rig(A, tuning=TUNING)
-    first, second, third = rig.crowd(3, "a")
-    rig.tell("a", 1)
+    first, second, third = rig.subscribers(3, "a")
+    rig.deliver("a", 1)
 
     first.stall()
     first.resume()
     second.stall()
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
     second.resume()
 
@@ -177,10 +177,10 @@ def test_a_place_to_stall_in_may_have_emptied() -> None:
 
 def test_those_that_resume_together_stay_together() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT, rate=8, buffer_items=100))
-    peers = rig.crowd(6, "a")
+    peers = rig.subscribers(6, "a")
     for peer in peers[1:]:
         peer.is_full = True
-    rig.tell("a", 0)
+    rig.deliver("a", 0)
     rig.publish("a", *range(1, 40))
     rig.advance(1)
 
@@ -196,16 +196,16 @@ def test_those_that_resume_together_stay_together() -> None:
 
 def test_one_that_resumes_later_than_the_others_reads_on_from_its_own_place() -> None:
     rig = Rig(A, tuning=TUNING)
-    early, late, quick = rig.crowd(3, "a")
+    early, late, quick = rig.subscribers(3, "a")
     early.is_full = late.is_full = True
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(1)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(1)
 
     early.resume()
     rig.advance(1)
-    rig.tell("a", 3)
+    rig.deliver("a", 3)
     rig.advance(1)
     late.resume()
     rig.advance(1)
@@ -216,7 +216,7 @@ def test_one_that_resumes_later_than_the_others_reads_on_from_its_own_place() ->
 
 def test_a_stalled_client_loses_what_it_may_not_wait_for() -> None:
     rig = Rig(A, TABLE, tuning=Tuning(interval=BEAT, buffer_items=3))
-    peer, _ = rig.crowd(2, "a", "t")
+    peer, _ = rig.subscribers(2, "a", "t")
     peer.stall()
 
     rig.publish("a", *range(1, 11))
@@ -224,17 +224,17 @@ def test_a_stalled_client_loses_what_it_may_not_wait_for() -> None:
     rig.advance(1)
     peer.resume()
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (1, 7, 7, "buffer")
     assert peer.data() == [8, 9, 10, 2]
 
 
 def test_a_short_stall_that_missed_no_flush_costs_nothing() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT, buffer_items=3))
-    peer, other = rig.crowd(2, "a")
-    rig.tell("a", 0)
+    peer, other = rig.subscribers(2, "a")
+    rig.deliver("a", 0)
 
-    rig.tell("a", *range(1, 11))
+    rig.deliver("a", *range(1, 11))
     peer.stall()
     peer.resume()
     rig.advance(1)
@@ -248,8 +248,8 @@ def test_who_subscribes_while_it_is_stalled_is_served_once_it_is_not() -> None:
     peer.stall()
     peer.forget()
 
-    peer.ask("a")
-    rig.tell("a", 1)
+    peer.send_subscribe("a")
+    rig.deliver("a", 1)
     in_between = list(peer.types)
     peer.resume()
 
@@ -259,12 +259,12 @@ def test_who_subscribes_while_it_is_stalled_is_served_once_it_is_not() -> None:
 
 def test_a_stalled_client_stays_stalled_when_its_subscriptions_change() -> None:
     rig = Rig(A, B)
-    peer, _ = rig.crowd(2, "a")
+    peer, _ = rig.subscribers(2, "a")
     peer.stall()
 
-    peer.ask("b")
-    rig.tell("a", 1)
-    rig.tell("b", 2)
+    peer.send_subscribe("b")
+    rig.deliver("a", 1)
+    rig.deliver("b", 2)
 
     assert peer.items == []
     peer.resume()
@@ -274,12 +274,12 @@ def test_a_stalled_client_stays_stalled_when_its_subscriptions_change() -> None:
 def test_nobody_joins_a_cohort_that_has_more_tokens() -> None:
     """A client that has used its rate must not get more of it from others."""
     rig = Rig(A, B, tuning=Tuning(interval=BEAT, rate=10))
-    (rested,) = rig.crowd(1, "a")
-    (busy,) = rig.crowd(1, "a", "b")
-    rig.tell("b", *range(10))
+    (rested,) = rig.subscribers(1, "a")
+    (busy,) = rig.subscribers(1, "a", "b")
+    rig.deliver("b", *range(10))
 
     busy.unsubscribe("b")
-    rig.tell("a", *range(10))
+    rig.deliver("a", *range(10))
     rig.advance(0.5)
 
     assert cohorts(rig) == 2
@@ -290,13 +290,13 @@ def test_nobody_joins_a_cohort_that_has_more_tokens() -> None:
 
 def test_who_joins_a_cohort_takes_its_tokens() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT, rate=10))
-    (busy,) = rig.crowd(1, "a")
-    rig.tell("a", *range(10))
+    (busy,) = rig.subscribers(1, "a")
+    rig.deliver("a", *range(10))
     rested = rig.connect()
     rested.subscribe("a")
 
     together = cohorts(rig)
-    rig.tell("a", *range(10, 20))
+    rig.deliver("a", *range(10, 20))
     rig.advance(0.5)
 
     assert together == 1
@@ -305,12 +305,12 @@ def test_who_joins_a_cohort_takes_its_tokens() -> None:
 
 def test_who_was_held_back_joins_once_its_tokens_allow() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT, rate=10))
-    busy, _ = rig.crowd(2, "a")
+    busy, _ = rig.subscribers(2, "a")
     busy.subscribe({"channel": "a", "last": 0})
     rig.advance(5)
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(5)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     rig.advance(5)
 
     assert cohorts(rig) == 1
@@ -320,13 +320,13 @@ def test_a_paced_client_keeps_its_pace_among_others() -> None:
     rig = Rig(A, B, tuning=TUNING)
     paced = rig.connect()
     paced.subscribe({"channel": "a", "max_hz": 1}, "b")
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     other = rig.connect()
     other.subscribe({"channel": "a", "max_hz": 1})
 
     paced.unsubscribe("b")
     rig.advance(BEAT)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
 
     assert (paced.data(), other.data()) == ([1], [2])
     rig.advance(1)
@@ -340,10 +340,10 @@ def test_cohorts_of_a_layout_take_their_turns_together() -> None:
     for _ in range(2):
         peers.append(rig.connect())
         peers[-1].subscribe({"channel": "a", "last": 1})
-        rig.tell("a", "first")
+        rig.deliver("a", "first")
         rig.advance(BEAT / 2)
     rig.advance(1)
-    rig.tell("a", "x")
+    rig.deliver("a", "x")
     rig.advance(1)
 
     assert cohorts(rig) == 1
@@ -352,7 +352,7 @@ def test_cohorts_of_a_layout_take_their_turns_together() -> None:
 
 def test_who_is_not_in_step_is_not_merged() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT, rate=4))
-    first, second = rig.crowd(2, "a")
+    first, second = rig.subscribers(2, "a")
     second.subscribe({"channel": "a", "last": 0})
 
     rig.publish("a", *range(8))
@@ -368,14 +368,14 @@ def test_who_is_not_in_step_is_not_merged() -> None:
 
 def test_who_remains_alone_after_a_turn_of_two_is_served_as_before() -> None:
     rig = Rig(A, tuning=TUNING)
-    first, second = rig.crowd(2, "a")
+    first, second = rig.subscribers(2, "a")
     second.stall()
     rig.publish("a", 1)
     rig.engine.handle_timer(rig.now)
     rig.engine.disconnect(second.session, rig.now)
     rig.pump()
     rig.advance(1)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
 
     assert cohorts(rig) == 1
     assert first.data() == [1, 2]
@@ -386,7 +386,7 @@ def test_who_joins_one_that_was_congested_is_not_said_to_have_been() -> None:
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")
     first.is_full = True
-    rig.tell("a", 0)
+    rig.deliver("a", 0)
     rig.advance(2)
     first.resume()
     second.subscribe("a")
@@ -395,4 +395,4 @@ def test_who_joins_one_that_was_congested_is_not_said_to_have_been() -> None:
     rig.publish("a", *range(20))
     rig.advance(10)
 
-    assert [gap["reason"] for gap in second.said("$gap")] == ["rate"]
+    assert [gap["reason"] for gap in second.items_of("$gap")] == ["rate"]

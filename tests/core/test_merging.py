@@ -5,8 +5,7 @@ from itertools import chain
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analytics_hub.core.merging import oldest
-from analytics_hub.core.ring import Entry
+from analytics_hub.core.ring import Entry, merge_oldest
 
 
 def entry(order: int, run: int) -> Entry:
@@ -19,7 +18,7 @@ def test_the_oldest_of_all_come_in_publish_order(places: list[int], limit: int) 
     """As if everything were sorted and the rest thrown away."""
     runs = [[entry(order, place) for order, place in enumerate(places) if place == run] for run in range(6)]
 
-    found = oldest([run for run in runs if run], limit)
+    found = merge_oldest([run for run in runs if run], limit)
 
     assert found == sorted(chain(*runs), key=lambda each: each.order)[:limit]
 
@@ -29,4 +28,4 @@ def test_what_comes_from_a_journal_stays_together(length: int, limit: int) -> No
     """Its entries all have the order 0: a run goes as a whole before the next, and each in its own order."""
     runs = [[Entry(0, seq, b"", f"c{run}") for seq in range(length)] for run in range(3)]
 
-    assert oldest(runs, limit) == list(chain(*runs))[:limit]
+    assert merge_oldest(runs, limit) == list(chain(*runs))[:limit]

@@ -11,7 +11,8 @@ from analytics_hub.core.cohort import SLICE, Delivery
 from analytics_hub.protocol import MAX_FRAME_BYTES
 from analytics_hub.tuning import Tuning
 
-from .rig import Peer, Rig
+from .rig import ALICE, Rig
+from .wire import LineWire
 
 A = Channel("a")
 B = Channel("b")
@@ -24,7 +25,7 @@ class Flush:
 
     def __init__(self, count: int = 2 * SLICE + 1) -> None:
         self.rig = Rig(A, B, TABLE, tuning=Tuning(interval=BEAT))
-        self.peers = self.rig.crowd(count, "a", "b", "t")
+        self.peers = self.rig.subscribers(count, "a", "b", "t")
         self.rig.publish("a", 1, 2)
         self.rig.publish("t", "old", "new", key="k")
         self.rig.engine.handle_timer(self.rig.now)
@@ -142,7 +143,7 @@ def test_who_ends_a_subscription_in_the_middle_gets_its_portion_first() -> None:
     flush.go_on()
 
     assert flush.owed.types == ["a", "a", "t", "$unsubscribed"]
-    assert flush.owed.said("$unsubscribed")[0]["channels"] == [{"channel": "a", "seq": 2, "abandoned": 0}]
+    assert flush.owed.items_of("$unsubscribed")[0]["channels"] == [{"channel": "a", "seq": 2, "abandoned": 0}]
 
 
 def test_who_is_ended_in_the_middle_gets_its_portion_first() -> None:
@@ -203,12 +204,9 @@ def test_those_that_stall_as_they_are_written_stay_together() -> None:
 
 def test_who_comes_in_the_middle_gets_what_is_published_from_then_on() -> None:
     flush = Flush()
-    session = flush.rig.engine.connect(
-        flush.served.session.wire, flush.served.session.identity, flush.rig.now, id="new"
-    )
-    session.peer = new = Peer(flush.rig, session)
+    new = flush.rig.new_peer(ALICE, LineWire(), "new")
 
-    flush.rig.engine.receive_data(session, '{"action":"subscribe","channels":["a","b"]}', flush.rig.now)
+    flush.rig.engine.receive_data(new.session, '{"action":"subscribe","channels":["a","b"]}', flush.rig.now)
     flush.rig.publish("a", 3)
     flush.go_on()
     flush.rig.advance(1)
@@ -231,7 +229,7 @@ def test_what_is_published_in_the_middle_goes_with_the_next_flush() -> None:
 
 def test_looking_at_the_time_in_the_middle_writes_nothing_twice() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT))
-    peers = rig.crowd(2, "a")
+    peers = rig.subscribers(2, "a")
     other = rig.connect()
     other.subscribe({"channel": "a", "max_hz": 500})
     rig.advance(1)
@@ -252,7 +250,7 @@ def test_looking_at_the_time_in_the_middle_writes_nothing_twice() -> None:
 @pytest.mark.parametrize("verb", ["stalled", "disconnect"])
 def test_who_is_due_and_can_take_nothing_is_passed_over(verb: str) -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT))
-    (peer,) = rig.crowd(1, "a")
+    (peer,) = rig.subscribers(1, "a")
 
     rig.publish("a", 1)
     rig.engine.handle_timer(rig.now)
@@ -264,7 +262,7 @@ def test_who_is_due_and_can_take_nothing_is_passed_over(verb: str) -> None:
 
 def test_two_turns_before_the_first_write_are_one_flush() -> None:
     rig = Rig(A, B, tuning=Tuning(interval=BEAT))
-    (peer,) = rig.crowd(1, "a", "b")
+    (peer,) = rig.subscribers(1, "a", "b")
 
     rig.publish("a", 1)
     rig.engine.handle_timer(rig.now)
@@ -283,7 +281,7 @@ def test_two_turns_before_the_first_write_are_one_flush() -> None:
 
 def test_answers_bypass_data() -> None:
     rig = Rig(A)
-    (peer,) = rig.crowd(1, "a")
+    (peer,) = rig.subscribers(1, "a")
 
     rig.publish("a", 1)
     rig.engine.receive_data(peer.session, '{"action":"ping"}', rig.now)
@@ -303,7 +301,7 @@ def test_long_answers_go_in_frames_and_writes_that_are_not_too_long() -> None:
     peer.send_raw("[" + ",".join([command] * 12) + "]")
     peer.resume()
 
-    assert len(peer.said("$subscribed")) == 12
+    assert len(peer.items_of("$subscribed")) == 12
     assert len(peer.writes) > 1
     assert max(map(len, peer.frames)) == 3
     assert len(command) * 12 > MAX_FRAME_BYTES
@@ -321,8 +319,8 @@ def test_the_last_words_are_written_however_long_they_are() -> None:
     rig.engine.resumed(peer.session, rig.now)
     peer.send_raw("[" + ",".join(["5"] * 10) + "]")
 
-    assert len(peer.said("$subscribed")) == 12
-    assert len(peer.said("$error")) == 10
+    assert len(peer.items_of("$subscribed")) == 12
+    assert len(peer.items_of("$error")) == 10
     assert peer.close is not None
     assert peer.close.code == 4400
 
@@ -366,7 +364,7 @@ def test_a_lane_that_was_written_is_empty() -> None:
         peer.resume()
 
     assert peer.close is None
-    assert len(peer.said("$pong")) == 100
+    assert len(peer.items_of("$pong")) == 100
 
 
 def test_whose_lane_is_too_full_for_its_welcome_is_closed_once() -> None:
@@ -378,7 +376,7 @@ def test_whose_lane_is_too_full_for_its_welcome_is_closed_once() -> None:
     lives = peer.close is None
 
     peer.send({"action": "auth", "token": "t"})
-    rig.engine.authenticated(peer.session, rig.connect().session.identity or "invalid", rig.now)
+    rig.engine.authenticated(peer.session, ALICE, rig.now)
     rig.pump()
 
     assert lives

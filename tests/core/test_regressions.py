@@ -43,7 +43,7 @@ def begin_flush(world: World) -> None:
 def test_a_client_that_subscribes_while_it_is_stalled_gets_nothing_until_it_is_resumed() -> None:
     world = World(Setup(make_channels(), TUNING))
     client = world.connect()
-    world.hand_over(deaf={0})
+    world.hand_over(stalling={0})
 
     subscribe(world, client, "ev")
     world.publish("ev")
@@ -185,7 +185,7 @@ def test_a_client_that_its_share_of_a_flush_stalls_is_written_nothing_more(what:
         world.send(owed, {"action": "ping"})
     if what == "answer and end":
         world.end(owed)
-    world.hand_over(deaf={1})
+    world.hand_over(stalling={1})
 
     world.turn()
     finish(world)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.ledger import Ledger
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.tuning import Tuning
 
 from .rig import Rig
@@ -13,20 +13,25 @@ TABLE = Channel("t", mode="table")
 def test_a_fresh_engine_has_counted_nothing() -> None:
     statistics = Rig(A).engine.statistics()
 
-    assert (statistics.sessions, statistics.subscriptions, statistics.cohorts, statistics.layouts) == (0, 0, 0, 0)
+    assert (statistics.sessions, statistics.subscriptions, statistics.cohorts, statistics.subscription_sets) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert statistics.counters == {}
     assert statistics.channels["a"].ledger == Ledger()
 
 
 def test_statistics_count_who_is_there() -> None:
     rig = Rig(A, TABLE)
-    peers = rig.crowd(3, "a", "t")
+    peers = rig.subscribers(3, "a", "t")
     peers[0].stall()
 
     statistics = rig.engine.statistics()
 
     assert (statistics.sessions, statistics.stalled, statistics.subscriptions) == (3, 1, 6)
-    assert (statistics.layouts, statistics.cohorts) == (1, 2)
+    assert (statistics.subscription_sets, statistics.cohorts) == (1, 2)
     assert statistics.channels["a"].watchers == 3
     assert statistics.counters == {"connected": 3, "stalled": 1}
 
@@ -45,13 +50,13 @@ def test_the_ledger_of_a_channel_sums_those_that_are_and_those_that_were() -> No
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")
     second.subscribe("a")
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
 
     first.unsubscribe("a")
     rig.engine.disconnect(second.session, rig.now)
     third = rig.connect()
     third.subscribe("a")
-    rig.tell("a", 4)
+    rig.deliver("a", 4)
 
     ledger = rig.engine.statistics().channels["a"].ledger
     assert ledger.is_balanced

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from analytics_hub.channels import Channel
-from analytics_hub.core.events import Interest
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -40,7 +39,7 @@ def test_events_start_at_the_end() -> None:
     peer = rig.connect()
 
     answer = one(peer, "a")
-    rig.tell("a", 3)
+    rig.deliver("a", 3)
 
     assert (answer["ok"], answer["mode"], answer["epoch"], answer["seq"]) == (True, "events", "test.1", 2)
     assert "recovered" not in answer
@@ -109,7 +108,7 @@ def test_a_resume_goes_on_after_the_position() -> None:
 
     assert (answer["recovered"], answer["seq"]) == (True, 3)
     assert peer.data() == [4, 5]
-    assert peer.said("$gap") == []
+    assert peer.items_of("$gap") == []
     assert peer.ledger("a").published == 2
 
 
@@ -128,7 +127,7 @@ def test_a_resume_behind_what_is_kept_states_the_hole() -> None:
     answer = one(peer, since("a", 4))
 
     assert (answer["recovered"], answer["seq"]) == (False, 7)
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (5, 7, 3, "retention")
     assert peer.data() == [8, 9, 10]
     assert peer.types.index("$subscribed") < peer.types.index("$gap") < peer.types.index("a")
@@ -144,7 +143,7 @@ def test_another_epoch_is_never_passed_off_as_a_recovery() -> None:
     answer = one(peer, since("a", 1, "other"))
 
     assert (answer["recovered"], answer["seq"]) == (False, 0)
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"]) == (None, None, None)
     assert gap["epoch"] == {"old": "other", "new": "test.1"}
     assert peer.data() == [1, 2]
@@ -185,7 +184,7 @@ def test_a_resume_of_a_table_behind_a_forgotten_deletion_is_a_snapshot() -> None
     answer = one(peer, since("t", 1))
 
     assert (answer["recovered"], answer["seq"]) == (False, 0)
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["count"], gap["epoch"]) == (None, {"old": "test.1", "new": "test.1"})
     assert peer.data() == ["live"]
 
@@ -197,7 +196,7 @@ def test_subscribing_again_keeps_the_position() -> None:
     rig = Rig(A, tuning=Tuning(rate=1))
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
 
     answer = one(peer, "a")
     rig.advance(5)
@@ -226,9 +225,9 @@ def test_subscribing_again_replaces_max_hz() -> None:
     rig = Rig(A, tuning=Tuning(interval=BEAT))
     peer = rig.connect()
     peer.subscribe({"channel": "a", "max_hz": 1})
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
     rig.advance(BEAT)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
     paced = peer.data()
 
     peer.subscribe("a")
@@ -241,12 +240,12 @@ def test_subscribing_again_with_a_start_restarts() -> None:
     rig = Rig(A)
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
 
     answer = one(peer, {"channel": "a", "last": 2, "max_hz": 5})
     rig.advance(1)
 
-    ended = peer.said("$unsubscribed")[0]
+    ended = peer.items_of("$unsubscribed")[0]
     assert (ended["reason"], ended["channels"]) == ("restarted", [{"channel": "a", "seq": 3, "abandoned": 0}])
     assert answer["seq"] == 1
     assert peer.data() == [1, 2, 3, 2, 3]
@@ -259,7 +258,7 @@ def test_a_restart_that_cannot_begin_ends_nothing() -> None:
     peer.subscribe("a")
 
     answer = one(peer, since("a", 99))
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     assert answer["ok"] is False
     assert peer.data() == [1]
@@ -274,7 +273,7 @@ def test_each_channel_is_judged_on_its_own() -> None:
     peer = rig.connect()
 
     answer = peer.subscribe("unknown", "secret", "not legal", "x" * 300, "a")
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     assert [(one["ok"], one.get("code")) for one in answer["channels"]] == [
         (False, "unknown-channel"),
@@ -339,10 +338,10 @@ def test_nothing_follows_an_unsubscribe() -> None:
     rig = Rig(A, B)
     peer = rig.connect()
     peer.subscribe("a", "b")
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     answer = peer.unsubscribe("a", "a", "b", "x" * 300)
-    rig.tell("a", 2)
+    rig.deliver("a", 2)
 
     assert answer["reason"] == "asked"
     assert answer["channels"][:2] == [
@@ -367,7 +366,7 @@ def test_what_was_pending_is_abandoned() -> None:
     rig = Rig(A, tuning=Tuning(rate=1))
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1, 2, 3)
+    rig.deliver("a", 1, 2, 3)
 
     answer = peer.unsubscribe("a")
 
@@ -379,25 +378,25 @@ def test_a_loss_is_reported_before_the_end() -> None:
     rig = Rig(A, tuning=Tuning(rate=1, buffer_items=1))
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1, 2, 3, 4)
+    rig.deliver("a", 1, 2, 3, 4)
 
     peer.unsubscribe("a")
 
     assert peer.types[-2:] == ["$gap", "$unsubscribed"]
-    assert peer.said("$gap")[0]["count"] == 2
-    assert peer.said("$unsubscribed")[0]["channels"][0] == {"channel": "a", "seq": 3, "abandoned": 1}
+    assert peer.items_of("$gap")[0]["count"] == 2
+    assert peer.items_of("$unsubscribed")[0]["channels"][0] == {"channel": "a", "seq": 3, "abandoned": 1}
 
 
 def test_a_loss_that_nobody_noticed_yet_is_reported_before_the_end() -> None:
     rig = Rig(Channel("a", keep_items=2), tuning=Tuning(rate=1))
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1)
+    rig.deliver("a", 1)
 
     rig.publish("a", *range(2, 10))
     peer.unsubscribe("a")
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"]) == (2, 7, 6)
     assert peer.ledger("a").dropped == 6
 
@@ -414,7 +413,7 @@ def test_a_forgotten_deletion_is_reported_before_the_end() -> None:
     peer.send({"action": "unsubscribe", "channels": ["t"]})
     peer.resume()
 
-    (gap,) = peer.said("$gap")
+    (gap,) = peer.items_of("$gap")
     assert (gap["from"], gap["to"], gap["count"]) == (1, 2, 2)
     assert peer.types[-2:] == ["$gap", "$unsubscribed"]
 
@@ -423,7 +422,7 @@ def test_a_session_keeps_its_rate_between_two_subscriptions() -> None:
     rig = Rig(A, tuning=Tuning(rate=4))
     peer = rig.connect()
     peer.subscribe("a")
-    rig.tell("a", 1, 2, 3, 4)
+    rig.deliver("a", 1, 2, 3, 4)
 
     peer.unsubscribe("a")
     peer.subscribe({"channel": "a", "last": 4})
@@ -431,18 +430,3 @@ def test_a_session_keeps_its_rate_between_two_subscriptions() -> None:
     assert peer.data() == [1, 2, 3, 4]
     rig.advance(1.1)
     assert peer.data() == [1, 2, 3, 4, 1, 2, 3, 4]
-
-
-def test_the_driver_learns_of_the_first_and_the_last_watcher() -> None:
-    rig = Rig(A)
-    first, second = rig.connect(), rig.connect()
-
-    first.subscribe("a")
-    second.subscribe("a")
-    first.unsubscribe("a")
-    gained = rig.asked(Interest)
-    rig.engine.disconnect(second.session, rig.now)
-    rig.pump()
-
-    assert gained == [Interest("a", gained=True)]
-    assert rig.asked(Interest) == [Interest("a", gained=True), Interest("a", gained=False)]

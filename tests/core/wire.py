@@ -1,4 +1,4 @@
-"""A pretend wire: one JSON array and a line break for each frame, so that a write of several can be taken apart."""
+"""A wire for tests: one JSON array and a line break for each frame, so that a write of several can be split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class LineWire:
-    """Two of them with different names must never share a frame."""
+    """Sessions with wires of different names must never share a frame."""
 
     name: str = "line"
 
@@ -32,6 +32,6 @@ class LineWire:
 
 
 def read_frames(write: bytes) -> list[list[Fields]]:
-    """What a client reads from one write: its frames, each a list of items."""
+    """The frames of one write, each a list of items."""
     assert write.endswith(b"]\n"), write
     return [msgspec.json.decode(line, type=list[Fields]) for line in write.split(b"\n")[:-1]]

@@ -1,47 +1,49 @@
-"""Drives an `Engine` as a hub does, but by hand, and holds every step against the reference.
+"""Drives an `Engine` as a hub does, but by hand, and compares every step with the reference.
 
-Time stands still until `advance`. Whatever the engine asks of its driver waits until the test answers it. Deliveries
-are handed over one by one; the test decides when, and whose write is the one that stalls.
+Time stands still until `advance`. What the engine asks of its driver waits until the test answers it. Deliveries are
+written one by one; the test decides when, and which write stalls its client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from analytics_hub.core import cohort as cohort_module
-from analytics_hub.core import commands as dialogue_module
+from analytics_hub.core import commands as commands_module
 from analytics_hub.core.engine import Delivery
-from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Interest, Pause, Read
+from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
 from analytics_hub.core.session import Session
+from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
+from analytics_hub.protocol import Selection
 
 from . import invariants
 from .answers import Command, Malformed
 from .client import Client, Drain
 from .publishing import Publishing, Setup
-from .wire import LineWire
+from .rig import FakeTransport
+from .wire import Fields, LineWire
 
 __all__ = ["OPS", "Setup", "World"]
 
 OPS: Final = Identity(id="ann", roles=frozenset({"ops", "dev"}))
 MOST_TURNS: Final = 50
-"""A driver that asks the engine again at the same moment must be told to wait after so many times."""
+"""A driver that calls the engine again and again at one moment must be told to wait after so many turns."""
 
 
 class World(Publishing):
     def __init__(self, setup: Setup) -> None:
-        # Constants of the engine that only small numbers put to the test; a world is alone in its process.
+        # Constants of the engine that only small values exercise; a process has one world at a time.
         setattr(cohort_module, "SLICE", setup.slice_size)  # noqa: B010 - a constant to type checkers
-        setattr(dialogue_module, "MAX_REFUSED", setup.refusals)  # noqa: B010
+        setattr(commands_module, "MAX_OVER_RATE", setup.max_over_rate)  # noqa: B010
         super().__init__(setup)
         self.shifted_at = float("-inf")
         self.token_checks: list[CheckToken] = []
         self.questions: list[AskAuthorize] = []
-        self.interest: dict[str, bool] = {}
         self.flushes: list[tuple[bytes, float]] = []
         self.output: Iterator[Delivery] | None = None
 
@@ -50,21 +52,33 @@ class World(Publishing):
     def connect(self, identity: Identity | None = OPS, wire: str = "line") -> Client:
         number = len(self.clients)
         line = LineWire(wire)
-        session = self.engine.connect(line, identity, self.tick(), id=f"session-{number}")
+        session = self.engine.connect(FakeTransport(), line, identity, self.tick(), id=f"session-{number}")
         client = Client(self, number, session, line, identity)
-        session.peer = client
         self.clients.append(client)
         self.check()
         return client
 
     def send(self, client: Client, *commands: Command) -> None:
         """The client sends one frame."""
+        texts = [c.text if isinstance(c, Malformed) else msgspec.json.encode(c).decode() for c in commands]
+        text = texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+        self._receive(client, commands, lambda: self.engine.receive_data(client.session, text, self.tick()))
+
+    def subscribe(self, client: Client, channels: Sequence[Fields]) -> None:
+        """The client subscribes by something other than a frame, such as a URL."""
+        most = self.tuning.max_subscriptions
+        commands = [
+            {"action": "subscribe", "channels": list(channels[at : at + most])} for at in range(0, len(channels), most)
+        ]
+        selections = msgspec.convert(channels, list[Selection])
+        self._receive(client, commands, lambda: self.engine.subscribe(client.session, selections, self.tick()))
+
+    def _receive(self, client: Client, commands: Sequence[Command], hand_in: Callable[[], None]) -> None:
         if client.is_gone or client.closed is not None:
             return
-        texts = [c.text if isinstance(c, Malformed) else msgspec.json.encode(c).decode() for c in commands]
         was_closed = client.session.is_closed
         client.heard_at = self.now
-        self.engine.receive_data(client.session, texts[0] if len(texts) == 1 else f"[{','.join(texts)}]", self.tick())
+        hand_in()
         self.see_logs()
         if not was_closed and not self._is_cut_off(client):
             client.queue.extend(commands)
@@ -74,15 +88,15 @@ class World(Publishing):
 
     @staticmethod
     def _is_cut_off(client: Client) -> bool:
-        """Whether the engine gave a stalled client up in the middle of its commands: the rest is of no interest."""
+        """Whether the engine closed a stalled client in the middle of its commands: the rest is not compared."""
         client.is_cut_off = client.session.is_closed and client.session.is_stalled
         return client.is_cut_off
 
     def _follow(self, client: Client) -> None:
-        """After the reference has carried out commands: compare where they ended."""
+        """After the reference has executed commands: compare the results."""
         if client.session.is_closed:
             return
-        assert client.ending is None, f"client {client.number} was to be closed with {client.ending}"
+        assert client.ending is None, f"client {client.number} was not closed with {client.ending}"
         client.catch_up()
         assert set(client.session.subscriptions) == set(client.subscribed), f"client {client.number}"
 
@@ -109,7 +123,7 @@ class World(Publishing):
         self.check()
 
     def identify(self, client: Client, other: Identity) -> None:
-        """Somebody gives a client the roles and the reach of another; its token runs out when it would have."""
+        """The application gives a client the roles and channels of another; its token expires as before."""
         identity = replace(other, expires=None if client.identity is None else client.identity.expires)
         was_open = client.session.is_open
         self.engine.identify(client.session, identity, self.tick())
@@ -120,7 +134,7 @@ class World(Publishing):
         self.check()
 
     def forbid(self, client: Client, names: Collection[str]) -> None:
-        """The application takes channels back from a client."""
+        """The application withdraws channels from a client."""
         was_closed = client.session.is_closed
         self.engine.forbid(client.session, names, self.tick())
         if not was_closed and not self._is_cut_off(client):
@@ -129,7 +143,7 @@ class World(Publishing):
         self.check()
 
     def drain_all(self, grace: float) -> None:
-        """Tell every client to come back."""
+        """Tell every client to reconnect."""
         drain = Drain(grace)
         for client in self.clients:
             if client.is_live and client.session.is_open:
@@ -143,26 +157,31 @@ class World(Publishing):
         self.now += seconds
 
     def shift_wall(self, seconds: float) -> None:
-        """Somebody sets the clock on the wall."""
+        """The clock of the machine is set."""
         self.offset += seconds
         self.shifted_at = self.now
         self.engine.tell_time(self.tick(), self.wall)
 
     def timer(self) -> None:
-        """The driver looks what is due."""
+        """The driver calls `handle_timer`."""
         self.engine.handle_timer(self.tick())
         self.see_logs()
         self.check()
 
     def hand_over(
-        self, limit: int | None = None, deaf: Collection[int] = (), lost: Collection[int] = (), *, is_late: bool = False
+        self,
+        limit: int | None = None,
+        stalling: Collection[int] = (),
+        gone: Collection[int] = (),
+        *,
+        is_late: bool = False,
     ) -> bool:
         """Write at most `limit` deliveries; False if there may be more.
 
-        The first write to each client in `deaf` is taken and stalls it; `is_late`: the engine hears of it only after
-        the delivery has gone to its other recipients. A client in `lost` turns out to have gone when it is written.
+        The first write to each client in `stalling` is accepted and stalls it; `is_late`: the engine is told only after
+        the delivery was written to its other recipients. A client in `gone` turns out to be disconnected.
         """
-        left = set(deaf)
+        left = set(stalling)
         if self.output is None:
             self.output = self.engine.data_to_send()
         while limit is None or limit > 0:
@@ -171,33 +190,33 @@ class World(Publishing):
                 self.output = None
                 self.check()
                 return True
-            self._write(delivery, left, lost, is_late=is_late)
+            self._write(delivery, left, gone, is_late=is_late)
             self.check()
             limit = limit - 1 if limit is not None else None
         return False
 
     def forget_output(self) -> None:
-        """The driver comes back later, with a new iterator."""
+        """The driver continues later, with a new iterator."""
         self.output = None
 
-    def _write(self, delivery: Delivery, deaf: set[int], lost: Collection[int], *, is_late: bool) -> None:
+    def _write(self, delivery: Delivery, stalling: set[int], gone: Collection[int], *, is_late: bool) -> None:
         frame, recipients = delivery
-        assert len({session.id for session in recipients}) == len(recipients), "a client is served twice"
+        assert len({session.id for session in recipients}) == len(recipients), "a client is written to twice"
         assert len({session.wire.name for session in recipients}) == 1, "a frame is shared between wires"
         flushed_at = next((at for other, at in self.flushes if other is frame), None)
         is_first = flushed_at is None
         if flushed_at is None:
-            flushed_at = self.told
+            flushed_at = self.engine_now
             self.flushes = [*self.flushes[-64:], (frame, flushed_at)]
         late = []
         for session in recipients:
             client = self.client_of(session)
             client.receive(frame, flushed_at)
-            if client.number in lost and not client.is_gone:
+            if client.number in gone and not client.is_gone:
                 client.is_gone = True
                 self.engine.disconnect(session, self.tick())
-            if client.number in deaf and not client.is_gone:
-                deaf.discard(client.number)
+            if client.number in stalling and not client.is_gone:
+                stalling.discard(client.number)
                 client.is_stalled = client.was_stalled = True
                 client.stalled_at = self.now
                 if is_late:
@@ -209,10 +228,8 @@ class World(Publishing):
         if is_first:
             invariants.check_after_flush(self, delivery)
 
-    @staticmethod
-    def client_of(session: Session) -> Client:
-        assert isinstance(session.peer, Client)
-        return session.peer
+    def client_of(self, session: Session) -> Client:
+        return next(client for client in self.clients if client.session is session)
 
     def handle_events(self) -> None:
         for event in self.engine.events():
@@ -225,13 +242,10 @@ class World(Publishing):
                 self.token_checks.append(event)
             case AskAuthorize(session, identity, channels):
                 client = self.client_of(session)
-                assert session.is_closed or (identity, channels) == (client.asked_as, client.unasked)
+                assert session.is_closed or (identity, channels) == (client.asked_as, client.question)
                 self.questions.append(event)
             case Append() | Read():
                 self.jobs.append(event)
-            case Interest(name, gained):
-                assert self.interest.get(name, False) is not gained, f"interest in {name} is told twice"
-                self.interest[name] = gained
             case Pause(session, paused):
                 client = self.client_of(session)
                 assert client.is_paused is not paused
@@ -253,17 +267,17 @@ class World(Publishing):
             for stream in client.streams.values():
                 stream.check_closed()
         if client.ending is not None:
-            assert code == client.ending, f"client {client.number} was to be closed with {client.ending}, not {code}"
+            assert code == client.ending, f"client {client.number} must be closed with {client.ending}, not {code}"
         else:
             invariants.check_end(self, client, code, reason)
 
-    def turn(self, deaf: Collection[int] = (), lost: Collection[int] = ()) -> None:
-        """What a driver does when it wakes: everything that is due now, until there is nothing more."""
+    def turn(self, stalling: Collection[int] = (), gone: Collection[int] = ()) -> None:
+        """What a driver does when it wakes up: everything that is due now, until nothing is left."""
         for _ in range(MOST_TURNS):
             self.timer()
-            self.hand_over(deaf=deaf, lost=lost)
+            self.hand_over(stalling=stalling, gone=gone)
             self.handle_events()
-            deaf = ()
+            stalling = ()
             timer = self.engine.get_timer()
             if not self.engine.has_output and (timer is None or timer > self.now):
                 invariants.check_after_turn(self)
@@ -271,7 +285,7 @@ class World(Publishing):
         raise AssertionError(f"the engine still wants a turn at {self.now} after {MOST_TURNS} of them")
 
     def run(self, seconds: float) -> None:
-        """Turns at the times the engine asks for, and at no other."""
+        """Turns at the times for which the engine asks, and at no other."""
         until = self.now + seconds
         self.turn()
         while True:
@@ -285,11 +299,11 @@ class World(Publishing):
 
     # --- answers
 
-    def answer_token(self, result: Identity | str, index: int = 0) -> None:
+    def answer_token(self, result: Identity | HubError, index: int = 0) -> None:
         check = self.token_checks.pop(index)
         client = self.client_of(check.session)
         was_closed = client.session.is_closed
-        self.engine.authenticated(check.session, result, self.tick())  # type: ignore[arg-type]  # any refusal
+        self.engine.authenticated(check.session, result, self.tick())
         self.see_logs()
         if not was_closed and not self._is_cut_off(client):
             client.authenticated(result)
@@ -313,7 +327,7 @@ class World(Publishing):
         for client in self.clients:
             if client.session.is_closed:
                 for name, stream in client.subscribed.items():
-                    stream.end = stream.life.head
+                    stream.end = stream.history.head
                     stream.final = client.session.final[name]
                     self.ended.append(stream)
                 client.subscribed.clear()

@@ -15,7 +15,7 @@ def test_a_legal_name_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "a*", "x" * 256, None, 5, b"a"])
-def test_any_other_name_is_refused(name: object) -> None:
+def test_an_invalid_name_is_refused(name: object) -> None:
     with pytest.raises(InvalidChannel, match=r"^channel name .* is not 1 to 255 characters of A-Z a-z 0-9"):
         check_name(name)
 
@@ -27,7 +27,7 @@ def test_a_refused_name_is_cut_in_the_message() -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_shorten_leaves_what_is_short() -> None:
+def test_shorten_keeps_short_values() -> None:
     assert shorten("abc") == "'abc'"
     assert shorten(5) == "5"
     assert shorten("abcdef", 3) == "'ab...'"
@@ -44,7 +44,7 @@ def test_a_star_may_only_be_the_end(name: str) -> None:
         Channel(name)
 
 
-def test_an_unknown_mode_is_refused_with_the_modes_there_are() -> None:
+def test_an_unknown_mode_is_refused_with_the_known_modes() -> None:
     mode: Any = "queue"
 
     with pytest.raises(InvalidChannel, match=r"mode 'queue'; the modes are events, table, latest, durable$"):
@@ -53,7 +53,7 @@ def test_an_unknown_mode_is_refused_with_the_modes_there_are() -> None:
 
 def test_only_a_table_has_a_key() -> None:
     assert Channel("a", mode="table", key="id").key == "id"
-    with pytest.raises(InvalidChannel, match=r"keyed by 'id', which only a table can be$"):
+    with pytest.raises(InvalidChannel, match=r"has the key 'id'; only a channel of mode 'table' has keys$"):
         Channel("a", mode="latest", key="id")
 
 
@@ -63,7 +63,7 @@ def test_roles_are_a_set_of_names() -> None:
     assert Channel("a", roles=roles).roles == frozenset({"admin"})
 
 
-def test_roles_are_not_one_text() -> None:
+def test_roles_must_not_be_one_text() -> None:
     roles: Any = "admin"
 
     with pytest.raises(InvalidChannel, match=r"must be a set of names, not the text 'admin'$"):
@@ -71,7 +71,7 @@ def test_roles_are_not_one_text() -> None:
 
 
 @pytest.mark.parametrize("type_", ["", "$gap", 5])
-def test_an_item_may_not_have_such_a_type(type_: Any) -> None:
+def test_an_invalid_type_is_refused(type_: Any) -> None:
     with pytest.raises(InvalidChannel, match="must be a text that is not empty and does not start with"):
         Channel("a", type=type_)
     with pytest.raises(InvalidChannel):
@@ -86,13 +86,13 @@ def test_a_legal_type_comes_back() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("max_keys", 0), ("keep_items", 0), ("keep_bytes", 0), ("keep_seconds", -1)]
 )
-def test_what_is_kept_has_a_least(field: str, value: int) -> None:
+def test_bounds_of_a_log_have_a_minimum(field: str, value: int) -> None:
     options: dict[str, Any] = {field: value}
-    least: dict[str, Any] = {field: value + 1}
+    allowed: dict[str, Any] = {field: value + 1}
 
-    with pytest.raises(InvalidChannel, match=f"^{field} of channel 'a' is {value}; at least {value + 1} is right$"):
+    with pytest.raises(InvalidChannel, match=f"^{field} of channel 'a' is {value}; it must be at least {value + 1}$"):
         Channel("a", mode="table", **options)
-    assert getattr(Channel("a", **least), field) == value + 1
+    assert getattr(Channel("a", **allowed), field) == value + 1
 
 
 def test_a_name_matches_itself_and_the_patterns_it_begins_with() -> None:
@@ -133,7 +133,9 @@ def test_an_identity_may_be_narrowed_to_channels() -> None:
         ({"service"}, ("user:2",), False),
     ],
 )
-def test_who_may_publish_over_the_network(publishers: set[str], reach: tuple[str, ...] | None, may: bool) -> None:
+def test_publishing_over_the_network_needs_a_role_and_reach(
+    publishers: set[str], reach: tuple[str, ...] | None, may: bool
+) -> None:
     identity = Identity(id="a", roles=frozenset({"service"}), channels=reach)
 
     assert Channel("user:*", publishers=frozenset(publishers)).takes_from(identity, "user:1") is may

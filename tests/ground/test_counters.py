@@ -1,4 +1,4 @@
-"""What is counted has a name in `COUNTERS`, and what has a name there is counted."""
+"""Every name that is counted is in `COUNTERS`, and every name in `COUNTERS` is counted."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from analytics_hub.telemetry import COUNTERS, level_of
 from ..project.layout import source_files
 
 WORDS = {name for name in COUNTERS if "-" not in name}
-COUNTING = {"count", "_count", "note", "_note", "fault", "give_up"}
+COUNTING = {"count", "_count", "note", "_note", "fault", "_fault", "report_fault", "give_up"}
+"""Functions that are given the name of a counter first."""
 
 
 def counted() -> Iterator[ast.expr]:
-    """Everything that the package hands to a counter as its name."""
+    """Every expression in the package for the name of a counter."""
     for path in source_files().values():
         for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in COUNTING:
                 yield from node.args[:1]
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refusal":
-                yield from node.args[4:]
-                yield from (keyword.value for keyword in node.keywords if keyword.arg == "counter")
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "counter":  # of an exception
+                yield node.value
             elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("counters"):
                 yield node.slice
             elif isinstance(node, ast.FunctionDef) and node.name == "_kind":
@@ -38,19 +38,19 @@ def names() -> set[str]:
                 members = {name for name in COUNTERS if name.startswith(prefix)}
                 assert members, prefix
                 found |= members
-            elif isinstance(part, ast.Constant) and isinstance(part.value, str) and looks_like_one(part.value):
+            elif isinstance(part, ast.Constant) and isinstance(part.value, str) and is_name(part.value):
                 found.add(part.value)
     return found
 
 
-def looks_like_one(text: str) -> bool:
+def is_name(text: str) -> bool:
     return text in WORDS or ("-" in text and " " not in text and not text.endswith("-"))
 
 
-def test_the_names_of_counters_are_a_closed_set() -> None:
+def test_the_counters_are_those_that_are_counted() -> None:
     assert names() == set(COUNTERS)
 
 
-def test_what_somebody_should_look_at_is_a_warning() -> None:
+def test_only_events_that_need_attention_are_warnings() -> None:
     assert level_of("overloaded") == level_of("limited-address") == logging.WARNING
     assert level_of("protocol-fault") == level_of("handshake-timeout") == logging.INFO

@@ -1,4 +1,4 @@
-"""The plain HTTP next to the socket."""
+"""The plain HTTP next to the socket, as functions from a request to a response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analytics_hub.http import Request, Respond, Response, compose, json_respons
 
 
 class Hub:
-    """As much of a hub as `/healthz` looks at."""
+    """The part of a hub that `/healthz` reads."""
 
     is_draining = False
 
@@ -23,7 +23,7 @@ def answer(respond: Respond, method: str, path: str) -> Response:
     return response
 
 
-def test_health_tells_a_balancer_when_to_stop() -> None:
+def test_health_is_503_while_the_hub_drains() -> None:
     hub = Hub()
     respond = respond_health(hub)
 
@@ -38,18 +38,18 @@ def test_health_tells_a_balancer_when_to_stop() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz/", "/healthz/x", "//healthz", ""])
-def test_other_paths_are_not_its_business(path: str) -> None:
+def test_a_route_has_no_answer_for_other_paths(path: str) -> None:
     assert respond_health(Hub())(Request("GET", path)) is None
 
 
-def test_head_is_served_by_get_so_that_the_length_is_the_same() -> None:
+def test_head_has_the_headers_of_get() -> None:
     respond = respond_health(Hub())
 
     assert answer(respond, "HEAD", "/healthz") == answer(respond, "GET", "/healthz")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
-def test_other_methods_are_told_what_is_allowed(method: str) -> None:
+def test_other_methods_are_refused_with_those_allowed(method: str) -> None:
     response = answer(respond_health(Hub()), method, "/healthz")
 
     assert response.status == 405
@@ -64,7 +64,7 @@ def test_a_route_without_get_has_no_head() -> None:
     assert answer(respond, "POST", "/x").body == b"0\n"
 
 
-def test_composed_parts_are_asked_in_turn() -> None:
+def test_composed_parts_are_called_in_turn() -> None:
     first = route("/a", {"GET": lambda request: Response(200, b"first")})
     second = compose(
         route("/a", {"GET": lambda request: Response(200, b"second")}),
@@ -78,7 +78,7 @@ def test_composed_parts_are_asked_in_turn() -> None:
     assert compose()(Request("GET", "/a")) is None
 
 
-def test_a_page_runs_its_own_script_and_nothing_else() -> None:
+def test_a_page_allows_only_its_own_script_and_style() -> None:
     script, style = "let x = '</' + 'b>';\n", "p { color: red }"
     html = f"<!doctype html><style>{style}</style><p>Grüße</p><script>{script}</script>"
 
@@ -96,7 +96,7 @@ def test_a_page_runs_its_own_script_and_nothing_else() -> None:
     assert headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_a_page_without_script_may_run_none() -> None:
+def test_a_page_without_script_allows_none() -> None:
     headers = dict(answer(respond_page("/", "<p>x</p>"), "GET", "/").headers)
 
     assert "script-src 'none'" in headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""What the package offers to the tests of applications."""
+"""`ManualClock`, for the tests of applications."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analytics_hub.transports.memory import subscribe
 from ..hub.rig import read_data, running
 
 
-def test_a_manual_clock_moves_when_it_is_told() -> None:
+def test_a_manual_clock_moves_both_clocks() -> None:
     clock = ManualClock(now=5.0, wall=100.0)
     before = clock(), clock.wall()
     clock.advance(2.5)
@@ -24,7 +24,7 @@ def test_a_manual_clock_moves_when_it_is_told() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_hub_acts_as_soon_as_its_clock_has_moved() -> None:
+async def test_a_hub_acts_when_its_clock_has_moved() -> None:
     """An hour passes in no time."""
     clock = ManualClock()
     async with running(tuning=Tuning(interval=60.0), clock=clock, wall_clock=clock.wall) as hub:

@@ -28,7 +28,7 @@ def test_both_ends_of_a_range_are_allowed(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", RANGES)
-def test_beyond_a_range_is_an_error_that_names_field_and_bounds(field: str) -> None:
+def test_a_value_out_of_range_is_refused_with_the_range(field: str) -> None:
     least, most, _ = RANGES[field]
 
     for value in (least - 1, most + 1):
@@ -37,13 +37,13 @@ def test_beyond_a_range_is_an_error_that_names_field_and_bounds(field: str) -> N
 
 
 @pytest.mark.parametrize("value", ["5", True, None, [], 1.5])
-def test_a_whole_number_must_be_one(value: Any) -> None:
+def test_a_count_must_be_a_whole_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^max_batch is .*; it must be a whole number$"):
         Tuning(max_batch=value)
 
 
 @pytest.mark.parametrize("value", ["5", False, None, []])
-def test_a_number_must_be_one(value: Any) -> None:
+def test_a_duration_must_be_a_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^interval is .*; it must be a number$"):
         Tuning(interval=value)
 
@@ -54,7 +54,7 @@ def test_a_number_must_be_finite(value: float) -> None:
         Tuning(heartbeat=value)
 
 
-def test_whole_numbers_do_for_seconds() -> None:
+def test_seconds_may_be_whole_numbers() -> None:
     assert Tuning(heartbeat=5).heartbeat == 5
 
 
@@ -68,7 +68,7 @@ def test_the_shortest_reconnect_must_not_exceed_the_longest() -> None:
         Tuning(reconnect_min=40)
 
 
-def test_a_tuning_cannot_be_changed_but_replaced() -> None:
+def test_a_tuning_is_immutable() -> None:
     tuning = Tuning()
 
     with pytest.raises(FrozenInstanceError):
@@ -82,7 +82,7 @@ def test_profiles_are_known_by_name() -> None:
     assert Tuning.profile("memory-constrained").max_frames == 5
 
 
-def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_profile_is_refused_with_the_known_names() -> None:
     name: Any = "fast"
 
     with pytest.raises(ValueError, match=r"^no profile 'fast'; there are default, high-frequency, low-latency, "):

@@ -1,4 +1,4 @@
-"""Hubs to try things on, and the fakes around them."""
+"""Hubs for tests, and fake transports and journals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from analytics_hub import Channel, Handshake, Hub, Identity, Tuning, anonymous
-from analytics_hub.contracts import ANONYMOUS, JournalState
+from analytics_hub.contracts import ANONYMOUS, JournalState, Peer
 from analytics_hub.core.session import Session
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports.memory import WIRE, Item, MemoryClient
 
 HANG: Final = 30.0
-"""Seconds after which a test is taken to hang; nothing is measured with it."""
+"""Seconds after which a test fails as hanging; no duration is measured with it."""
 FAST: Final = Tuning(interval=0.001, rate=None, command_rate=None)
 
 CHANNELS: Final = (
@@ -30,7 +30,7 @@ CHANNELS: Final = (
 
 
 def new_hub(channels: Iterable[Channel] = CHANNELS, **options: Any) -> Hub:
-    """A hub that everyone may read, with a short interval and a short grace."""
+    """A hub that any client may read, with a short interval and a short grace."""
     settings: dict[str, Any] = {"authenticate": anonymous, "tuning": FAST, "grace": 1.0}
     return Hub(channels, **settings | options)
 
@@ -42,14 +42,14 @@ async def running(channels: Iterable[Channel] = CHANNELS, **options: Any) -> Asy
             yield hub
 
 
-async def read(client: MemoryClient, is_it: Callable[[Item], bool]) -> list[Item]:
-    """All items up to and with the frame that has one that `is_it`."""
+async def read(client: MemoryClient, is_last: Callable[[Item], bool]) -> list[Item]:
+    """All items up to and including the frame with an item for which `is_last` is true."""
     items: list[Item] = []
     async for batch in client:
         items += batch
-        if any(map(is_it, batch)):
+        if any(map(is_last, batch)):
             return items
-    raise AssertionError(f"closed {client.close_code} before it came; got {items}")
+    raise AssertionError(f"closed with {client.close_code} before the item came; got {items}")
 
 
 async def read_data(client: MemoryClient, channel: str, number: int) -> list[Any]:
@@ -62,9 +62,15 @@ async def read_data(client: MemoryClient, channel: str, number: int) -> list[Any
 
 
 def is_empty(hub: Hub) -> bool:
-    """Whether nothing of any client is left, and every account is closed and balances."""
+    """Whether the hub keeps nothing of any client, and every ledger is closed and balances."""
     statistics = hub.statistics()
-    counts = (statistics.sessions, statistics.subscriptions, statistics.layouts, statistics.cohorts, statistics.stalled)
+    counts = (
+        statistics.sessions,
+        statistics.subscriptions,
+        statistics.subscription_sets,
+        statistics.cohorts,
+        statistics.stalled,
+    )
     return not any(counts) and all(
         channel.ledger.is_balanced and not channel.ledger.pending and not channel.watchers
         for channel in statistics.channels.values()
@@ -72,7 +78,7 @@ def is_empty(hub: Hub) -> bool:
 
 
 class FakeTransport:
-    """Takes everything, and tells what was done to it. `on_write` is called within each write."""
+    """Accepts everything, and records the calls. `on_write` is called within each write."""
 
     def __init__(self, on_write: Callable[[bytes], bool | None] | None = None) -> None:
         self.writes: list[bytes] = []
@@ -103,9 +109,9 @@ class FakeTransport:
         self.seen = frames
         self.news.set()
 
-    async def until(self, is_it: Callable[[], bool]) -> None:
-        """Wait until something was done after which `is_it`."""
-        while not is_it():
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a call after which `condition` is true."""
+        while not condition():
             self.news = anyio.Event()
             await self.news.wait()
 
@@ -115,11 +121,11 @@ class FakeTransport:
 
 
 def plug_in(hub: Hub, transport: FakeTransport, *channels: Any, identity: Identity | None = None) -> Session:
-    """Connect a fake, and subscribe."""
-    identity = identity or ANONYMOUS
-    session = hub.connect(transport, WIRE, identity, Handshake(transport="fake"))
+    """Connect a fake transport, and subscribe."""
+    peer = Peer(Handshake(transport="fake"), identity or ANONYMOUS)
+    session = hub.gateway.connect(transport, WIRE, peer)
     if channels:
-        hub.receive_data(session, json.dumps({"action": "subscribe", "channels": list(channels)}))
+        hub.gateway.receive_data(session, json.dumps({"action": "subscribe", "channels": list(channels)}))
     return session
 
 
@@ -133,7 +139,7 @@ class MoodyJournal(MemoryJournal):
         self.gate.set()
         self.arrived = anyio.Event()
         self.appended: list[int] = []
-        """How many items each batch had that was asked for."""
+        """The number of items of each batch that was to be appended."""
 
     async def _pass(self) -> None:
         self.arrived.set()
@@ -156,11 +162,11 @@ class MoodyJournal(MemoryJournal):
 
 
 async def cancellation() -> BaseException:
-    """A cancellation as a task sees it, caught; on Trio nobody can make one otherwise."""
+    """A cancellation as a task sees it, caught; on Trio its class cannot be instantiated."""
     with anyio.CancelScope() as scope:
         scope.cancel()
         try:
             await checkpoint()
         except anyio.get_cancelled_exc_class() as caught:
             return caught
-    raise AssertionError("it was not cancelled")
+    raise AssertionError("the task was not cancelled")

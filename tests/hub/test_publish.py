@@ -1,4 +1,4 @@
-"""`publish`, `publish_confirmed` and `delete`: what they take, what they refuse, and in which words."""
+"""`publish`, `publish_confirmed` and `delete`: the data they accept, and the exceptions they raise."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from analytics_hub import (
     HubClosed,
     InvalidChannel,
     InvalidItem,
+    ItemTooLarge,
     Receipt,
     TableFull,
     Tuning,
@@ -56,16 +57,16 @@ class Tagged(msgspec.Struct, tag="tagged-item"):
     id: str
 
 
-def circle() -> list[Any]:
-    round_: list[Any] = []
-    round_.append(round_)
-    return round_
+def list_in_itself() -> list[Any]:
+    data: list[Any] = []
+    data.append(data)
+    return data
 
 
-# --- what it takes
+# --- accepted data
 
 
-TAKEN: dict[str, tuple[object, object]] = {
+ACCEPTED: dict[str, tuple[object, object]] = {
     "nothing": (None, None),
     "a number": (7, 7),
     "text": ("ä€😀", "ä€😀"),
@@ -83,15 +84,15 @@ TAKEN: dict[str, tuple[object, object]] = {
 }
 
 
-@pytest.mark.parametrize(("data", "arrives_as"), TAKEN.values(), ids=TAKEN.keys())
-async def test_it_takes_whatever_can_be_json(data: object, arrives_as: object) -> None:
+@pytest.mark.parametrize(("data", "arrives_as"), ACCEPTED.values(), ids=ACCEPTED.keys())
+async def test_data_that_msgspec_encodes_arrives(data: object, arrives_as: object) -> None:
     async with running() as hub, subscribe(hub, "events") as client:
         hub.publish("events", data)
 
         assert await read_data(client, "events", 1) == [arrives_as]
 
 
-async def test_changing_the_data_afterwards_does_no_harm() -> None:
+async def test_data_may_be_changed_after_publish() -> None:
     async with running() as hub, subscribe(hub, "events", "durable") as client:
         data = {"orders": [1, 2]}
         hub.publish("events", data)
@@ -127,24 +128,32 @@ async def test_the_key_is_the_one_given_or_the_field_that_the_channel_names() ->
         assert [item["key"] for item in items] == ["A", "B", "C", "D"]
 
 
-# --- what it refuses, and says
+# --- refusals and their messages
 
 
+DEEP = msgspec.Raw(b"[" * 5000 + b"]" * 5000)
 REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[str]]] = {
     "unknown channel": (("nosuch", 1), {}, UnknownChannel, ["nosuch", "events", "user:*"]),
     "the pattern itself": (("user:*", 1), {}, InvalidChannel, ["user:*", "A-Z a-z 0-9"]),
     "no name": (("", 1), {}, InvalidChannel, ["''", "1 to 255"]),
-    "a name that is no text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
+    "a name that is not text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
     "an object": (("events", object()), {}, InvalidItem, ["object", "JSON"]),
-    "a circle": (("events", circle()), {}, InvalidItem, ["list", "contains itself"]),
+    "a list in itself": (("events", list_in_itself()), {}, InvalidItem, ["list", "contains itself"]),
     "a lone surrogate": (("events", "\ud800"), {}, InvalidItem, ["str", "JSON"]),
-    "raw bytes that are no JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
+    "raw bytes that are not JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
     "no raw bytes": (("events", msgspec.Raw(b"")), {}, InvalidItem, ["Raw", "JSON"]),
     "two raw values": (("events", msgspec.Raw(b"1,2")), {}, InvalidItem, ["Raw", "JSON"]),
-    "raw bytes that are no UTF-8": (("events", msgspec.Raw(b'"\xff"')), {}, InvalidItem, ["Raw", "utf-8"]),
+    "a raw number beyond a double": (("events", msgspec.Raw(b"[1e400]")), {}, InvalidItem, ["Raw", "out of range"]),
+    "raw bytes that are nested too deeply": (
+        ("events", DEEP),
+        {},
+        InvalidItem,
+        ["Raw", "deep"],
+    ),
+    "raw bytes that are not UTF-8": (("events", msgspec.Raw(b'"\xff"')), {}, InvalidItem, ["Raw", "utf-8"]),
     "a type of ours": (("events", 1), {"type": "$gap"}, InvalidItem, ["'$gap'", "not start with $"]),
     "no type": (("events", 1), {"type": ""}, InvalidItem, ["''", "not empty"]),
-    "a type that is no text": (("events", 1), {"type": 7}, InvalidItem, ["7", "a text"]),
+    "a type that is not text": (("events", 1), {"type": 7}, InvalidItem, ["7", "a text"]),
     "a type that cannot be encoded": (("events", 1), {"type": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
     "a key without a table": (("events", 1), {"key": "a"}, InvalidItem, ["'a'", "events", "no keys"]),
     "a key on latest": (("latest", 1), {"key": "a"}, InvalidItem, ["'a'", "latest", "no keys"]),
@@ -153,19 +162,19 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[
     "no key": (("table", {"name": "a"}), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "no field for a key": (("table", 7), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "an empty key": (("table", {"id": ""}), {}, InvalidItem, ["''", "1 to 255"]),
-    "a key that is no text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
+    "a key that is not text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
     "a long key": (("table", 1), {"key": "k" * 256}, InvalidItem, ["kkkk", "1 to 255"]),
     "a key that cannot be encoded": (("table", 1), {"key": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
-    "too long": (("events", "x" * 65_536), {}, InvalidItem, ["'events'", "65536", "bytes"]),
-    "too long for a journal": (("durable", "x" * 65_536), {}, InvalidItem, ["'durable'", "65536", "bytes"]),
+    "too long": (("events", "x" * 65_536), {}, ItemTooLarge, ["'events'", "65536", "bytes"]),
+    "too long for a journal": (("durable", "x" * 65_536), {}, ItemTooLarge, ["'durable'", "65536", "bytes"]),
 }
 
 
 @pytest.mark.parametrize(("arguments", "options", "error", "words"), REFUSED.values(), ids=REFUSED.keys())
-async def test_a_refusal_names_the_value_and_what_is_right(
+async def test_a_refusal_names_the_value_and_what_is_allowed(
     arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
-    """In the caller's frame, from every thread, and the hub is none the worse."""
+    """In the caller's frame, from every thread, and the hub goes on."""
 
     async def confirm() -> None:
         await hub.publish_confirmed(*arguments, **options)
@@ -189,7 +198,7 @@ async def test_a_refusal_names_the_value_and_what_is_right(
         assert hub.statistics().channels["durable"].head == 1
 
 
-async def test_an_item_may_be_just_as_large_as_it_may() -> None:
+async def test_an_item_may_have_exactly_max_item_bytes() -> None:
     async with running(tuning=Tuning(max_item_bytes=200)) as hub, subscribe(hub, "events") as client:
         hub.publish("events", "")
         (empty,) = await read(client, lambda item: "seq" in item)
@@ -214,7 +223,7 @@ async def test_a_full_table_takes_no_further_key() -> None:
         hub.publish("table", 1, key="d")
 
 
-async def test_a_pattern_has_room_for_so_many_members() -> None:
+async def test_a_pattern_has_at_most_max_members() -> None:
     async with running(tuning=Tuning(max_members=2)) as hub:
         hub.publish("user:1", 1)
         hub.publish("user:2", 1)
@@ -235,7 +244,7 @@ async def test_a_delete_is_refused_like_a_publish(channel: str, key: str, error:
             await anyio.to_thread.run_sync(hub.delete, channel, key)
 
 
-# --- outside its life
+# --- before and after
 
 
 def publish(hub: Hub) -> None:
@@ -247,13 +256,13 @@ def delete(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("act", [publish, delete])
-async def test_before_it_is_entered_a_hub_says_what_is_missing(act: Any) -> None:
+async def test_before_the_hub_is_entered_the_error_says_what_is_missing(act: Any) -> None:
     with pytest.raises(HubClosed, match="not running; add `async with hub:`"):
         act(new_hub())
 
 
 @pytest.mark.parametrize("act", [publish, delete])
-async def test_after_its_end_a_hub_says_so(act: Any) -> None:
+async def test_after_the_shutdown_the_error_says_so(act: Any) -> None:
     async with running() as hub:
         await hub.shutdown()
         with pytest.raises(HubClosed, match="has been shut down"):
@@ -266,7 +275,7 @@ async def test_after_its_end_a_hub_says_so(act: Any) -> None:
         act(hub)
 
 
-async def test_a_hub_serves_once() -> None:
+async def test_a_hub_can_be_entered_once() -> None:
     async with running() as hub:
         with pytest.raises(HubClosed, match="this one is open"):
             await hub.__aenter__()
@@ -278,7 +287,7 @@ async def test_a_hub_serves_once() -> None:
 
 
 @pytest.mark.parametrize(("channel", "key"), [("events", None), ("table", "k"), ("latest", None), ("durable", None)])
-async def test_a_receipt_names_the_place_of_the_item(channel: str, key: str | None) -> None:
+async def test_a_receipt_has_the_epoch_and_number_of_the_item(channel: str, key: str | None) -> None:
     async with running() as hub, subscribe(hub, channel) as client:
         receipts = [await hub.publish_confirmed(channel, number, key=key) for number in range(3)]
         last = await read(client, lambda item: item.get("seq") == 3)
@@ -288,7 +297,7 @@ async def test_a_receipt_names_the_place_of_the_item(channel: str, key: str | No
         assert last[-1]["data"] == 2
 
 
-async def test_confirmations_may_be_waited_for_together() -> None:
+async def test_concurrent_confirmations_get_their_own_receipts() -> None:
     receipts: dict[int, Receipt] = {}
 
     async def confirm(number: int) -> None:
@@ -309,15 +318,15 @@ async def test_a_confirmation_belongs_to_the_hubs_own_loop() -> None:
         def elsewhere() -> None:
             anyio.run(hub.publish_confirmed, "events", 1)
 
-        with pytest.raises(HubError, match="publish_confirmed belongs to the hub's event loop"):
+        with pytest.raises(HubError, match="publish_confirmed was called from another thread"):
             await anyio.to_thread.run_sync(elsewhere)
 
 
-# --- from within
+# --- reentrancy
 
 
 async def test_publishing_from_within_a_write_takes_effect_after_it() -> None:
-    """An application may well publish from what its own transport does; order is kept, nothing is lost."""
+    """Order is kept, and nothing is lost."""
     echoed = 0
 
     def echo(frame: bytes) -> None:
@@ -339,19 +348,19 @@ async def test_publishing_from_within_a_write_takes_effect_after_it() -> None:
         await transport.until(lambda: '"echo 50"' in transport.text)
 
 
-async def test_coming_and_going_from_within_a_write_takes_effect_after_it() -> None:
-    def turmoil(frame: bytes) -> None:
+async def test_connecting_and_disconnecting_from_within_a_write_take_effect_after_it() -> None:
+    def reconnect(frame: bytes) -> None:
         if b'"seq":1,' in frame:
-            hub.disconnect(first)
-            hub.disconnect(third)
+            hub.gateway.disconnect(first)
+            hub.gateway.disconnect(third)
             plug_in(hub, newcomer, "events", {"channel": "latest", "snapshot": True})
 
     newcomer = FakeTransport()
     async with running() as hub, subscribe(hub, "events") as witness:
         first = plug_in(hub, FakeTransport(), "events")
-        plug_in(hub, FakeTransport(turmoil), "events")
+        plug_in(hub, FakeTransport(reconnect), "events")
         third = plug_in(hub, FakeTransport(), "events")
-        await read_quietly(hub)
+        await commands_done(hub)
         hub.publish("events", 1)
         await newcomer.until(lambda: "$subscribed" in newcomer.text)
         hub.publish("events", 2)
@@ -362,7 +371,7 @@ async def test_coming_and_going_from_within_a_write_takes_effect_after_it() -> N
         assert hub.statistics().sessions == 3
 
 
-async def test_a_flush_of_many_clients_gives_the_event_loop_its_turn() -> None:
+async def test_a_flush_to_many_clients_yields_to_the_event_loop() -> None:
     """A write that takes a millisecond each would otherwise block the application for a second."""
     now, turn = 1000.0, 0
     turns: dict[int, int] = {}
@@ -376,7 +385,7 @@ async def test_a_flush_of_many_clients_gives_the_event_loop_its_turn() -> None:
     async with running(clock=lambda: now) as hub:
         for _ in range(1000):
             plug_in(hub, FakeTransport(slow), "events")
-        await read_quietly(hub)
+        await commands_done(hub)
         hub.publish("events", "all of you")
         while sum(turns.values()) < 1000:
             turn += 1
@@ -387,6 +396,6 @@ async def test_a_flush_of_many_clients_gives_the_event_loop_its_turn() -> None:
         assert max(turns.values()) <= 512
 
 
-async def read_quietly(hub: Hub) -> None:
-    """Let what was commanded be carried out and written."""
+async def commands_done(hub: Hub) -> None:
+    """Wait until commands were carried out and their answers written."""
     await hub.publish_confirmed("durable", None)

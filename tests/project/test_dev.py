@@ -19,10 +19,14 @@ from .layout import ROOT
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-ins are shell scripts")
 
 STAND_IN = """#!/bin/sh
-echo "$(basename "$0") $*" >> "$LOG"
-echo "$(basename "$0") in $(pwd) downloads=$UV_PYTHON_DOWNLOADS cache=$XDG_CACHE_HOME"
+name=$(basename "$0")
+echo "$name $*" >> "$LOG"
+echo "$name in $(pwd) downloads=$UV_PYTHON_DOWNLOADS cache=$XDG_CACHE_HOME" >> "$LOG.surroundings"
+echo "$name says something" || echo "$name has no stdout" >> "$LOG"
+echo "WARNING: of $name" >&2
+case "$*" in *" pip "*" uv") cp "$0" "$(dirname "$0")/uv" ;; esac
 if [ -n "$INTERRUPT" ]; then kill -INT $PPID; fi
-if [ "$(basename "$0")" = "$FAILING" ]; then exit 7; fi
+if [ "$name" = "$FAILING" ]; then exit 7; fi
 """
 
 
@@ -39,8 +43,11 @@ class Checkout:
         for name in ("dev.py", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.root)
         for name in ("python", "uv", "analytics-hub", "ruff", "mypy", "pyright"):
-            (self.bin / name).write_text(STAND_IN)
-            (self.bin / name).chmod(0o755)
+            self.stand_in(self.bin / name)
+
+    def stand_in(self, path: Path) -> None:
+        path.write_text(STAND_IN)
+        path.chmod(0o755)
 
     def dev(self, *arguments: str, first: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run dev.py from another folder; `first` is Python that runs before it in the same process."""
@@ -61,6 +68,10 @@ class Checkout:
         self.log.unlink(missing_ok=True)
         return calls
 
+    def surroundings(self) -> str:
+        """The folder and the environment of every call until now."""
+        return self.log.with_name("log.surroundings").read_text()
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
@@ -75,8 +86,8 @@ def test_the_first_call_installs_with_the_constraints(checkout: Checkout) -> Non
     assert done.returncode == 0
     assert install.startswith("uv pip install")
     assert f"--python {checkout.bin / 'python'} -c {pins} --build-constraints {pins} -e . --group test" in install
-    assert run == "python -m pytest"
-    assert "uv in " + str(checkout.root) + " downloads=never" in done.stdout
+    assert run.startswith("python -m pytest")
+    assert f"uv in {checkout.root} downloads=never" in checkout.surroundings()
 
 
 def test_later_calls_install_nothing(checkout: Checkout) -> None:
@@ -85,8 +96,8 @@ def test_later_calls_install_nothing(checkout: Checkout) -> None:
 
     done = checkout.dev("test")
 
-    assert checkout.calls() == ["python -m pytest"]
-    assert done.stderr == ""
+    assert [call.partition(" ")[0] for call in checkout.calls()] == ["python"]
+    assert "dev.py" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
@@ -126,11 +137,56 @@ def test_a_failed_installation_is_no_installation(checkout: Checkout) -> None:
     assert len(checkout.calls()) == 2
 
 
+INSTALLERS = ["base", "python", "uv"]
+"""What makes the virtual environment, what installs uv, and what installs the rest."""
+
+
+@pytest.fixture
+def bare(checkout: Checkout) -> Checkout:
+    """One where uv is missing, so that all installers run."""
+    (checkout.bin / "uv").unlink()
+    checkout.stand_in(checkout.elsewhere / "base")
+    return checkout
+
+
+def set_up(checkout: Checkout, **environment: str) -> subprocess.CompletedProcess[str]:
+    return checkout.dev("demo", first=f"sys.executable = {str(checkout.elsewhere / 'base')!r}", **environment)
+
+
+def test_what_installers_say_is_not_shown(bare: Checkout) -> None:
+    done = set_up(bare)
+
+    assert [call.partition(" ")[0] for call in bare.calls()] == [*INSTALLERS, "analytics-hub"]
+    assert done.stdout == "analytics-hub says something\n"
+    assert done.stderr == f"dev.py: installing into {bare.root / '.venv'}\nWARNING: of analytics-hub\n"
+
+
+@pytest.mark.parametrize("installer", INSTALLERS)
+def test_what_a_failed_installer_says_is_shown(bare: Checkout, installer: str) -> None:
+    done = set_up(bare, FAILING=installer)
+
+    assert done.returncode == 7
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[1:] == [f"{installer} says something", f"WARNING: of {installer}"]
+
+
+def test_pip_asks_no_question_that_would_not_be_seen(bare: Checkout) -> None:
+    set_up(bare)
+
+    assert " --no-input " in bare.calls()[1]
+
+
 def test_arguments_and_exit_code_are_passed_on(checkout: Checkout) -> None:
     done = checkout.dev("test", "-k", "ring or log", FAILING="python")
 
     assert done.returncode == 7
-    assert checkout.calls()[-1] == "python -m pytest -k ring or log"
+    assert checkout.calls()[-1].endswith(" -k ring or log")
+
+
+def test_tests_run_without_stdout(checkout: Checkout) -> None:
+    checkout.dev("test", first="import os; os.close(1); sys.stdout = None")
+
+    assert "python has no stdout" not in checkout.calls()
 
 
 def test_the_demo_runs_where_the_user_is(checkout: Checkout) -> None:
@@ -139,17 +195,22 @@ def test_the_demo_runs_where_the_user_is(checkout: Checkout) -> None:
 
     assert done.returncode == 7
     assert checkout.calls()[-1] == "analytics-hub demo --rate 100"
-    assert f"analytics-hub in {checkout.elsewhere} " in done.stdout
+    assert f"analytics-hub in {checkout.elsewhere} " in checkout.surroundings()
 
 
 def test_the_tests_run_in_the_checkout(checkout: Checkout) -> None:
-    assert f"python in {checkout.root} " in checkout.dev("test").stdout
+    checkout.dev("test")
+
+    assert f"python in {checkout.root} " in checkout.surroundings()
 
 
 def test_check_lints_then_tests(checkout: Checkout) -> None:
     checkout.dev("check", "-x")
 
-    assert checkout.calls()[1:] == ["ruff check .", "ruff format --check .", "mypy ", "pyright ", "python -m pytest -x"]
+    *checks, tests = checkout.calls()[1:]
+    assert checks == ["ruff check .", "ruff format --check .", "mypy ", "pyright "]
+    assert tests.startswith("python -m pytest")
+    assert tests.endswith(" -x")
 
 
 def test_lint_runs_no_tests(checkout: Checkout) -> None:
@@ -164,9 +225,9 @@ def test_check_stops_at_the_first_complaint(checkout: Checkout) -> None:
 
 
 def test_a_home_that_cannot_be_written_is_left_alone(checkout: Checkout) -> None:
-    done = checkout.dev("test", HOME="/nonexistent")
+    checkout.dev("test", HOME="/nonexistent")
 
-    assert f"cache={checkout.root / '.venv' / 'cache'}" in done.stdout
+    assert f"cache={checkout.root / '.venv' / 'cache'}" in checkout.surroundings()
 
 
 def test_ctrl_c_shows_no_traceback(checkout: Checkout) -> None:

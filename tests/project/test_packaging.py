@@ -1,7 +1,7 @@
-"""Every way in which people get this package gives them the same modules, and nothing beside them.
+"""Every way to install the package gives the same modules, and nothing else.
 
-The folder `transports/` is mapped into the package by the build and linked into it in the checkout. Everything here
-happens in copies, offline: with the setuptools and the dependencies of the environment that runs the tests.
+The folder `transports/` is mapped into the package by the build and linked into it in the checkout. These tests work
+on copies, offline, with the setuptools and the dependencies of the environment that runs them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 VERSION: str = PROJECT["project"]["version"]
 BASE = {"anyio", "msgspec", "pyjwt", "wsproto"}
 
-# What the base install alone cannot import, and for want of what: it is imported where that is at work already.
+# Modules that need a package beyond the base install; they are imported only where it is in use.
 NEEDING_MORE = {"analytics_hub.transports._asgi.sender_trio": "trio"}
 
 PROBE = """
@@ -56,7 +57,7 @@ print(json.dumps({
 
 
 class Place(NamedTuple):
-    """An environment in which the package is to be found, and where its commands run."""
+    """An environment with the package, and the folder in which its commands run."""
 
     python: Path
     cwd: Path
@@ -65,8 +66,13 @@ class Place(NamedTuple):
         return run(self.python, *arguments, cwd=self.cwd)
 
     def probe(self) -> dict[str, Any]:
-        seen: dict[str, Any] = json.loads(self.run("-c", PROBE))
-        return seen
+        return _probe(self)
+
+
+@cache
+def _probe(place: Place) -> dict[str, Any]:
+    seen: dict[str, Any] = json.loads(place.run("-c", PROBE))
+    return seen
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
@@ -85,7 +91,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 
 def with_dependencies(name: str) -> Iterator[Distribution]:
-    """The installed distribution `name` and, without extras, all that it needs."""
+    """The installed distribution `name` and its dependencies, without extras."""
     found = distribution(name)
     yield found
     for line in found.requires or ():
@@ -105,7 +111,7 @@ def copy_distributions(target: Path, *names: str) -> Path:
 
 
 class Workshop:
-    """Builds and installs in a temporary folder; `uv` does what pip would, only faster."""
+    """Builds and installs in a temporary folder, with `uv`, which is faster than pip."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -119,7 +125,7 @@ class Workshop:
         return Path(shutil.copytree(ROOT, self.folder / name, symlinks=True, ignore=unwanted))
 
     def environment(self, name: str, *install: object) -> Place:
-        """A new virtual environment that has the base dependencies, and what `install` tells uv to install."""
+        """A new virtual environment with the base dependencies, and with `install`, arguments of `uv pip install`."""
         home = self.folder / name
         self.uv("venv", "--quiet", "--python", sys.executable, home)
         python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -140,7 +146,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="session")
 def checkout(workshop: Workshop) -> Place:
-    """A fresh clone, nothing installed, and the commands run in it."""
+    """A fresh clone in which the commands run, with nothing installed."""
     return Place(workshop.environment("env-checkout").python, workshop.checkout("checkout"))
 
 
@@ -166,7 +172,7 @@ def sdist(workshop: Workshop) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(workshop: Workshop, sdist: Path) -> Path:
-    """The wheel that is built from the sdist, as an index would get it."""
+    """The wheel that is built from the sdist."""
     out = workshop.folder / "wheels"
     workshop.uv("build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", out, sdist)
     (archive,) = out.glob("*.whl")
@@ -180,7 +186,7 @@ def from_sdist(workshop: Workshop, wheel: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def without_links(workshop: Workshop) -> Place:
-    """`pip install .` where git could not make links, and wrote a file with the link's text instead."""
+    """`pip install .` where git cannot create links, and writes a file with the target of the link instead."""
     source = workshop.checkout("to-install-without-links")
     (source / PACKAGE / "transports").unlink()
     (source / PACKAGE / "transports").write_text("../transports")
@@ -193,38 +199,38 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
-def test_the_list_of_packages_is_what_is_on_disk() -> None:
+def test_the_list_of_packages_is_complete() -> None:
     packages = {module for module, path in source_files().items() if path.name == "__init__.py"}
 
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
-def test_the_same_modules_are_everywhere(place: Place) -> None:
+def test_every_installation_has_the_same_modules(place: Place) -> None:
     seen = place.probe()
 
     assert seen["modules"] == sorted(source_files().keys() - {PACKAGE})
     assert seen["broken"].items() <= NEEDING_MORE.items()
 
 
-def test_the_data_files_are_everywhere(place: Place) -> None:
+def test_every_installation_has_the_data_files(place: Place) -> None:
     pages = {path.name for path in (ROOT / PACKAGE / "demo").glob("*.html")}
 
     assert set(place.probe()["data"]) == pages | {"py.typed"}
 
 
-def test_the_command_starts_everywhere(place: Place) -> None:
+def test_every_installation_has_the_command(place: Place) -> None:
     assert "demo" in place.run("-m", PACKAGE, "--help")
 
 
 @pytest.mark.parametrize("way", ["installed", "editable", "from_sdist", "without_links"])
-def test_an_installation_brings_one_name_and_one_command(way: str, request: pytest.FixtureRequest) -> None:
+def test_an_installation_adds_one_package_and_one_command(way: str, request: pytest.FixtureRequest) -> None:
     place: Place = request.getfixturevalue(way)
 
     assert place.probe()["leaked"] == []
     assert "demo" in run(place.python.parent / "analytics-hub", "--help", cwd=place.cwd)
 
 
-def test_an_editable_installation_shows_a_new_file_at_once(editable: Place) -> None:
+def test_an_editable_installation_has_a_new_file_at_once(editable: Place) -> None:
     folder = Path(editable.probe()["transports"])
 
     (folder / "novelty.py").write_text("NEWS = 1\n")
@@ -235,7 +241,7 @@ def test_an_editable_installation_shows_a_new_file_at_once(editable: Place) -> N
         (folder / "novelty.py").unlink()
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
 
@@ -246,8 +252,8 @@ def test_the_base_install_needs_four_packages(installed: Place) -> None:
     script = "import importlib.metadata, json; print(json.dumps(importlib.metadata.requires('analytics-hub')))"
     requirements = [Requirement(line) for line in json.loads(installed.run("-c", script))]
 
-    assert {one.name for one in requirements if one.marker is None} == BASE
-    assert all(one.marker is None or "extra" in str(one.marker) for one in requirements)
+    assert {each.name for each in requirements if each.marker is None} == BASE
+    assert all(each.marker is None or "extra" in str(each.marker) for each in requirements)
 
 
 @pytest.mark.parametrize("way", ["checkout", "installed", "from_sdist"])

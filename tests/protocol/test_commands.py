@@ -10,9 +10,9 @@ from analytics_hub.protocol import (
     MAX_COMMANDS,
     Auth,
     CommandId,
+    InvalidCommand,
     Ping,
     Position,
-    Refused,
     Selection,
     Subscribe,
     Timestamps,
@@ -26,14 +26,14 @@ from analytics_hub.protocol import (
 DEPTH = 100_000  # beyond what any version of Python recurses to in C
 
 
-def refuse(data: str | bytes) -> Refused:
-    """The one refusal that `data` leads to."""
+def refuse(data: str | bytes) -> InvalidCommand:
+    """The one refusal of `data`."""
     (refused,) = parse_json(data)
-    assert isinstance(refused, Refused), refused
+    assert isinstance(refused, InvalidCommand), refused
     return refused
 
 
-def test_every_command_is_understood() -> None:
+def test_every_command_is_parsed() -> None:
     text = """[{"action":"subscribe","id":7,"channels":["a",{"channel":"b","snapshot":true},
         {"channel":"c","since":{"epoch":"e","seq":9}},{"channel":"d","last":3,"max_hz":0.5}]},
         {"action":"unsubscribe","id":"x","channels":["a"]},{"action":"auth","token":"t"},{"action":"ping","id":1.5}]"""
@@ -54,7 +54,7 @@ def test_every_command_is_understood() -> None:
     ]
 
 
-def test_a_frame_may_hold_one_command_and_white_space() -> None:
+def test_a_frame_may_be_one_command_with_white_space() -> None:
     assert parse_json(' \t\r\n{"action":"ping"} \n') == [Ping()]
 
 
@@ -64,7 +64,7 @@ def test_start_options_are_counted() -> None:
     assert Selection("a", snapshot=True, last=0, since=Position("e", 0)).start_options == 3
 
 
-def test_a_token_does_not_show() -> None:
+def test_repr_does_not_show_the_token() -> None:
     assert "secret" not in repr(Auth(id=1, token="secret"))
 
 
@@ -76,7 +76,7 @@ def test_malformed_json_is_a_bad_request(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", '"ping"', "null", "true", "[5]", "[[]]"])
-def test_what_is_not_an_object_is_a_bad_request_that_says_so(text: str) -> None:
+def test_a_value_that_is_not_an_object_is_a_bad_request(text: str) -> None:
     refused = refuse(text)
 
     assert refused.code == "bad-request"
@@ -84,11 +84,13 @@ def test_what_is_not_an_object_is_a_bad_request_that_says_so(text: str) -> None:
 
 
 def test_an_empty_array_is_a_bad_request() -> None:
-    assert refuse("[]") == Refused("bad-request", "an empty array of commands; send an object with an action")
+    assert refuse("[]") == InvalidCommand("bad-request", "an empty array of commands; send an object with an action")
 
 
 def test_a_binary_message_is_a_bad_request() -> None:
-    assert refuse(b'{"action":"ping"}') == Refused("bad-request", "a binary message on a JSON session; send text")
+    assert refuse(b'{"action":"ping"}') == InvalidCommand(
+        "bad-request", "a binary message on a JSON session; send text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_binary_message_is_a_bad_request() -> None:
         ({"action": "ping", "id": []}, "$.id"),
     ],
 )
-def test_an_unknown_or_wrong_field_is_named(fields: dict[str, Any], place: str) -> None:
+def test_an_unknown_or_invalid_field_is_named(fields: dict[str, Any], place: str) -> None:
     refused = refuse(json.dumps(fields))
 
     assert refused.code == "bad-request"
@@ -123,7 +125,7 @@ def test_an_unknown_or_wrong_field_is_named(fields: dict[str, Any], place: str) 
 
 
 @pytest.mark.parametrize("fields", [{"action": "dance"}, {"action": 5}, {"action": None}])
-def test_an_unknown_action_is_answered_with_the_actions_there_are(fields: dict[str, Any]) -> None:
+def test_an_unknown_action_is_answered_with_the_known_actions(fields: dict[str, Any]) -> None:
     refused = refuse(json.dumps({**fields, "id": 3}))
 
     assert refused.code == "unknown-action"
@@ -136,20 +138,20 @@ def test_a_refusal_echoes_the_id_if_it_can_be_read(id: object, found: CommandId)
     assert refuse(json.dumps({"action": "subscribe", "id": id})).id == found
 
 
-def test_a_frame_has_so_many_commands() -> None:
+def test_the_commands_of_a_frame_are_limited() -> None:
     command = '{"action":"ping"}'
 
     assert parse_json(f"[{','.join([command] * MAX_COMMANDS)}]") == [Ping()] * MAX_COMMANDS
-    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == Refused(
-        "bad-request", "4097 commands in one frame; at most 4096 are right"
+    assert refuse(f"[{','.join([command] * (MAX_COMMANDS + 1))}]") == InvalidCommand(
+        "bad-request", "4097 commands in one frame; the limit is 4096"
     )
 
 
-def test_one_bad_command_of_an_array_does_not_hurt_the_others() -> None:
+def test_an_invalid_command_of_an_array_does_not_affect_the_others() -> None:
     first, second, third = parse_json('[{"action":"ping","id":1},{"action":"dance","id":2},{"action":"ping","id":3}]')
 
     assert (first, third) == (Ping(id=1), Ping(id=3))
-    assert isinstance(second, Refused)
+    assert isinstance(second, InvalidCommand)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +170,11 @@ def test_a_nesting_bomb_is_a_bad_request(text: str) -> None:
     assert refused.id is None
 
 
-def test_deep_nesting_has_a_sentence_of_its_own() -> None:
+def test_deep_nesting_has_a_message_of_its_own() -> None:
     assert refuse("[" * DEPTH + "]" * DEPTH).message == "the message is nested too deeply"
 
 
-def test_half_a_surrogate_is_a_bad_request() -> None:
+def test_a_lone_surrogate_is_a_bad_request() -> None:
     assert refuse('{"action":"ping","id":"\ud800"}').message == "the text is not valid UTF-8"
 
 
@@ -185,7 +187,7 @@ def test_timestamps_are_rfc_3339(wall: float) -> None:
     assert 0 <= wall - datetime.fromisoformat(text).timestamp() < 0.0011
 
 
-def test_timestamps_are_right_when_the_second_changes_and_goes_back() -> None:
+def test_timestamps_follow_the_clock_in_both_directions() -> None:
     timestamps = Timestamps()
 
     texts = [timestamps.format(wall) for wall in (59.25, 59.5, 60.0, 59.75)]
@@ -204,7 +206,7 @@ def test_a_control_item_has_type_timestamp_and_fields() -> None:
     assert encode({"a": [1, "x"]}) == b'{"a":[1,"x"]}'
 
 
-def test_a_name_is_repeated_whole_if_it_could_be_one() -> None:
+def test_a_name_in_an_error_is_shortened_if_it_cannot_be_one() -> None:
     assert name_in_error("x" * 255) == "x" * 255
     assert len(name_in_error("x" * 256)) < 270
     assert "..." in name_in_error("x" * 1_000_000)

@@ -1,4 +1,4 @@
-"""A browser for tests of what only a browser does."""
+"""A browser, for tests of pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from .programs import need
 
 GUARD = 120.0
-"""Seconds after which a browser that hangs is killed; nothing is measured with it."""
+"""Seconds after which a browser that hangs is killed; no duration is measured with it."""
 
 
 class Browser:
@@ -63,7 +63,7 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
-        """Until the JavaScript `condition` holds; looked at with each frame, in the page."""
+        """Wait until the JavaScript `condition` is true; it is evaluated in the page every 20 ms."""
         self.evaluate(
             f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 20); look(); }})"
         )

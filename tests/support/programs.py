@@ -24,8 +24,8 @@ def need(program: str) -> str:
     return path
 
 
-def go_without(sentence: str) -> NoReturn:
+def go_without(reason: str) -> NoReturn:
     """Skip the test, or fail it where CI=true promises that nothing is missing."""
     if os.environ.get("CI") == "true":
-        pytest.fail(sentence, pytrace=False)
-    pytest.skip(sentence)
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

@@ -38,10 +38,24 @@ def websocket_scope(**changes: Any) -> dict[str, Any]:
     }
 
 
-class Server:
-    """One connection, seen from the server: an `app` is run with `scope`, and the test is the peer.
+def http_scope(method: str, path: str, *headers: tuple[bytes, bytes], query: str = "") -> dict[str, Any]:
+    """The scope of a request to an application that is mounted at `/hub`."""
+    return {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "path": "/hub" + path,
+        "root_path": "/hub",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"hub.example"), *headers],
+        "client": ("127.0.0.1", 50_000),
+    }
 
-    `room` is how many messages `send` takes before it waits for the peer to read; None for no end.
+
+class Server:
+    """One connection from the view of the server: `app` is run with `scope`, and the test is the peer.
+
+    `room` is how many messages `send` accepts before it waits for the peer to read; None for no limit.
     """
 
     def __init__(self, app: Application, scope: dict[str, Any], room: int | None = None) -> None:
@@ -49,38 +63,37 @@ class Server:
         self.scope = scope
         self.room = room
         self.sent: deque[Message] = deque()
-        """What the application has sent and nobody has read."""
+        """The messages of the application that were not read yet."""
         self.is_lost = False
-        self.is_stubborn = False
-        """Whether the peer leaves our close unanswered."""
+        self.ignores_close = False
+        """Whether the peer does not answer our close."""
         self.is_done = False
         self.error: BaseException | None = None
-        self.listening = 0
-        """How often the application has asked for a message."""
+        self.receive_calls = 0
         self._to_app: deque[Message] = deque()
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
 
     # --- for the application
 
     async def receive(self) -> Message:
-        self.listening += 1
-        self.tell()
+        self.receive_calls += 1
+        self.notify()
         while not self._to_app:
-            await self._news.wait()
+            await self._changed.wait()
         message = self._to_app[0]
-        if not message["type"].endswith(".disconnect"):  # that is said again as often as one asks
+        if not message["type"].endswith(".disconnect"):  # which is returned by every further call too
             self._to_app.popleft()
         return message
 
     async def send(self, message: Message) -> None:
         while self.room is not None and len(self.sent) >= self.room and not self.is_lost:
-            await self._news.wait()
+            await self._changed.wait()
         if self.is_lost:
             raise OSError("the peer has left")
         self.sent.append(message)
-        if message["type"] == "websocket.close" and not self.is_stubborn:
+        if message["type"] == "websocket.close" and not self.ignores_close:
             self.put({"type": "websocket.disconnect", "code": message["code"]})
-        self.tell()
+        self.notify()
 
     async def run(self) -> None:
         try:
@@ -89,26 +102,27 @@ class Server:
             self.error = error
         finally:
             self.is_done = True
-            self.tell()
+            self.notify()
 
     # --- for the peer
 
-    def tell(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
+    def notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def put(self, *messages: Message) -> None:
         self._to_app.extend(messages)
-        self.tell()
+        self.notify()
 
-    def say(self, command: Mapping[str, Any] | str | bytes) -> None:
+    def send_to_app(self, command: Mapping[str, Any] | str | bytes) -> None:
+        """Send a WebSocket message of the peer."""
         if isinstance(command, bytes):
             self.put({"type": "websocket.receive", "bytes": command, "text": None})
         else:
             text = command if isinstance(command, str) else json.dumps(command)
             self.put({"type": "websocket.receive", "text": text})
 
-    def lose(self, code: int = 1006) -> None:
+    def disconnect(self, code: int = 1006) -> None:
         """The peer has left."""
         self.is_lost = True
         kind = "http" if self.scope["type"] == "http" else "websocket"
@@ -116,14 +130,14 @@ class Server:
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
-            await self._news.wait()
+            await self._changed.wait()
 
     async def read(self) -> Message:
         """The next message of the application."""
         await self.until(lambda: self.sent or self.is_done)
         assert self.sent, f"the application has ended: {self.error!r}"
         message = self.sent.popleft()
-        self.tell()
+        self.notify()
         return message
 
     async def read_frame(self) -> Any:
@@ -131,12 +145,13 @@ class Server:
         assert message["type"] == "websocket.send", message
         return json.loads(message["text"])
 
-    async def read_until_quiet(self) -> None:
-        """Wait until the application has said what it has to say to a refused peer."""
+    async def refused(self) -> None:
+        """Wait until the application has sent the whole refusal."""
         last = ("websocket.close", "websocket.http.response.body")
         await self.until(lambda: self.is_done or (self.sent and self.sent[-1]["type"] in last))
 
     async def done(self) -> None:
+        """Wait until the application has returned."""
         await self.until(lambda: self.is_done)
 
 
@@ -144,7 +159,7 @@ class Server:
 async def running(
     app: Application, scope: dict[str, Any] | None = None, *, room: int | None = None, accepted: bool = True
 ) -> AsyncIterator[Server]:
-    """A connection with a peer that has connected; with `accepted`, also read that it was."""
+    """A connection with a peer that has connected; with `accepted`, its acceptance was read already."""
     server = Server(app, websocket_scope() if scope is None else scope, room)
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
@@ -155,9 +170,9 @@ async def running(
             if accepted and server.scope["type"] == "websocket":
                 assert (await server.read())["type"] == "websocket.accept"
             yield server
-        except Exception as error:  # noqa: BLE001 - goes on below, outside of the group
+        except Exception as error:  # noqa: BLE001 - raised below, outside of the group
             failure = error
-        server.lose()
+        server.disconnect()
         await server.done()
     if failure is not None:
         raise failure

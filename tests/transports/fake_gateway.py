@@ -1,17 +1,17 @@
-"""A gateway without a hub: it does what a transport may expect, and remembers what it was told."""
+"""A gateway without a hub: it does what a transport may expect, and records its calls."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import anyio
 
 from analytics_hub.access.limits import ConnectionLimits
-from analytics_hub.access.proxies import TrustedProxies
+from analytics_hub.access.proxies import PROXIES, TrustedProxies
 from analytics_hub.channels import Channel
 from analytics_hub.clock import Clock
 from analytics_hub.contracts import Gateway, Handshake, Peer, Receipt, Submitted, Transport
@@ -48,20 +48,21 @@ class FakeGateway:
 
     channels: Sequence[Channel] = ()
 
-    def __init__(self) -> None:
-        self.tuning = Tuning()
+    def __init__(self, tuning: Tuning | None = None, proxies: Collection[str] = PROXIES) -> None:
+        self.tuning = tuning or Tuning()
         self.is_open = True
         self.is_draining = False
         self.is_closed = False
         self.handshakes: list[Handshake] = []
         self.sessions: list[FakeSession] = []
         self.counters: Counter[str] = Counter()
-        proxies = TrustedProxies()
-        limits = ConnectionLimits(self.tuning, Clock(), Telemetry(self.counters, time.monotonic), proxies)
+        trusted = TrustedProxies(proxies)
+        telemetry = Telemetry(self.counters, time.monotonic)
+        self.limits = limits = ConnectionLimits(self.tuning, Clock(), telemetry, trusted)
         self.check_address = limits.check_connection
         self.connection_pending = limits.connection_pending
         self.pending_ended = limits.pending_ended
-        self.address_key = proxies.address_key
+        self.address_key = trusted.address_key
         self.check_load = limits.check_load
         self.add_gauge = limits.add_gauge
         self._changed = anyio.Event()
@@ -167,11 +168,11 @@ def _fake(session: Session) -> FakeSession:
     return cast("FakeSession", session)
 
 
+@dataclass
 class FakeHub:
     """What `serve` and `HubApp` are given: an object with a `gateway`."""
 
-    def __init__(self) -> None:
-        self.gateway: FakeGateway = FakeGateway()
+    gateway: FakeGateway = field(default_factory=FakeGateway)
 
 
 _CONTRACT: type[Gateway] = FakeGateway  # the type checkers prove that it is one

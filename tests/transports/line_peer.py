@@ -1,4 +1,4 @@
-"""A TCP client that sends exactly the bytes it is told to, and a server to send them to."""
+"""A TCP client that sends exactly the given bytes, and a server for it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from analytics_hub import Hub
 from analytics_hub.transports import tcp
 
 from . import peer as websocket_peer
-from .fake_hub import FakeHub, FakeSession
+from .fake_gateway import FakeGateway, FakeSession
 from .peer import Peer
 
 SUBSCRIBE: Final = b'{"action":"subscribe","channels":["routing"]}'
 
 
-def serving(hub: FakeHub | Hub, **options: Any) -> Any:
+def serving(hub: FakeGateway | Hub, **options: Any) -> Any:
     return websocket_peer.serving(hub, serve=tcp.serve, **options)
 
 
 @asynccontextmanager
-async def calling(hub: FakeHub, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
-    """A client that the hub knows of, and its session."""
-    count = len(hub.sessions)
+async def calling(gateway: FakeGateway, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
+    """A client with a session, and the session."""
+    count = len(gateway.sessions)
     async with await Peer.connect(port, **options) as peer:
-        await hub.until(lambda: len(hub.sessions) > count)
-        yield peer, hub.sessions[-1]
+        await gateway.until(lambda: len(gateway.sessions) > count)
+        yield peer, gateway.sessions[-1]
 
 
 async def read_frame(peer: Peer) -> list[Any]:
@@ -39,7 +39,7 @@ async def read_frame(peer: Peer) -> list[Any]:
 
 
 async def read_close(peer: Peer) -> tuple[int, str]:
-    """The `$close` that comes next, after which nothing may."""
+    """The code and reason of the `$close` that comes next; nothing may follow it."""
     (last,) = await read_frame(peer)
     assert last.keys() == {"type", "timestamp", "code", "reason"}
     assert last["type"] == "$close"
@@ -48,7 +48,7 @@ async def read_close(peer: Peer) -> tuple[int, str]:
     return last["code"], last["reason"]
 
 
-async def is_served(hub: FakeHub, port: int) -> bool:
-    async with calling(hub, port) as (peer, session):
-        session.write(b'"witness"')
-        return await read_frame(peer) == ["witness"]
+async def is_served(gateway: FakeGateway, port: int) -> bool:
+    async with calling(gateway, port) as (peer, session):
+        session.write(b'"another"')
+        return await read_frame(peer) == ["another"]

@@ -1,4 +1,4 @@
-"""One client under ASGI, on servers of every temper: what is sent in which order, and every way to end."""
+"""One client under ASGI, on servers that differ: what is sent in which order, and every way to end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from analytics_hub.contracts import Handshake
-from analytics_hub.hub import Hub
+from analytics_hub.contracts import Handshake, Peer
 from analytics_hub.protocol import encode
 from analytics_hub.protocol.formats import JSON
 from analytics_hub.transports._asgi.app_state import AppState, Limits
@@ -23,7 +22,7 @@ from analytics_hub.transports._asgi.messages import WIRES
 from analytics_hub.transports._origins import Origins
 
 from .asgi_peer import Message, Server, running
-from .fake_hub import SOMEBODY, FakeHub, FakeSession
+from .fake_gateway import ALICE, FakeGateway, FakeSession
 
 pytestmark = pytest.mark.anyio
 
@@ -32,28 +31,28 @@ Send = Callable[[Message], Awaitable[None]]
 Wrap = Callable[[Send], Any]
 
 
-class Stage:
-    """A fake hub, and connections to it without a handshake; `wrap` stands between the client and its server."""
+class Rig:
+    """A fake gateway, and connections to it without a handshake; `wrap` is a middleware around `send`."""
 
     def __init__(self, limits: Limits | None = None, wrap: Wrap | None = None) -> None:
-        self.hub = FakeHub()
-        self.desk = AppState(cast("Hub", self.hub), Origins(), limits or Limits())
+        self.gateway = FakeGateway()
+        self.state = AppState(self.gateway, Origins(), limits or Limits())
         self.wrap = wrap
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        client = WebSocketClient(self.desk, self.desk.envelopes(JSON), receive, self.wrap(send) if self.wrap else send)
-        hub = cast("Hub", self.hub)
-        client.open(lambda transport: hub.connect(transport, WIRE, SOMEBODY, Handshake()))
+        send = self.wrap(send) if self.wrap else send
+        client = WebSocketClient(self.state, self.state.message_cache(JSON), receive, send)
+        client.connect(lambda transport: self.gateway.connect(transport, WIRE, Peer(Handshake(), ALICE)))
         await client.serve()
 
     @asynccontextmanager
     async def peer(self, room: int | None = None) -> AsyncIterator[tuple[Server, FakeSession]]:
-        known = len(self.hub.sessions)
+        known = len(self.gateway.sessions)
         with anyio.fail_after(30):
-            # Without a handshake: that is another room's.
+            # Without a handshake, which `test_asgi_websocket.py` covers.
             async with running(self.app, {"type": "none"}, room=room) as server:
-                await self.hub.until(lambda: len(self.hub.sessions) > known)
-                yield server, self.hub.sessions[-1]
+                await self.gateway.until(lambda: len(self.gateway.sessions) > known)
+                yield server, self.gateway.sessions[-1]
             assert server.error is None
 
 
@@ -65,12 +64,12 @@ async def numbers(server: Server, count: int) -> list[int]:
     return [number for _ in range(count) for number, _ in await server.read_frame()]
 
 
-# --- messages -------------------------------------------------------------------------------------------------------
+# --- messages
 
 
 async def test_all_members_of_a_cohort_are_sent_the_same_text() -> None:
-    stage = Stage()
-    async with stage.peer() as (one, first), stage.peer() as (two, second):
+    rig = Rig()
+    async with rig.peer() as (one, first), rig.peer() as (two, second):
         frame = WIRE.frame([item(1)])
 
         assert first.transport.write(frame)
@@ -80,7 +79,7 @@ async def test_all_members_of_a_cohort_are_sent_the_same_text() -> None:
 
 
 async def test_a_middleware_that_changes_a_message_changes_it_for_one_client() -> None:
-    """As those that compress do."""
+    """Those that compress do."""
 
     def wrap(send: Send) -> Send:
         async def enclose(message: Message) -> None:
@@ -90,8 +89,8 @@ async def test_a_middleware_that_changes_a_message_changes_it_for_one_client() -
 
         return enclose
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (one, first), stage.peer() as (two, second):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (one, first), rig.peer() as (two, second):
         frame = WIRE.frame([item(1)])
         first.transport.write(frame)
         second.transport.write(frame)
@@ -100,40 +99,40 @@ async def test_a_middleware_that_changes_a_message_changes_it_for_one_client() -
 
 
 async def test_several_frames_of_one_write_are_messages_of_their_own() -> None:
-    stage = Stage()
-    async with stage.peer() as (server, session):
+    rig = Rig()
+    async with rig.peer() as (server, session):
         session.transport.write(WIRE.frame([item(1), item(2)]) + WIRE.frame([]) + WIRE.frame([item(3)]))
 
         assert [await server.read_frame() for _ in range(3)] == [[[1, ""], [2, ""]], [], [[3, ""]]]
 
 
-async def test_text_that_is_no_utf_8_is_the_publishers_problem_alone() -> None:
-    stage = Stage()
-    async with stage.peer() as (server, session):
+async def test_invalid_utf_8_of_a_publisher_is_replaced() -> None:
+    rig = Rig()
+    async with rig.peer() as (server, session):
         session.transport.write(WIRE.frame([b'"\xff"']))
 
         assert (await server.read_frame()) == ["\ufffd"]
 
 
-# --- a server that is slow ------------------------------------------------------------------------------------------
+# --- slow servers
 
 
-async def test_what_a_server_does_not_take_waits_in_order_up_to_a_bound() -> None:
-    stage = Stage(Limits(max_unsent=1000))
-    async with stage.peer(room=2) as (server, session):
+async def test_messages_wait_in_order_for_a_slow_server_up_to_a_bound() -> None:
+    rig = Rig(Limits(max_unsent=1000))
+    async with rig.peer(room=2) as (server, session):
         answers = [session.write(item(number, 300)) for number in range(7)]
 
         assert answers[0]
         assert not answers[-1]
         assert await numbers(server, 7) == list(range(7))
-        await stage.hub.until(lambda: session.resumed)
+        await rig.gateway.until(lambda: session.resumed)
         assert session.resumed == 1
         assert session.write(item(7))
         assert await numbers(server, 1) == [7]
 
 
 async def test_one_large_write_is_no_congestion_where_send_always_waits() -> None:
-    """On Trio and with Granian nothing is sent at once, and a fast client could lose what it misses meanwhile."""
+    """On Trio and with Granian nothing is sent at once, and a fast client could lose items meanwhile."""
 
     def wrap(send: Send) -> Send:
         async def later(message: Message) -> None:
@@ -142,15 +141,15 @@ async def test_one_large_write_is_no_congestion_where_send_always_waits() -> Non
 
         return later
 
-    stage = Stage(Limits(max_unsent=1000), wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(Limits(max_unsent=1000), wrap=wrap)
+    async with rig.peer() as (server, session):
         for number in range(3):
             assert session.write(item(number, 5000))
             assert await numbers(server, 1) == [number]
             await anyio.wait_all_tasks_blocked()
         assert session.write(item(3, 5000))
         assert not session.write(item(4)), "the one before still waits"
-        await stage.hub.until(lambda: session.resumed)
+        await rig.gateway.until(lambda: session.resumed)
 
 
 async def test_one_message_at_a_time_for_each_connection() -> None:
@@ -168,8 +167,8 @@ async def test_one_message_at_a_time_for_each_connection() -> None:
 
         return slowly
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
         for number in range(5):
             session.write(item(number))
 
@@ -178,7 +177,7 @@ async def test_one_message_at_a_time_for_each_connection() -> None:
 
 
 class Sending:
-    """Something to await that is no coroutine."""
+    """An awaitable that is no coroutine."""
 
     def __init__(self, sending: Awaitable[None]) -> None:
         self._sending = sending
@@ -188,8 +187,8 @@ class Sending:
 
 
 @pytest.mark.parametrize("is_future", [False, True])
-async def test_send_may_return_anything_that_can_be_awaited(is_future: bool) -> None:
-    """Granian's returns a future of its own and is under way by then."""
+async def test_send_may_return_any_awaitable(is_future: bool) -> None:
+    """Granian's returns a future, and has begun by then."""
     if is_future and not is_asyncio():
         pytest.skip("Trio has no futures")
 
@@ -198,8 +197,8 @@ async def test_send_may_return_anything_that_can_be_awaited(is_future: bool) -> 
             return lambda message: asyncio.ensure_future(send(message))
         return lambda message: Sending(send(message))
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer(room=1) as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer(room=1) as (server, session):
         for number in range(4):
             session.write(item(number))
 
@@ -217,7 +216,7 @@ def is_asyncio() -> bool:
         return False
 
 
-async def test_what_runs_in_send_has_one_task_and_the_context_of_the_connection() -> None:
+async def test_send_runs_as_one_task_and_in_the_context_of_the_connection() -> None:
     here: ContextVar[str] = ContextVar("here", default="nothing")
     flushing = anyio.get_current_task().id
 
@@ -234,8 +233,8 @@ async def test_what_runs_in_send_has_one_task_and_the_context_of_the_connection(
 
         return traced
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer(room=1) as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer(room=1) as (server, session):
         for number in range(3):
             session.write(item(number))
         assert anyio.get_current_task().id == flushing
@@ -244,7 +243,7 @@ async def test_what_runs_in_send_has_one_task_and_the_context_of_the_connection(
         assert await numbers(server, 3) == [0, 1, 2]
 
 
-async def test_a_timeout_around_send_ends_its_connection_alone() -> None:
+async def test_a_timeout_around_send_ends_only_its_connection() -> None:
     def wrap(send: Send) -> Send:
         async def impatient(message: Message) -> None:
             with anyio.fail_after(0.01):
@@ -252,18 +251,18 @@ async def test_a_timeout_around_send_ends_its_connection_alone() -> None:
 
         return impatient
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer(room=1) as (_, session), stage.peer() as (other, its):
+    rig = Rig(wrap=wrap)
+    async with rig.peer(room=1) as (_, session), rig.peer() as (other, other_session):
         session.write(item(1))
         session.write(item(2))
-        await stage.hub.until(lambda: session.disconnected)
-        its.write(item(3))
+        await rig.gateway.until(lambda: session.disconnected)
+        other_session.write(item(3))
 
         assert await numbers(other, 1) == [3]
-        assert not its.disconnected
+        assert not other_session.disconnected
 
 
-# --- a server that breaks -------------------------------------------------------------------------------------------
+# --- failing servers
 
 
 async def test_a_timeout_around_a_send_that_does_not_wait_leaves_nothing_behind() -> None:
@@ -274,8 +273,8 @@ async def test_a_timeout_around_a_send_that_does_not_wait_leaves_nothing_behind(
 
         return careful
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer(room=1) as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer(room=1) as (server, session):
         for number in range(3):
             session.write(item(number))
 
@@ -286,7 +285,7 @@ async def test_a_timeout_around_a_send_that_does_not_wait_leaves_nothing_behind(
 
 @pytest.mark.parametrize("error", [OSError(), ConnectionResetError(), RuntimeError("after close"), KeyError("x")])
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_whatever_send_raises_ends_the_connection(error: Exception, is_late: bool) -> None:
+async def test_any_exception_of_send_ends_the_connection(error: Exception, is_late: bool) -> None:
     def wrap(send: Send) -> Send:
         async def broken(message: Message) -> None:
             if is_late:
@@ -295,18 +294,18 @@ async def test_whatever_send_raises_ends_the_connection(error: Exception, is_lat
 
         return broken
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
         assert session.write(item(1)) in (True, False)
         session.write(item(2))
         await server.done()
 
         assert session.disconnected == 1
-        assert session.write(item(3)), "after its end it swallows"
-        assert stage.hub.counters["send-fault"] == isinstance(error, KeyError)
+        assert session.write(item(3)), "after its end it ignores writes"
+        assert rig.gateway.counters["send-fault"] == isinstance(error, KeyError)
 
 
-async def test_after_a_send_that_raised_there_is_no_other() -> None:
+async def test_nothing_is_sent_after_send_has_raised() -> None:
     calls = 0
 
     def wrap(send: Send) -> Send:
@@ -317,17 +316,17 @@ async def test_after_a_send_that_raised_there_is_no_other() -> None:
 
         return broken
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
         session.transport.write(WIRE.frame([item(1)]) + WIRE.frame([item(2)]))
         await server.done()
 
         assert calls == 1
-        assert stage.hub.counters["send-fault"] == 1
+        assert rig.gateway.counters["send-fault"] == 1
 
 
-async def test_a_send_that_has_to_wait_is_cancelled_when_its_peer_leaves_in_the_same_moment() -> None:
-    """Also if the peer was the first to be waited for, and its courier has not even begun to sleep."""
+async def test_a_send_that_waits_is_cancelled_if_its_peer_leaves_at_the_same_time() -> None:
+    """Also if its borrowed task is new and has not begun to sleep."""
     ended = anyio.Event()
 
     def wrap(send: Send) -> Send:
@@ -339,34 +338,34 @@ async def test_a_send_that_has_to_wait_is_cancelled_when_its_peer_leaves_in_the_
 
         return hang
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
-        server.lose()
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
+        server.disconnect()
         session.write(item(1))
         await server.done()
         if is_asyncio():  # on Trio it has not begun yet, and never will
             await ended.wait()
 
 
-async def test_couriers_leave_with_those_who_have_needed_them() -> None:
-    """Who stays must not keep one for each of a thousand that took nothing for a while and have gone."""
+async def test_there_are_no_more_spare_tasks_than_clients() -> None:
+    """The rest must not be kept after a thousand congested clients have left."""
     if not is_asyncio():
         return
-    desk = Stage().desk
+    state = Rig().state
     for _ in range(3):
-        desk.joined()
-    spare = desk.couriers.spare
+        state.client_admitted()
+    spare = state.borrowed_tasks.spare
     spare += [BorrowedTask(spare) for _ in range(3)]
-    tasks = [courier.task for courier in spare]
+    tasks = [borrowed.task for borrowed in spare]
 
     for left in (2, 1, 0):
-        desk.left()
+        state.client_left()
         await anyio.wait_all_tasks_blocked()
 
         assert len(spare) == sum(not task.done() for task in tasks) == left
 
 
-async def test_a_send_that_ends_in_the_moment_of_its_timeout_leaves_a_courier_that_can_be_cancelled() -> None:
+async def test_a_send_that_returns_at_its_timeout_leaves_a_task_that_can_be_cancelled() -> None:
     begun, gate, ended = anyio.Event(), anyio.Event(), anyio.Event()
     limit = anyio.CancelScope()
 
@@ -385,8 +384,8 @@ async def test_a_send_that_ends_in_the_moment_of_its_timeout_leaves_a_courier_th
 
         return hesitant
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (one, first), stage.peer() as (two, second):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (one, first), rig.peer() as (two, second):
         first.write(item(1))
         await anyio.wait_all_tasks_blocked()
         gate.set()
@@ -395,43 +394,43 @@ async def test_a_send_that_ends_in_the_moment_of_its_timeout_leaves_a_courier_th
         await anyio.wait_all_tasks_blocked()
         second.write(item(2))
         await begun.wait()
-        two.lose()
+        two.disconnect()
         await ended.wait()
 
 
-async def test_a_server_that_is_silent_about_a_peer_that_left_still_says_it_to_receive() -> None:
-    stage = Stage(wrap=lambda send: _swallow)
-    async with stage.peer() as (server, session):
+async def test_a_disconnect_is_noticed_by_receive_where_send_does_not_raise() -> None:
+    rig = Rig(wrap=lambda send: _ignore)
+    async with rig.peer() as (server, session):
         session.write(item(1))
-        server.lose(1000)
+        server.disconnect(1000)
         await server.done()
 
         assert session.disconnected == 1
 
 
-async def _swallow(message: Message) -> None:
+async def _ignore(message: Message) -> None:
     pass
 
 
-async def test_a_receive_that_raises_is_the_end() -> None:
-    stage = Stage()
+async def test_a_receive_that_raises_ends_the_connection() -> None:
+    rig = Rig()
 
     async def receive() -> Message:
         raise ValueError("secret")
 
     with anyio.fail_after(30):
-        await stage.app({}, receive, _swallow)
+        await rig.app({}, receive, _ignore)
 
-    assert stage.hub.session.disconnected == 1
-    assert stage.hub.counters["receive-fault"] == 1
+    assert rig.gateway.session.disconnected == 1
+    assert rig.gateway.counters["receive-fault"] == 1
 
 
-# --- the end --------------------------------------------------------------------------------------------------------
+# --- the end
 
 
 async def test_the_close_code_comes_after_what_was_written() -> None:
-    stage = Stage()
-    async with stage.peer(room=1) as (server, session):
+    rig = Rig()
+    async with rig.peer(room=1) as (server, session):
         for number in range(3):
             session.write(item(number))
         session.transport.close(4503, "too slow")
@@ -443,9 +442,9 @@ async def test_the_close_code_comes_after_what_was_written() -> None:
         assert session.disconnected == 1
 
 
-async def test_a_send_that_never_returns_is_given_up() -> None:
-    stage = Stage(Limits(close_timeout=0.01), wrap=lambda send: _never)
-    async with stage.peer() as (server, session):
+async def test_a_send_that_never_returns_is_cancelled_after_close_timeout() -> None:
+    rig = Rig(Limits(close_timeout=0.01), wrap=lambda send: _never)
+    async with rig.peer() as (server, session):
         session.write(item(1))
         session.transport.close(1012, "")
         await server.done()
@@ -457,18 +456,18 @@ async def _never(message: Message) -> None:
     await anyio.sleep_forever()
 
 
-async def test_a_peer_that_never_answers_the_close_is_given_up() -> None:
-    stage = Stage(Limits(close_timeout=0.01))
-    async with stage.peer() as (server, session):
-        server.is_stubborn = True
+async def test_a_peer_that_ignores_the_close_is_abandoned_after_close_timeout() -> None:
+    rig = Rig(Limits(close_timeout=0.01))
+    async with rig.peer() as (server, session):
+        server.ignores_close = True
         session.transport.close(1012, "bye")
         await server.done()
 
         assert (await server.read())["code"] == 1012
 
 
-async def test_a_server_that_refuses_a_standard_code_gets_one_of_ours() -> None:
-    """Autobahn, and by that Daphne, takes 1000 and 3000 to 4999."""
+async def test_a_server_that_refuses_a_standard_close_code_gets_a_substitute() -> None:
+    """Autobahn, and thereby Daphne, accepts 1000 and 3000 to 4999."""
 
     def wrap(send: Send) -> Send:
         async def picky(message: Message) -> None:
@@ -478,165 +477,143 @@ async def test_a_server_that_refuses_a_standard_code_gets_one_of_ours() -> None:
 
         return picky
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
         session.transport.close(1012, "restart")
         assert (await server.read())["code"] == 4503
-    async with stage.peer() as (server, session):
-        server.say("x" * 70_000)
+    async with rig.peer() as (server, session):
+        server.send_to_app("x" * 70_000)
         assert (await server.read())["code"] == 4400
 
 
-async def test_a_server_that_cancels_has_the_peer_told_first() -> None:
-    stage = Stage()
-    server = Server(stage.app, {"type": "none"})
+@pytest.mark.parametrize(
+    ("close", "is_close_sent", "code"), [(None, False, 1001), (4401, False, 4401), (1012, True, 1012)]
+)
+async def test_a_cancelled_connection_sends_one_close(close: int | None, is_close_sent: bool, code: int) -> None:
+    rig = Rig()
+    server = Server(rig.app, {"type": "none"})
+    server.ignores_close = True
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
-            await stage.hub.until(lambda: stage.hub.sessions)
+            await rig.gateway.until(lambda: rig.gateway.sessions)
+            if close is not None:
+                rig.gateway.session.transport.close(close, "")
+            if is_close_sent:
+                await server.until(lambda: server.sent)
             tasks.cancel_scope.cancel()
 
     assert server.error is None
-    assert stage.hub.session.disconnected == 1
-    assert server.sent[-1]["code"] == 1001
+    assert rig.gateway.session.disconnected == 1
+    assert [message["code"] for message in server.sent] == [code]
 
 
-async def test_a_server_that_cancels_in_the_middle_of_a_message_has_no_other_sent() -> None:
-    stage = Stage(wrap=lambda send: _never)
-    server = Server(stage.app, {"type": "none"})
+async def test_a_connection_that_is_cancelled_during_send_sends_no_close() -> None:
+    rig = Rig(wrap=lambda send: _never)
+    server = Server(rig.app, {"type": "none"})
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
-            await stage.hub.until(lambda: stage.hub.sessions)
-            stage.hub.session.write(item(1))
+            await rig.gateway.until(lambda: rig.gateway.sessions)
+            rig.gateway.session.write(item(1))
             tasks.cancel_scope.cancel()
 
     assert server.error is None
-    assert stage.hub.session.disconnected == 1
-
-
-async def test_a_server_that_cancels_in_the_moment_of_the_close_changes_nothing_about_it() -> None:
-    stage = Stage()
-    server = Server(stage.app, {"type": "none"})
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run)
-            await stage.hub.until(lambda: stage.hub.sessions)
-            stage.hub.session.transport.close(4401, "expired")
-            tasks.cancel_scope.cancel()
-
-    assert server.error is None
-    assert [message["code"] for message in server.sent] == [4401]
-
-
-async def test_a_server_that_cancels_after_the_close_has_no_other_sent() -> None:
-    stage = Stage()
-    server = Server(stage.app, {"type": "none"})
-    server.is_stubborn = True
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run)
-            await stage.hub.until(lambda: stage.hub.sessions)
-            stage.hub.session.transport.close(1012, "restart")
-            await server.until(lambda: server.sent)
-            tasks.cancel_scope.cancel()
-
-    assert server.error is None
-    assert [message["code"] for message in server.sent] == [1012]
+    assert rig.gateway.session.disconnected == 1
 
 
 @pytest.mark.parametrize("error", [OSError(), RuntimeError("closed"), KeyError("x")])
-async def test_a_close_that_cannot_be_sent_is_the_end_as_well(error: Exception) -> None:
+async def test_a_close_that_cannot_be_sent_ends_the_connection(error: Exception) -> None:
     def wrap(send: Send) -> Send:
         async def broken(message: Message) -> None:
             raise error
 
         return broken
 
-    stage = Stage(wrap=wrap)
-    async with stage.peer() as (server, session):
+    rig = Rig(wrap=wrap)
+    async with rig.peer() as (server, session):
         session.transport.close(1012, "")
         await server.done()
 
         assert session.disconnected == 1
-        assert stage.hub.counters["send-fault"] == isinstance(error, KeyError)
+        assert rig.gateway.counters["send-fault"] == isinstance(error, KeyError)
 
 
-async def test_a_peer_that_leaves_while_it_is_told_goodbye() -> None:
-    stage = Stage()
-    async with stage.peer(room=1) as (server, session):
+async def test_a_peer_may_leave_before_the_close_is_sent() -> None:
+    rig = Rig()
+    async with rig.peer(room=1) as (server, session):
         session.write(item(1))
         session.write(item(2))
         session.transport.close(1012, "")
         await anyio.wait_all_tasks_blocked()
-        server.lose()
+        server.disconnect()
         await server.done()
 
         assert len(server.sent) == 1
 
 
-async def test_a_hub_that_closes_in_the_last_moment_takes_nobody() -> None:
-    stage = Stage()
-    stage.hub.is_closed = True
-    server = Server(stage.app, {"type": "none"})
+async def test_a_hub_that_closes_before_connect_ends_the_client_with_1012() -> None:
+    rig = Rig()
+    rig.gateway.is_closed = True
+    server = Server(rig.app, {"type": "none"})
     with anyio.fail_after(30):
         await server.run()
 
     assert (await server.read())["code"] == 1012
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading
 
 
-async def test_messages_reach_the_hub_as_they_are() -> None:
-    stage = Stage()
-    async with stage.peer() as (server, session):
-        server.say('{"a":"é"}')
-        server.say(b"\x80")
+async def test_messages_reach_the_hub_unchanged() -> None:
+    rig = Rig()
+    async with rig.peer() as (server, session):
+        server.send_to_app('{"a":"é"}')
+        server.send_to_app(b"\x80")
         server.put({"type": "websocket.receive"}, {"type": "something.new"})
         server.put({"type": "websocket.receive", "text": "", "bytes": None})
-        await stage.hub.until(lambda: len(session.received) == 3)
+        await rig.gateway.until(lambda: len(session.received) == 3)
 
         assert session.received == ['{"a":"é"}', b"\x80", ""]
-        assert stage.hub.counters["odd-message"] == 1
+        assert rig.gateway.counters["odd-message"] == 1
 
 
 @pytest.mark.parametrize("message", ["x" * 11, "é" * 6, b"x" * 11], ids=["text", "characters", "binary"])
-async def test_a_message_too_big_ends_the_connection(message: str | bytes) -> None:
-    stage = Stage(Limits(max_message=10))
-    async with stage.peer() as (server, session):
-        server.say("x" * 10)
-        server.say("é" * 5)
-        server.say(message)
-        server.say("never")
+async def test_a_message_that_is_too_large_ends_the_connection(message: str | bytes) -> None:
+    rig = Rig(Limits(max_message=10))
+    async with rig.peer() as (server, session):
+        server.send_to_app("x" * 10)
+        server.send_to_app("é" * 5)
+        server.send_to_app(message)
+        server.send_to_app("never")
 
         assert (await server.read())["code"] == 1009
         assert len(session.received) == 2
 
 
-async def test_a_pause_is_felt_by_the_sender_and_nothing_is_lost() -> None:
-    stage = Stage()
-    async with stage.peer() as (server, session):
+async def test_no_message_is_received_or_lost_during_a_pause() -> None:
+    rig = Rig()
+    async with rig.peer() as (server, session):
         session.transport.pause_reading()
         session.transport.pause_reading()
         for number in range(5):
-            server.say(str(number))
+            server.send_to_app(str(number))
         await anyio.wait_all_tasks_blocked()
-        asked = server.listening
+        calls = server.receive_calls
 
         assert session.received == []
-        assert asked == 1, "one message is in hand, and no further one is asked for"
+        assert calls == 1, "one message is in hand, and no further one is received"
         session.transport.resume_reading()
         session.transport.resume_reading()
-        await stage.hub.until(lambda: len(session.received) == 5)
+        await rig.gateway.until(lambda: len(session.received) == 5)
         assert session.received == list("01234")
 
 
-async def test_a_client_is_closed_while_it_is_paused() -> None:
-    stage = Stage()
-    async with stage.peer() as (server, session):
+async def test_a_client_can_be_closed_during_a_pause() -> None:
+    rig = Rig()
+    async with rig.peer() as (server, session):
         session.transport.pause_reading()
-        server.say("x")
+        server.send_to_app("x")
         await anyio.wait_all_tasks_blocked()
         session.transport.close(4408, "late")
 
@@ -645,32 +622,32 @@ async def test_a_client_is_closed_while_it_is_paused() -> None:
         assert session.received == []
 
 
-async def test_a_fault_of_the_hub_ends_that_client_only() -> None:
-    stage = Stage()
+async def test_an_exception_of_the_hub_ends_only_that_client() -> None:
+    rig = Rig()
 
     def fail(session: FakeSession, data: str | bytes) -> None:
         raise ZeroDivisionError
 
-    stage.hub.on_data = fail
-    async with stage.peer() as (server, _):
-        server.say("x")
+    rig.gateway.on_data = fail
+    async with rig.peer() as (server, _):
+        server.send_to_app("x")
 
         assert (await server.read())["code"] == 1011
-        assert stage.hub.counters["connection-fault"] == 1
+        assert rig.gateway.counters["connection-fault"] == 1
 
 
-# --- confirmations --------------------------------------------------------------------------------------------------
+# --- confirmations
 
 
 async def test_a_client_that_never_confirms_has_no_window() -> None:
-    stage = Stage(Limits(max_unconfirmed=2, max_unconfirmed_bytes=10))
-    async with stage.peer() as (_, session):
+    rig = Rig(Limits(max_unconfirmed=2, max_unconfirmed_bytes=10))
+    async with rig.peer() as (_, session):
         assert all(session.write(item(number)) for number in range(10))
 
 
-async def test_a_client_that_confirms_is_held_back_by_frames() -> None:
-    stage = Stage(Limits(max_unconfirmed=4))
-    async with stage.peer() as (_, session):
+async def test_unconfirmed_frames_are_limited() -> None:
+    rig = Rig(Limits(max_unconfirmed=4))
+    async with rig.peer() as (_, session):
         assert session.write(item(0))
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(1)
@@ -678,16 +655,16 @@ async def test_a_client_that_confirms_is_held_back_by_frames() -> None:
 
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(2)
-        assert session.resumed == 0, "three of four is no room yet"
+        assert session.resumed == 0, "three of four are still above half"
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(3)
         assert session.resumed == 1
         assert [session.write(item(number)) for number in range(2)] == [True, False]
 
 
-async def test_a_client_that_confirms_is_held_back_by_bytes() -> None:
-    stage = Stage(Limits(max_unconfirmed_bytes=1000))
-    async with stage.peer() as (_, session):
+async def test_unconfirmed_bytes_are_limited() -> None:
+    rig = Rig(Limits(max_unconfirmed_bytes=1000))
+    async with rig.peer() as (_, session):
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(0)
         assert [session.write(item(number, 400)) for number in range(3)] == [True, True, False]
@@ -700,9 +677,9 @@ async def test_a_client_that_confirms_is_held_back_by_bytes() -> None:
         assert session.resumed == 1
 
 
-async def test_confirmations_that_make_no_sense_do_no_harm() -> None:
-    stage = Stage(Limits(max_unconfirmed=2))
-    async with stage.peer() as (_, session):
+async def test_invalid_confirmations_are_harmless() -> None:
+    rig = Rig(Limits(max_unconfirmed=2))
+    async with rig.peer() as (_, session):
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(2**53 - 1)
         assert session.write(item(0))
@@ -716,8 +693,8 @@ async def test_confirmations_that_make_no_sense_do_no_harm() -> None:
 
 
 async def test_frames_sent_before_the_first_confirmation_count() -> None:
-    stage = Stage(Limits(max_unconfirmed=4))
-    async with stage.peer() as (_, session):
+    rig = Rig(Limits(max_unconfirmed=4))
+    async with rig.peer() as (_, session):
         for number in range(10):
             session.write(item(number))
         await anyio.wait_all_tasks_blocked()
@@ -730,8 +707,8 @@ async def test_frames_sent_before_the_first_confirmation_count() -> None:
 
 
 async def test_both_the_server_and_the_window_must_have_room() -> None:
-    stage = Stage(Limits(max_unsent=100, max_unconfirmed=100))
-    async with stage.peer(room=1) as (server, session):
+    rig = Rig(Limits(max_unsent=100, max_unconfirmed=100))
+    async with rig.peer(room=1) as (server, session):
         await anyio.wait_all_tasks_blocked()
         session.transport.confirmed(0)
         assert [session.write(item(number, 90)) for number in range(3)][-1] is False
@@ -739,4 +716,4 @@ async def test_both_the_server_and_the_window_must_have_room() -> None:
         session.transport.confirmed(1)
         assert session.resumed == 0
         assert await numbers(server, 3) == [0, 1, 2]
-        await stage.hub.until(lambda: session.resumed)
+        await rig.gateway.until(lambda: session.resumed)

@@ -1,4 +1,4 @@
-"""Limits under ASGI: exact whatever the server awaits in between, and nothing is kept of who was let in."""
+"""Limits under ASGI: exact whatever the server awaits, and nothing of the handshake is kept after admission."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analytics_hub.identity import Identity
 from analytics_hub.transports.asgi import HubApp, Limits
 from analytics_hub.tuning import Tuning
 
-from .asgi_peer import Server, running, websocket_scope
+from .asgi_peer import Server, http_scope, running, websocket_scope
 
 pytestmark = pytest.mark.anyio
 
@@ -40,19 +40,23 @@ async def open_app(
             yield HubApp(hub, limits=limits, **options), hub
 
 
-def scope(*headers: tuple[bytes, bytes], kind: str = "websocket", **changes: Any) -> dict[str, Any]:
-    return {**websocket_scope(headers=[HOST, *headers], **changes), "type": kind}
+def scope(*headers: tuple[bytes, bytes], **changes: Any) -> dict[str, Any]:
+    return websocket_scope(headers=[HOST, *headers], **changes)
 
 
 def request(path: str, *headers: tuple[bytes, bytes], method: str = "GET") -> dict[str, Any]:
-    return scope(*headers, kind="http", method=method, path=path, raw_path=path.encode())
+    return http_scope(method, path, *headers)
 
 
-async def status_of(app: HubApp, its: dict[str, Any], body: bytes = b"") -> tuple[int, dict[bytes, bytes]]:
-    """Of the answer to one request or handshake, and its headers."""
-    async with running(app, its, accepted=False) as server:
-        if its["type"] == "http":
-            server.put({"type": "http.request", "body": body, "more_body": False})
+def is_http(scope: dict[str, Any]) -> bool:
+    return bool(scope["type"] == "http")
+
+
+async def status_of(app: HubApp, scope: dict[str, Any]) -> tuple[int, dict[bytes, bytes]]:
+    """The status and headers of the answer to one request or handshake."""
+    async with running(app, scope, accepted=False) as server:
+        if is_http(scope):
+            server.put({"type": "http.request"})
         answer = await server.read()
         if answer["type"] == "websocket.accept":
             return 101, {}
@@ -60,7 +64,7 @@ async def status_of(app: HubApp, its: dict[str, Any], body: bytes = b"") -> tupl
 
 
 class Gate:
-    """An `authenticate` that waits, and tells how many wait."""
+    """An `authenticate` that waits, and counts the calls that wait."""
 
     def __init__(self) -> None:
         self.opened = anyio.Event()
@@ -81,14 +85,14 @@ async def until(condition: Callable[[], object]) -> None:
         await checkpoint()
 
 
-# --- exact ----------------------------------------------------------------------------------------------------------
+# --- exact limits
 
 
 @pytest.mark.parametrize("kind", ["websocket", "events"])
-async def test_servers_that_wait_while_they_accept_let_in_no_more_than_there_are_places(kind: str) -> None:
-    its = scope() if kind == "websocket" else request("/events")
+async def test_max_clients_is_exact_where_the_server_waits_while_it_accepts(kind: str) -> None:
+    first = scope() if kind == "websocket" else request("/events")
     async with open_app(limits=Limits(max_clients=2)) as (app, hub), anyio.create_task_group() as tasks:
-        servers = [Server(app, dict(its), room=0) for _ in range(5)]
+        servers = [Server(app, dict(first), room=0) for _ in range(5)]
         for server in servers:
             server.put({"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"})
             tasks.start_soon(server.run)
@@ -96,18 +100,18 @@ async def test_servers_that_wait_while_they_accept_let_in_no_more_than_there_are
         assert hub.sessions == []
         for server in servers:
             server.room = None
-            server.tell()
+            server.notify()
         await until(lambda: all(server.sent for server in servers))
 
         answers = [server.sent[0].get("status", 101) for server in servers]
         assert sorted(answers) == sorted([101 if kind == "websocket" else 200] * 2 + [503] * 3)
         assert hub.statistics().counters["refused-full"] == 3
         for server in servers:
-            server.lose()
+            server.disconnect()
 
 
 @pytest.mark.parametrize("limit", ["max_per_identity", "max_per_address"])
-async def test_checks_that_are_under_way_together_let_in_no_more_than_may(limit: str) -> None:
+async def test_limits_are_exact_for_concurrent_checks(limit: str) -> None:
     gate = Gate()
     async with (
         open_app(gate, tuning=Tuning(**{limit: 2})) as (app, hub),
@@ -128,20 +132,19 @@ async def test_checks_that_are_under_way_together_let_in_no_more_than_may(limit:
         assert len(closes) + len(refused) == 3
         assert set(closes) <= {4429}
         for server in servers:
-            server.lose()
+            server.disconnect()
 
 
-# --- checks ---------------------------------------------------------------------------------------------------------
+# --- checks
 
 
-async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
+async def test_concurrent_token_checks_are_limited() -> None:
     gate = Gate()
     async with open_app(gate, limits=Limits(max_checks=3)) as (app, _), anyio.create_task_group() as tasks:
-        its = [scope(), request("/asyncapi.json")] * 4
-        servers = [Server(app, dict(one)) for one in its]
+        scopes = [scope(), request("/asyncapi.json")] * 4
+        servers = [Server(app, dict(each)) for each in scopes]
         for server in servers:
-            is_http = server.scope["type"] == "http"
-            server.put({"type": "http.request"} if is_http else {"type": "websocket.connect"})
+            server.put({"type": "http.request"} if is_http(server.scope) else {"type": "websocket.connect"})
             tasks.start_soon(server.run)
         await until(lambda: gate.waiting == 3)
         await anyio.wait_all_tasks_blocked()
@@ -152,10 +155,10 @@ async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
         assert gate.most == 3
         assert {server.sent[0].get("status", 101) for server in servers} == {101, 200}
         for server in servers:
-            server.lose()
+            server.disconnect()
 
 
-async def test_a_check_that_takes_too_long_is_given_up_and_so_is_the_wait_for_it() -> None:
+async def test_the_handshake_timeout_includes_the_wait_for_a_check() -> None:
     async with open_app(Gate(), limits=Limits(max_checks=1, handshake_timeout=0.01)) as (app, hub):
         assert (await status_of(app, scope()))[0] == 503
 
@@ -168,26 +171,26 @@ async def test_a_check_that_takes_too_long_is_given_up_and_so_is_the_wait_for_it
         assert hub.sessions == []
 
 
-async def test_the_application_sees_the_scope_and_may_hold_up_a_peer_itself() -> None:
+async def test_authenticate_gets_the_scope_and_may_raise_too_many_requests() -> None:
     seen: list[Any] = []
 
     def authenticate(handshake: Handshake) -> Identity:
         assert handshake.scope is not None
         seen.append(handshake.scope["session"])
-        raise TooManyRequests("not so fast", after=7)
+        raise TooManyRequests("too fast", after=7)
 
     async with open_app(authenticate) as (app, _):
-        for its in (scope(session={"user": "ann"}), {**request("/events"), "session": {"user": "ann"}}):
-            status, headers = await status_of(app, its)
+        for each in (scope(session={"user": "ann"}), {**request("/events"), "session": {"user": "ann"}}):
+            status, headers = await status_of(app, each)
             assert (status, headers[b"retry-after"]) == (429, b"7")
 
     assert seen == [{"user": "ann"}] * 2
 
 
-# --- addresses ------------------------------------------------------------------------------------------------------
+# --- addresses
 
 
-async def test_who_is_behind_a_proxy_has_an_address_of_its_own() -> None:
+async def test_addresses_behind_a_trusted_proxy_are_counted_separately() -> None:
     seen: list[str | None] = []
 
     def authenticate(handshake: Handshake) -> Identity:
@@ -199,20 +202,20 @@ async def test_who_is_behind_a_proxy_has_an_address_of_its_own() -> None:
         async with Hub([Channel("a")], authenticate=authenticate, tuning=tuning, grace=0.01) as hub:
             app = HubApp(hub)
 
-            async def ask(forwarded: bytes, path: str = "") -> int:
+            async def send(forwarded: bytes, path: str = "") -> int:
                 headers = [(b"authorization", b"Bearer x"), (b"x-forwarded-for", forwarded)]
                 return (await status_of(app, request(path, *headers) if path else scope(*headers)))[0]
 
-            assert [await ask(b"203.0.113.7") for _ in range(3)] == [401, 401, 429]
-            assert [await ask(b"203.0.113.7", "/publish") for _ in range(2)] == [405, 405]
-            assert await ask(b"203.0.113.7", "/events") == 429
-            assert await ask(b"203.0.113.8", "/events") == 401
-            assert await ask(b"203.0.113.7, 203.0.113.8") == 401
+            assert [await send(b"203.0.113.7") for _ in range(3)] == [401, 401, 429]
+            assert [await send(b"203.0.113.7", "/publish") for _ in range(2)] == [405, 405]
+            assert await send(b"203.0.113.7", "/events") == 429
+            assert await send(b"203.0.113.8", "/events") == 401
+            assert await send(b"203.0.113.7, 203.0.113.8") == 401
 
     assert seen == ["203.0.113.7", "203.0.113.7", "203.0.113.8", "203.0.113.8"]
 
 
-async def test_an_event_source_that_is_held_up_comes_back_by_itself() -> None:
+async def test_an_event_source_over_a_limit_gets_a_stream_that_ends() -> None:
     tuning = Tuning(max_per_identity=1)
     async with open_app(lambda handshake: Identity(id="ann"), tuning=tuning) as (app, _), AsyncExitStack() as stack:
         first = await stack.enter_async_context(running(app, request("/events")))
@@ -227,13 +230,13 @@ async def test_an_event_source_that_is_held_up_comes_back_by_itself() -> None:
         assert b'"code":4429,"reason":"more than 1 connections of one identity; try again in 5 s"' in body
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory
 
 
-async def test_nothing_of_the_handshake_is_kept_once_a_client_is_connected() -> None:
+async def test_no_token_or_scope_is_kept_after_admission() -> None:
     def held() -> list[Handshake]:
         gc.collect()
-        return [one for one in gc.get_objects() if isinstance(one, Handshake) and (one.scope or one.token)]
+        return [each for each in gc.get_objects() if isinstance(each, Handshake) and (each.scope or each.token)]
 
     before = len(held())
     async with open_app() as (app, hub), running(app, scope((b"authorization", b"Bearer x"))) as server:
@@ -243,46 +246,46 @@ async def test_nothing_of_the_handshake_is_kept_once_a_client_is_connected() -> 
         assert len(held()) == before
 
 
-async def test_what_a_server_does_not_take_counts_as_buffered() -> None:
+async def test_messages_that_wait_for_the_server_count_as_load() -> None:
     async with open_app() as (app, hub), running(app, scope(), room=2) as server:
         await server.read_frame()
-        server.say({"action": "subscribe", "channels": ["a"]})
+        server.send_to_app({"action": "subscribe", "channels": ["a"]})
         await server.read_frame()
-        (gauge,) = [one for one in hub.doorkeeper.gauges if getattr(one, "__self__", None) is not None]
-        assert gauge() == 0
+        measure_load = hub._access.limits._measure_load  # the sum of all gauges
+        assert measure_load() == 0
         for number in range(5):
             hub.publish("a", "x" * 10_000)
             await until(lambda number=number: hub.statistics().channels["a"].ledger.delivered > number)  # type: ignore[misc]
 
-        assert gauge() > 20_000
+        assert measure_load() > 20_000
         server.room = None
-        server.tell()
-        await until(lambda: gauge() == 0)
+        server.notify()
+        await until(lambda: measure_load() == 0)
 
 
-# --- origins --------------------------------------------------------------------------------------------------------
+# --- origins
 
 
-async def test_where_pages_alone_may_connect_others_are_refused_before_their_token_is_looked_at() -> None:
-    asked: list[Handshake] = []
+async def test_a_required_origin_is_checked_before_the_token() -> None:
+    calls: list[Handshake] = []
 
     def authenticate(handshake: Handshake) -> Identity:
-        asked.append(handshake)
+        calls.append(handshake)
         return ANONYMOUS
 
     async with open_app(authenticate, requires_origin=True, origins=["https://friend.example"]) as (app, hub):
         assert (await status_of(app, scope()))[0] == 403
         assert (await status_of(app, request("/events")))[0] == 403
         assert (await status_of(app, request("/publish", method="POST")))[0] == 403
-        assert asked == []
+        assert calls == []
         assert hub.statistics().counters["refused-origin"] == 3
         assert (await status_of(app, request("/healthz")))[0] == 200
         assert (await status_of(app, scope((b"origin", b"https://friend.example"))))[0] == 101
-        # What browsers send with an `EventSource` of a page of the host itself: no origin, but this.
+        # An `EventSource` of a page of the host itself has no origin, but this header.
         assert (await status_of(app, request("/events", (b"sec-fetch-site", b"same-origin"))))[0] == 200
 
 
-async def test_origins_are_checked_where_they_are_written() -> None:
+async def test_invalid_origins_raise_in_the_constructor() -> None:
     async with open_app() as (_, hub):
         with pytest.raises(ValueError, match="origin 'null': every sandboxed page"):
             HubApp(hub, origins=["null"])

@@ -1,4 +1,4 @@
-"""A real browser's `EventSource`: it loses its connection again and again, comes back by itself, and misses nothing."""
+"""The `EventSource` of a real browser: its connection breaks many times, it reconnects by itself and misses nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CHANNELS = (
 )
 ITEMS = 300
 CUTS = (700, 2000, 5001, 1, 333, 12_345, 800, 4096, 900)
-"""Bytes of an answer after which a connection breaks; further ones do not."""
+"""Bytes of an answer after which a connection breaks; further connections do not."""
 
 
 def authenticate(handshake: Handshake) -> Identity:
@@ -59,15 +59,15 @@ def new_hub() -> Hub:
     return Hub(CHANNELS, authenticate=authenticate, tuning=tuning, grace=0.2)
 
 
-class BadLine:
-    """Between the browser and the server: a connection that carries events breaks after some bytes."""
+class BreakingProxy:
+    """A proxy between the browser and the server; it breaks connections with events after some bytes."""
 
     def __init__(self) -> None:
         self.target = 0
         self.cuts = list(CUTS)
         self.cursors: list[str] = []
 
-    async def carry(self, browser: anyio.abc.SocketStream) -> None:
+    async def forward(self, browser: anyio.abc.SocketStream) -> None:
         try:
             async with browser, await anyio.connect_tcp("127.0.0.1", self.target) as server:
                 request = await browser.receive()
@@ -87,10 +87,10 @@ class BadLine:
 
 
 @asynccontextmanager
-async def open_line(line: BadLine) -> AsyncIterator[int]:
+async def open_proxy(proxy: BreakingProxy) -> AsyncIterator[int]:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, line.carry)
+        tasks.start_soon(listener.serve, proxy.forward)
         yield listener.extra(anyio.abc.SocketAttribute.local_port)
         tasks.cancel_scope.cancel()
 
@@ -118,39 +118,39 @@ def closing(browser: Browser) -> Iterator[Browser]:
         browser.close()
 
 
-def test_everything_comes_once_whatever_the_line_does(portal: BlockingPortal, tmp_path: Path) -> None:
-    line = BadLine()
+def test_each_item_is_received_once_although_connections_break(portal: BlockingPortal, tmp_path: Path) -> None:
+    proxy = BreakingProxy()
     with (
-        portal.wrap_async_context_manager(open_line(line)) as port,
+        portal.wrap_async_context_manager(open_proxy(proxy)) as port,
         closing(Browser(tmp_path / "chromium")) as browser,
     ):
-        with portal.wrap_async_context_manager(open_hub()) as (hub, line.target):
+        with portal.wrap_async_context_manager(open_hub()) as (hub, proxy.target):
             _load(browser, port)
             for number in range(1, ITEMS + 1):
                 hub.publish("events", number)
                 hub.publish("durable", number)
                 hub.publish("table", number, key=f"key {number % 5}")
-                if number % 50 == 0:  # so that there is something to come after each loss
+                if number % 50 == 0:  # so that items follow each loss
                     browser.wait_for(f"seen.events.includes({number - 40})")
             browser.wait_for(f"seen.events.includes({ITEMS}) && seen.durable.includes({ITEMS})")
             browser.wait_for(f"Object.values(table).includes({ITEMS})")
 
-            assert line.cuts == []
+            assert proxy.cuts == []
             assert browser.evaluate("seen.events") == [*range(1, ITEMS + 1)]
             durable = browser.evaluate("seen.durable")
             assert durable == [*range(durable[0], ITEMS + 1)]
             assert browser.evaluate("table") == {f"key {n % 5}": n for n in range(ITEMS - 4, ITEMS + 1)}
             assert browser.evaluate("gaps") == []
-            assert set(browser.evaluate("errors")) == {0}  # connecting: it never gave up
-            assert [bool(cursor) for cursor in line.cursors[:1] + line.cursors[-1:]] == [False, True]
+            assert set(browser.evaluate("errors")) == {0}  # CONNECTING: it never gave up
+            assert [bool(cursor) for cursor in proxy.cursors[:1] + proxy.cursors[-1:]] == [False, True]
 
             assert browser.evaluate("command(session, {action: 'subscribe', channels: ['added']})") == 202
             assert browser.evaluate("command('guessed', {action: 'ping'})") == 404
             hub.publish("added", "by command")
             browser.wait_for("seen.added.length")
         browser.wait_for("closes.length")
-        with portal.wrap_async_context_manager(open_hub()) as (hub, line.target):
-            browser.wait_for("gaps.length")  # another life of every channel, and it says so
+        with portal.wrap_async_context_manager(open_hub()) as (hub, proxy.target):
+            browser.wait_for("gaps.length")  # each channel has another epoch
             hub.publish("events", "after the restart")
             hub.publish("added", "resumed too")
             browser.wait_for("seen.events.at(-1) === 'after the restart' && seen.added.at(-1) === 'resumed too'")
@@ -161,7 +161,7 @@ def test_everything_comes_once_whatever_the_line_does(portal: BlockingPortal, tm
             assert {gap["channel"] for gap in gaps} == {"events", "durable", "table", "added"}
 
             browser.evaluate("source.close(); source = new EventSource('/events?channels=events&token=forged')")
-            browser.wait_for("source.readyState === EventSource.CLOSED")  # and not for ever connecting
+            browser.wait_for("source.readyState === EventSource.CLOSED")  # instead of CONNECTING for ever
 
 
 def _load(browser: Browser, port: int) -> None:

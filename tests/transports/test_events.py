@@ -15,10 +15,10 @@ from anyio.lowlevel import checkpoint
 from analytics_hub import AuthenticationError, Channel, Handshake, Hub, HubClosed, Identity, Tuning
 from analytics_hub.http import MAX_BODY
 from analytics_hub.testing import ManualClock
-from analytics_hub.transports._websocket import request as incoming
+from analytics_hub.transports._websocket import request
 from analytics_hub.transports.websocket import Limits
 
-from ..conformance.client import Closed, Reader, Refused
+from ..conformance.client import Reader, Refused
 from ..conformance.sse import EventClient, connect, dial
 from .peer import HANG_GUARD, Clock, Peer, serving
 
@@ -38,22 +38,19 @@ def new_hub(**options: Any) -> Hub:
     def authenticate(handshake: Handshake) -> Identity:
         if handshake.token is None:
             raise AuthenticationError("missing")
-        expires = started + 100 if handshake.token == "brief" else None
-        return Identity(id=handshake.token, roles=WRITERS, expires=expires)
+        return Identity(id=handshake.token, roles=WRITERS)
 
-    clock = options.get("clock")
-    started = clock.wall() if isinstance(clock, ManualClock) else 0.0
     return Hub(CHANNELS, authenticate=authenticate, tuning=FAST, grace=1.0, **options)
 
 
 @asynccontextmanager
-async def open_house(**options: Any) -> AsyncIterator[tuple[Hub, int]]:
-    """A hub and the port where it is served."""
+async def open_hub(**options: Any) -> AsyncIterator[tuple[Hub, int]]:
+    """A hub and the port that it is served at."""
     async with new_hub() as hub, serving(hub, **options) as port:
         yield hub, port
 
 
-async def gone(hub: Hub) -> None:
+async def all_disconnected(hub: Hub) -> None:
     while hub.statistics().sessions:
         await checkpoint()
 
@@ -71,8 +68,8 @@ async def read_until(peer: Peer, end: bytes) -> bytes:
     return bytes(data)
 
 
-async def test_the_head_keeps_caches_and_proxies_away() -> None:
-    async with open_house() as (_, port), dial(port, "ann", "channels=events,secret,nosuch") as client:
+async def test_the_headers_of_a_stream_prevent_caching_and_buffering() -> None:
+    async with open_hub() as (_, port), dial(port, "ann", "channels=events,secret,nosuch") as client:
         reader = Reader(client)
         answer = await reader.next("$subscribed")
 
@@ -86,8 +83,8 @@ async def test_the_head_keeps_caches_and_proxies_away() -> None:
         assert [channel.get("code") for channel in answer["channels"]] == [None, "forbidden", "unknown-channel"]
 
 
-async def test_a_client_of_the_last_century_is_served_too() -> None:
-    async with open_house() as (hub, port), await Peer.connect(port) as peer:
+async def test_http_1_0_is_served_without_chunks() -> None:
+    async with open_hub() as (hub, port), await Peer.connect(port) as peer:
         await peer.send(b"GET /events?channels=events&token=ann HTTP/1.0\r\n\r\n")
         head = await peer.read_head()
         while not hub.statistics().subscriptions:
@@ -99,13 +96,13 @@ async def test_a_client_of_the_last_century_is_served_too() -> None:
         assert "transfer-encoding" not in head.headers
 
 
-async def test_whoever_comes_back_with_the_last_id_has_lost_nothing_and_gets_nothing_twice() -> None:
-    """The connection is cut wherever it is, also within an event; the last whole one counts."""
+async def test_a_reconnect_with_the_last_id_loses_and_repeats_nothing() -> None:
+    """The connection breaks at any byte, also within an event; the last complete one counts."""
     query = "channel=events;last=1000&channels=durable,table"
     seen: dict[str, list[int]] = {"events": [], "durable": []}
     table: dict[str, int] = {}
     cursor, number = "", 0
-    async with open_house() as (hub, port):
+    async with open_hub() as (hub, port):
         for life in range(12):
             async with dial(port, "ann", query, cursor=cursor) as client:
                 reader = Reader(client)
@@ -114,7 +111,7 @@ async def test_whoever_comes_back_with_the_last_id_has_lost_nothing_and_gets_not
                     number += 1
                     hub.publish("events", {"n": number, "padding": "x" * 300})
                     hub.publish("table", {"k": f"key {number % 7}", "n": number})
-                    if life:  # a stream that knows nothing yet starts at the end of a durable channel
+                    if life:  # a stream without a cursor starts at the end of a durable channel
                         await hub.publish_confirmed("durable", number)
                 for _ in range(life % 4):
                     await reader.until(lambda item: "seq" in item)
@@ -141,8 +138,8 @@ async def test_whoever_comes_back_with_the_last_id_has_lost_nothing_and_gets_not
     assert table == {f"key {n % 7}": n for n in range(number - 6, number + 1)}
 
 
-async def test_channels_that_were_added_by_command_are_resumed_as_well() -> None:
-    async with open_house() as (hub, port):
+async def test_channels_that_were_added_by_command_are_resumed_too() -> None:
+    async with open_hub() as (hub, port):
         async with dial(port, "ann", "channels=events") as client:
             reader = Reader(client)
             await reader.subscribe("durable")
@@ -161,10 +158,10 @@ async def test_channels_that_were_added_by_command_are_resumed_as_well() -> None
             assert reader.seqs("durable") == [2]
 
 
-async def test_a_cursor_of_another_life_or_of_nobody_begins_with_a_gap() -> None:
-    async with open_house() as (hub, port):
+async def test_a_cursor_of_another_epoch_or_an_invalid_one_begins_with_a_gap() -> None:
+    async with open_hub() as (hub, port):
         hub.publish("events", 1)
-        for cursor in ("events~7~otherlife.1", "gibberish", "-"):
+        for cursor in ("events~7~other.1", "gibberish", "-"):
             async with dial(port, "ann", "channels=events", cursor=cursor) as client:
                 reader = await read_seqs(client, "events", 1)
 
@@ -175,7 +172,7 @@ async def test_a_cursor_of_another_life_or_of_nobody_begins_with_a_gap() -> None
                 assert client.cursor.startswith("events~1~")
 
 
-async def test_silence_is_filled_with_comments() -> None:
+async def test_heartbeats_are_comments_without_an_id() -> None:
     clock = ManualClock()
     hub = clock.attach(new_hub(clock=clock, wall_clock=clock.wall))
     async with hub, serving(hub) as port, dial(port, "ann", "channels=events") as client:
@@ -187,29 +184,8 @@ async def test_silence_is_filled_with_comments() -> None:
         assert client.cursor == cursor
 
 
-async def test_a_token_that_runs_out_ends_the_stream_and_the_next_attempt() -> None:
-    """By a status, which is the only word that stops an `EventSource`."""
-    clock = ManualClock()
-    hub = clock.attach(new_hub(clock=clock, wall_clock=clock.wall))
-    async with hub, serving(hub) as port:
-        async with dial(port, "brief", "channels=events") as client:
-            reader = Reader(client)
-            await reader.next("$subscribed")
-            clock.advance(71)
-            await reader.next("$expiring")
-            clock.advance(30)
-            assert await reader.closed() == 4401
-            with pytest.raises(Closed):
-                await client.receive()
-        with pytest.raises(Refused) as refused:
-            async with dial(port, "brief", "channels=events", cursor=client.cursor):
-                pass
-
-        assert refused.value.status == 401
-
-
-async def test_what_a_listener_sends_is_passed_over_and_its_end_is_noticed() -> None:
-    async with open_house() as (hub, port):
+async def test_the_bytes_of_a_listener_are_ignored_and_its_end_is_noticed() -> None:
+    async with open_hub() as (hub, port):
         async with await Peer.connect(port) as peer:
             await peer.send(b"GET /events?token=ann HTTP/1.1\r\nHost: h\r\n\r\n" + b"GET / HTTP/1.1\r\n\r\n" * 1000)
             await peer.read_head()
@@ -217,10 +193,10 @@ async def test_what_a_listener_sends_is_passed_over_and_its_end_is_noticed() -> 
             await peer.send(b"x" * 100_000)
             async with dial(port, "bob"):
                 assert hub.statistics().sessions == 2
-        await gone(hub)
+        await all_disconnected(hub)
 
 
-async def test_a_server_that_is_cancelled_says_so() -> None:
+async def test_a_cancelled_server_closes_streams_with_1001() -> None:
     with anyio.fail_after(HANG_GUARD):
         async with new_hub() as hub, AsyncExitStack() as stack:
             async with serving(hub) as port:
@@ -228,35 +204,35 @@ async def test_a_server_that_is_cancelled_says_so() -> None:
                 await client.receive()
 
             assert await Reader(client).closed() == 1001
-            await gone(hub)
+            await all_disconnected(hub)
 
 
 @pytest.mark.parametrize(("error", "code"), [(HubClosed("just now"), 1012), (RuntimeError("a bug"), 1011)])
-async def test_a_hub_that_takes_nobody_ends_the_stream(
+async def test_a_hub_that_refuses_a_session_ends_the_stream(
     monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
 ) -> None:
     def connect(*args: object, **options: object) -> None:
         raise error
 
-    async with open_house() as (hub, port):
-        monkeypatch.setattr(hub, "connect", connect)
+    async with open_hub() as (hub, port):
+        monkeypatch.setattr(hub.gateway, "connect", connect)
         async with dial(port, "ann") as client:
             assert await Reader(client).closed() == code
 
 
 async def test_a_stream_that_cannot_begin_leaves_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    def receive_data(*args: object) -> None:
+    def subscribe(*args: object) -> None:
         raise RuntimeError("a bug")
 
-    async with open_house() as (hub, port):
-        monkeypatch.setattr(hub, "receive_data", receive_data)
+    async with open_hub() as (hub, port):
+        monkeypatch.setattr(hub.gateway, "subscribe", subscribe)
         async with dial(port, "ann", "channels=events") as client:
             assert await Reader(client).closed() == 1011
-            await gone(hub)
+            await all_disconnected(hub)
 
 
 async def test_a_stream_over_tls(server_side: ssl.SSLContext, client_side: ssl.SSLContext) -> None:
-    async with open_house(ssl_context=server_side) as (hub, port), await Peer.connect(port, tls=client_side) as peer:
+    async with open_hub(ssl_context=server_side) as (hub, port), await Peer.connect(port, tls=client_side) as peer:
         await peer.send(b"GET /events?channels=events&token=ann HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await peer.read_head()).status == 200
         while not hub.statistics().subscriptions:
@@ -266,8 +242,8 @@ async def test_a_stream_over_tls(server_side: ssl.SSLContext, client_side: ssl.S
         assert b"x" * 20_000 in await read_until(peer, b'x"}]\n\n')
 
 
-async def test_one_too_many_is_told_to_come_again() -> None:
-    async with open_house(limits=Limits(max_clients=1)) as (hub, port), dial(port, "ann"):
+async def test_a_stream_over_the_limit_is_told_to_try_again_later() -> None:
+    async with open_hub(limits=Limits(max_clients=1)) as (hub, port), dial(port, "ann"):
         with pytest.raises(Refused) as refused:
             async with dial(port, "bob"):
                 pass
@@ -282,49 +258,51 @@ async def test_one_too_many_is_told_to_come_again() -> None:
         assert hub.statistics().sessions == 1
 
 
-async def test_the_largest_item_fits_a_request_and_more_is_refused_in_json() -> None:
+async def test_the_largest_item_fits_a_request_and_more_is_refused() -> None:
     largest = json.dumps({"channel": "events", "data": "é" * 65_000}, ensure_ascii=False).encode()
-    async with open_house() as (hub, port):
+    async with open_hub() as (hub, port):
         async with connect(port) as exchange:
-            assert await exchange.ask("POST", "/publish?token=ann", {}, largest) == 200
+            assert await exchange.request("POST", "/publish?token=ann", {}, largest) == 200
         async with connect(port) as exchange:
-            assert await exchange.ask("POST", "/publish?token=ann", {}, b" " * (MAX_BODY + 1)) == 413
-            error = json.loads(await exchange.read_to_the_end())
+            assert await exchange.request("POST", "/publish?token=ann", {}, b" " * (MAX_BODY + 1)) == 413
+            error = json.loads(await exchange.read_body())
 
-        assert error == {"error": {"code": "too-large", "message": f"a body may have {MAX_BODY} bytes"}}
+        assert error == {
+            "error": {"code": "too-large", "message": f"the body is too large; at most {MAX_BODY} bytes are allowed"}
+        }
         assert hub.statistics().channels["events"].head == 1
 
 
-async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "MAX_HELD", 100_000)
+async def test_the_bodies_of_all_requests_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "MAX_HELD", 100_000)
     part = b"POST /publish?token=ann HTTP/1.1\r\nHost: h\r\nContent-Length: 140000\r\n\r\n" + b"x" * 60_000
-    async with open_house() as (hub, port):
+    async with open_hub() as (hub, port):
         async with await Peer.connect(port) as one, await Peer.connect(port) as other, connect(port) as third:
             await one.send(part)
             await other.send(part)
             while not hub.statistics().counters.get("refused-crowded"):
                 await checkpoint()
-            assert await third.ask("GET", "/healthz", {}) == 200
+            assert await third.request("GET", "/healthz", {}) == 200
         status = 503
-        while status == 503:  # until the server has noticed that they have gone
+        while status == 503:  # until the server has noticed that the others have left
             async with connect(port) as exchange:
-                status = await exchange.ask("POST", "/publish?token=ann", {}, b" " * 60_000)
+                status = await exchange.request("POST", "/publish?token=ann", {}, b" " * 60_000)
 
         assert status == 400
 
 
-async def test_what_takes_too_long_is_given_up_and_health_does_not_wait_behind_it() -> None:
+async def test_a_request_that_takes_too_long_is_a_timeout_and_does_not_delay_health() -> None:
     async def authenticate(handshake: Handshake) -> Identity:
-        asked.set()
+        called.set()
         await anyio.sleep_forever()
         raise AssertionError
 
-    clock, asked = Clock(), anyio.Event()
+    clock, called = Clock(), anyio.Event()
     statuses: list[int] = []
 
-    async def ask(method: str, path: str) -> int:
+    async def send(method: str, path: str) -> int:
         async with connect(port) as exchange:
-            status = await exchange.ask(method, path, {}, b"{}")
+            status = await exchange.request(method, path, {}, b"{}")
             if path != "/healthz":
                 statuses.append(status)
             return status
@@ -334,19 +312,19 @@ async def test_what_takes_too_long_is_given_up_and_health_does_not_wait_behind_i
         serving(hub, clock=clock, limits=Limits(max_checks=1)) as port,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(ask, "POST", "/publish")
-        await asked.wait()
-        tasks.start_soon(ask, "GET", "/events")
-        assert await ask("GET", "/healthz") == 200
+        tasks.start_soon(send, "POST", "/publish")
+        await called.wait()
+        tasks.start_soon(send, "GET", "/events")
+        assert await send("GET", "/healthz") == 200
         clock.now += 5.1
         while len(statuses) < 2:
-            await ask("GET", "/healthz")  # so that the loop looks at the clock
+            await send("GET", "/healthz")  # so that the loop checks the clock
 
         assert sorted(statuses) == [503, 504]
         assert hub.statistics().counters["check-timeout"] == 1
         assert hub.statistics().counters["handshake-timeout"] == 1
 
 
-async def test_a_server_may_keep_these_paths_to_itself() -> None:
-    async with open_house(has_endpoints=False) as (_, port), connect(port) as exchange:
-        assert await exchange.ask("GET", "/healthz", {}) == 404
+async def test_a_server_may_leave_out_the_hubs_own_paths() -> None:
+    async with open_hub(has_endpoints=False) as (_, port), connect(port) as exchange:
+        assert await exchange.request("GET", "/healthz", {}) == 404

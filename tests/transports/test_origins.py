@@ -1,4 +1,4 @@
-"""Which pages may ask, and which may read the answer."""
+"""The origins of pages that may connect, and of those that may read the answer."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ FRIEND = "https://friend.example"
         ("chrome-extension://hub.example", "hub.example", False),
     ],
 )
-def test_who_may_ask(origin: str | None, host: str, is_allowed: bool) -> None:
+def test_which_origins_are_admitted(origin: str | None, host: str, is_allowed: bool) -> None:
     headers = {"host": host} | ({} if origin is None else {"origin": origin})
 
     assert Origins([FRIEND]).admits(headers, is_secure=False) is is_allowed
 
 
-def test_where_tls_ends_here_a_page_without_it_is_foreign() -> None:
+def test_a_page_without_tls_is_refused_where_tls_ends_here() -> None:
     assert Origins().admits({"host": "hub", "origin": "https://hub"}, is_secure=True)
     assert not Origins().admits({"host": "hub", "origin": "http://hub"}, is_secure=True)
 
@@ -69,25 +69,25 @@ def test_where_tls_ends_here_a_page_without_it_is_foreign() -> None:
 @pytest.mark.parametrize(
     ("site", "is_allowed"), [("cross-site", False), ("same-site", False), ("same-origin", True), ("none", True)]
 )
-def test_an_image_in_a_page_of_another_site_opens_no_stream(site: str, is_allowed: bool) -> None:
-    """Browsers send no origin with it, but the cookies of who is logged in here."""
+def test_an_image_in_a_page_of_another_site_is_refused(site: str, is_allowed: bool) -> None:
+    """Browsers send no origin with it, but the cookies of the user."""
     assert Origins([FRIEND]).admits({"host": "hub", "sec-fetch-site": site}, is_secure=False) is is_allowed
 
 
-def test_where_an_origin_is_required_nobody_comes_without() -> None:
+def test_a_required_origin_refuses_requests_without_one() -> None:
     pages = Origins([FRIEND], required=True)
 
     assert not pages.admits({"host": "hub"}, is_secure=False)
     assert not pages.admits({"host": "hub", "sec-fetch-site": "cross-site"}, is_secure=False)
     assert pages.admits({"host": "hub", "origin": FRIEND}, is_secure=False)
-    # What browsers send with a GET of a page of the server itself, an `EventSource` for instance.
+    # As browsers mark a GET of a page of the server itself, such as an `EventSource`.
     assert pages.admits({"host": "hub", "sec-fetch-site": "same-origin"}, is_secure=False)
 
 
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ("*", "every page of every site would be let in"),
+        ("*", "it would admit every page of every site"),
         ("null", "every sandboxed page of every site has this origin"),
         ("friend.example", "it must be a scheme, a host and"),
         ("https://", "it must be a scheme, a host and"),
@@ -103,27 +103,27 @@ def test_where_an_origin_is_required_nobody_comes_without() -> None:
         ("", "it must be a scheme, a host and"),
     ],
 )
-def test_what_is_no_origin_is_refused_where_it_is_written(entry: str, reason: str) -> None:
+def test_an_invalid_origin_raises_in_the_constructor(entry: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^origin .*: {reason}"):
         Origins([FRIEND, entry])
 
 
-def test_origins_are_a_list() -> None:
+def test_origins_must_be_a_list() -> None:
     with pytest.raises(TypeError, match="origins must be a list of origins, not the text"):
         Origins(FRIEND)
 
 
-def test_origins_of_applications_that_are_no_web_pages_can_be_named() -> None:
+def test_origins_of_native_applications_can_be_allowed() -> None:
     pages = Origins(["capacitor://localhost", "chrome-extension://abcdefghijklmnop"])
 
     assert pages.admits({"host": "hub", "origin": "capacitor://localhost"}, is_secure=True)
     assert not pages.admits({"host": "hub", "origin": "capacitor://localhost:1"}, is_secure=True)
 
 
-# --- reading the answer ---------------------------------------------------------------------------------------------
+# --- reading the answer
 
 
-def test_an_answer_is_shared_with_the_named_origins_alone() -> None:
+def test_only_allowed_origins_may_read_an_answer() -> None:
     pages = Origins([FRIEND])
 
     assert dict(pages.share({"host": "hub", "origin": FRIEND})) == {
@@ -136,15 +136,15 @@ def test_an_answer_is_shared_with_the_named_origins_alone() -> None:
     assert dict(pages.share({"host": "hub"})) == {"Vary": "Origin"}
 
 
-def test_a_preflight_is_told_what_may_be_sent() -> None:
-    told = dict(preflight({"origin": FRIEND}, ("POST",)))
+def test_a_preflight_is_answered_with_methods_and_headers() -> None:
+    headers = dict(preflight({"origin": FRIEND}, ("POST",)))
 
-    assert told["Access-Control-Allow-Methods"] == told["Allow"] == "POST, OPTIONS"
-    assert "authorization" in told["Access-Control-Allow-Headers"]
+    assert headers["Access-Control-Allow-Methods"] == headers["Allow"] == "POST, OPTIONS"
+    assert "authorization" in headers["Access-Control-Allow-Headers"]
     assert "Access-Control-Allow-Methods" not in dict(preflight({}, ("POST",)))
 
 
-# --- any origin -----------------------------------------------------------------------------------------------------
+# --- any origin
 
 PORTS = {"http": 80, "https": 443}
 
@@ -169,12 +169,12 @@ def origins(draw: st.DrawFn) -> Written:
 
 
 @given(st.lists(origins(), max_size=4), origins())
-def test_an_origin_is_allowed_if_and_only_if_it_is_named(named: list[Written], asking: Written) -> None:
-    pages = Origins([one.text for one in named])
-    is_named = asking.meant in [one.meant for one in named]
+def test_an_origin_is_admitted_if_and_only_if_it_is_allowed(allowed: list[Written], sent: Written) -> None:
+    pages = Origins([each.text for each in allowed])
+    is_allowed = sent.meant in [each.meant for each in allowed]
 
-    assert pages.admits({"host": "hub.example", "origin": asking.text}, is_secure=False) is is_named
-    assert ("Access-Control-Allow-Origin" in dict(pages.share({"origin": asking.text}))) is is_named
+    assert pages.admits({"host": "hub.example", "origin": sent.text}, is_secure=False) is is_allowed
+    assert ("Access-Control-Allow-Origin" in dict(pages.share({"origin": sent.text}))) is is_allowed
 
 
 @given(
@@ -182,7 +182,7 @@ def test_an_origin_is_allowed_if_and_only_if_it_is_named(named: list[Written], a
 )
 @example(FRIEND)
 @example(f"{FRIEND}:443")
-def test_what_is_no_origin_is_foreign_and_what_is_one_is_exact(text: str) -> None:
+def test_any_text_is_an_exact_origin_or_refused(text: str) -> None:
     origin = parse_origin(text)
     is_friend = Origins([FRIEND]).admits({"host": "hub.example", "origin": text}, is_secure=True)
 

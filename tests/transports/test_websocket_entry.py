@@ -1,4 +1,4 @@
-"""Who is let in: tokens, origins, room, and the plain HTTP on the same port."""
+"""Admission to the WebSocket transport: tokens, origins, limits, and the plain HTTP on the same port."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from analytics_hub.auth import JWTAuthenticator, mint
 from analytics_hub.channels import Channel
 from analytics_hub.contracts import Handshake
-from analytics_hub.exceptions import AuthenticationError, HubError, PermissionDenied
+from analytics_hub.exceptions import AuthenticationError, AuthenticationUnavailable, PermissionDenied
 from analytics_hub.http import Request, Response, respond_health
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
-from analytics_hub.transports._websocket.connection import WebSocketClient
+from analytics_hub.transports._websocket.protocol import WebSocketProtocol
 from analytics_hub.transports.websocket import Limits, serve
 
-from .fake_hub import SOMEBODY, FakeHub
+from .fake_gateway import ALICE, FakeGateway
 from .peer import CLOSE, PATH, PING, PONG, TEXT, Answer, Clock, Peer, frame, is_served, serving, upgrade
 
 pytestmark = pytest.mark.anyio
@@ -39,8 +39,8 @@ async def ask(port: int, request: bytes) -> Answer:
         return await peer.read_answer()
 
 
-async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
-    """The close code of a connection that is upgraded and closed at once."""
+async def read_close_of(port: int, request: bytes) -> tuple[int | None, str]:
+    """The close frame of a connection that is upgraded and closed at once."""
     async with await Peer.connect(port) as peer:
         await peer.send(request)
         assert (await peer.read_head()).status == 101
@@ -49,7 +49,7 @@ async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
         return close.code, close.reason
 
 
-# --- tokens ---------------------------------------------------------------------------------------------------------
+# --- tokens
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
         pytest.param(upgrade(path=f"{PATH}?token={TOKEN}"), id="query"),
     ],
 )
-async def test_a_token_may_come_in_three_places_and_is_never_seen_again(
+async def test_a_token_may_come_in_three_places_and_is_neither_logged_nor_echoed(
     head: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -78,20 +78,13 @@ async def test_a_token_may_come_in_three_places_and_is_never_seen_again(
     assert "eyJ" not in caplog.text
 
 
-async def test_without_a_token_the_first_message_brings_it() -> None:
-    async with real_hub() as hub, serving(hub) as port:
-        auth = frame(TEXT, b'{"action":"auth","token":"%s"}' % TOKEN.encode())
-        async with await Peer.open(port, then=auth) as peer:
-            assert b"$hello" in (await peer.read_frame()).payload
-
-
 @pytest.mark.parametrize(("token", "sentence"), [(EXPIRED, "expired token"), (TOKEN + "x", "invalid token")])
-async def test_a_wrong_token_is_refused_in_the_words_of_the_client(token: str, sentence: str) -> None:
+async def test_an_invalid_token_is_refused_with_a_status_or_a_close_code(token: str, sentence: str) -> None:
     async with real_hub() as hub, serving(hub) as port:
         head = upgrade(f"Authorization: Bearer {token}")
 
         answer = await ask(port, head)
-        closed = await close_of(port, upgrade(f"Authorization: Bearer {token}", PAGE))
+        closed = await read_close_of(port, upgrade(f"Authorization: Bearer {token}", PAGE))
 
         assert (answer.status, answer.body.decode()) == (401, f"{sentence}\n")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -104,31 +97,31 @@ async def test_a_wrong_token_is_refused_in_the_words_of_the_client(token: str, s
     ("error", "status", "code"),
     [
         (AuthenticationError("missing"), 401, 4401),
-        (PermissionDenied("because of secret"), 403, 4403),
-        (HubError("secret"), 503, 1011),
+        (PermissionDenied("no"), 403, 4403),
+        (AuthenticationUnavailable(), 503, 1011),
         (RuntimeError("secret"), 503, 1011),
     ],
 )
-async def test_refusals_and_faults_of_the_check(error: Exception, status: int, code: int) -> None:
-    hub = FakeHub()
+async def test_refusals_of_the_gateway_and_faults(error: Exception, status: int, code: int) -> None:
+    gateway = FakeGateway()
 
     async def admit(handshake: Handshake) -> Identity:
         await anyio.lowlevel.checkpoint()
         raise error
 
-    hub.on_admit = admit
-    async with serving(hub) as port:
+    gateway.on_admit = admit
+    async with serving(gateway) as port:
         answer = await ask(port, upgrade())
-        closed, reason = await close_of(port, upgrade(PAGE))
+        closed, reason = await read_close_of(port, upgrade(PAGE))
 
         assert (answer.status, closed) == (status, code)
         assert "secret" not in reason + answer.body.decode()
-        assert hub.sessions == []
+        assert gateway.sessions == []
 
 
-async def test_the_hub_learns_what_is_known_of_the_peer() -> None:
-    hub = FakeHub()
-    async with serving(hub) as port:
+async def test_the_handshake_has_everything_known_of_the_peer() -> None:
+    gateway = FakeGateway()
+    async with serving(gateway) as port:
         head = upgrade(
             "Authorization: Bearer secret", "Sec-WebSocket-Protocol: bearer.other", "X-Forwarded-For: 1.2.3.4", PAGE
         )
@@ -136,7 +129,7 @@ async def test_the_hub_learns_what_is_known_of_the_peer() -> None:
             await peer.send(head)
             assert (await peer.read_head()).status == 101
 
-    (handshake,) = hub.handshakes
+    (handshake,) = gateway.handshakes
     assert handshake.token == "secret"
     assert handshake.transport == "websocket"
     assert handshake.path == PATH
@@ -147,47 +140,60 @@ async def test_the_hub_learns_what_is_known_of_the_peer() -> None:
     assert "other" not in str(handshake.headers)
 
 
-async def test_a_check_that_hangs_is_given_up_after_the_handshake_timeout() -> None:
-    hub, clock = FakeHub(), Clock()
+async def test_a_check_is_cancelled_after_the_handshake_timeout() -> None:
+    gateway, clock = FakeGateway(), Clock()
 
     async def admit(handshake: Handshake) -> Identity:
         await anyio.sleep_forever()
         raise AssertionError
 
-    hub.on_admit = admit
-    async with serving(hub, clock=clock) as port, await Peer.connect(port) as peer:
+    gateway.on_admit = admit
+    async with serving(gateway, clock=clock) as port, await Peer.connect(port) as peer:
         await peer.send(upgrade())
-        await hub.until(lambda: hub.handshakes)
+        await gateway.until(lambda: gateway.handshakes)
         clock.now += 5.1
 
         assert (await peer.read_answer()).status == 503
-        assert hub.counters["check-timeout"] == 1
+        assert gateway.counters["check-timeout"] == 1
 
 
-async def test_who_waits_too_long_for_the_check_to_begin_is_told() -> None:
-    hub, clock = FakeHub(), Clock()
+async def test_a_check_that_does_not_begin_in_time_is_answered() -> None:
+    gateway, clock = FakeGateway(), Clock()
 
     async def admit(handshake: Handshake) -> Identity:
         await anyio.sleep_forever()
         raise AssertionError
 
-    hub.on_admit = admit
-    async with serving(hub, clock=clock, limits=Limits(max_checks=1)) as port:
+    gateway.on_admit = admit
+    async with serving(gateway, clock=clock, limits=Limits(max_checks=1)) as port:
         peers = [await Peer.connect(port) for _ in range(3)]
         for peer in peers:
             await peer.send(upgrade())
-        await hub.until(lambda: hub.handshakes)
+        await gateway.until(lambda: gateway.handshakes)
         assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404  # so all three have been read
         clock.now += 5.1
 
         for peer in peers:
             assert (await peer.read_answer()).status == 503
             peer.close()
-        assert len(hub.handshakes) == 1
+        assert len(gateway.handshakes) == 1
 
 
-async def test_a_server_that_is_cancelled_during_a_check_ends_it() -> None:
-    hub = FakeHub()
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_slow_handshake_is_ended(sent: bytes) -> None:
+    gateway, clock = FakeGateway(), Clock()
+    async with serving(gateway, clock=clock) as port, await Peer.connect(port) as peer:
+        await peer.send(sent)
+        assert await is_served(port)  # so it has been accepted
+        clock.now += 5.1
+
+        answer = await peer.read_end()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+        assert gateway.counters["handshake-timeout"] == 1
+
+
+async def test_a_cancelled_server_cancels_its_checks() -> None:
+    gateway = FakeGateway()
     ended: list[bool] = []
 
     async def admit(handshake: Handshake) -> Identity:
@@ -197,32 +203,32 @@ async def test_a_server_that_is_cancelled_during_a_check_ends_it() -> None:
             ended.append(True)
         raise AssertionError
 
-    hub.on_admit = admit
-    async with serving(hub) as port:
+    gateway.on_admit = admit
+    async with serving(gateway) as port:
         peer = await Peer.connect(port)
         await peer.send(upgrade())
-        await hub.until(lambda: hub.handshakes)
+        await gateway.until(lambda: gateway.handshakes)
 
     assert ended == [True]
     assert await peer.read_end() == b""
-    assert hub.counters["check-timeout"] == 0
+    assert gateway.counters["check-timeout"] == 0
     peer.close()
 
 
-async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
-    hub = FakeHub()
+async def test_max_checks_tokens_are_checked_at_a_time() -> None:
+    gateway = FakeGateway()
     running = most = 0
 
     async def admit(handshake: Handshake) -> Identity:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await anyio.wait_all_tasks_blocked()  # so that all who may run do
+        await anyio.wait_all_tasks_blocked()  # so that as many as possible run
         running -= 1
-        return SOMEBODY
+        return ALICE
 
-    hub.on_admit = admit
-    async with serving(hub, limits=Limits(max_checks=3)) as port:
+    gateway.on_admit = admit
+    async with serving(gateway, limits=Limits(max_checks=3)) as port:
         peers = [await Peer.connect(port) for _ in range(10)]
         for peer in peers:
             await peer.send(upgrade())
@@ -233,84 +239,87 @@ async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
         assert most == 3
 
 
-async def test_who_leaves_while_the_token_is_checked_is_forgotten() -> None:
-    hub, clock = FakeHub(), Clock()
+async def test_nothing_is_left_of_peers_that_leave_during_their_check() -> None:
+    gateway, clock = FakeGateway(), Clock()
     gate = anyio.Event()
 
     async def admit(handshake: Handshake) -> Identity:
         await gate.wait()
-        return SOMEBODY
+        return ALICE
 
-    hub.on_admit = admit
-    async with serving(hub, clock=clock, limits=Limits(max_checks=2)) as port:
+    gateway.on_admit = admit
+    async with serving(gateway, clock=clock, limits=Limits(max_checks=2)) as port:
         leaving = [await Peer.connect(port) for _ in range(4)]
         for peer in leaving:
             await peer.send(upgrade())
-        await hub.until(lambda: len(hub.handshakes) == 2)
+        await gateway.until(lambda: len(gateway.handshakes) == 2)
         for peer in leaving:
             peer.reset()
         gate.set()
 
         assert await is_served(port)
-        await hub.until(lambda: not hub.connected)
+        await gateway.until(lambda: not gateway.connected)
 
 
-# --- origins, room --------------------------------------------------------------------------------------------------
+# --- origins, limits
 
 
 async def test_a_page_of_another_site_is_upgraded_and_closed_with_4403() -> None:
-    hub = FakeHub()
-    async with serving(hub, origins=["https://friend.example"]) as port:
-        assert await close_of(port, upgrade("Origin: https://evil.example")) == (4403, "this origin is not allowed")
-        assert await close_of(port, upgrade("Origin: null")) == (4403, "this origin is not allowed")
+    gateway = FakeGateway()
+    async with serving(gateway, origins=["https://friend.example"]) as port:
+        assert await read_close_of(port, upgrade("Origin: https://evil.example")) == (
+            4403,
+            "this origin is not allowed",
+        )
+        assert await read_close_of(port, upgrade("Origin: null")) == (4403, "this origin is not allowed")
         async with await Peer.open(port, "Origin: https://friend.example"):
             pass
         async with await Peer.open(port, PAGE):
             pass
-        assert len(hub.sessions) == 2
+        assert len(gateway.sessions) == 2
 
 
-async def test_origins_are_a_list() -> None:
+async def test_origins_must_be_a_list() -> None:
     with pytest.raises(TypeError, match="origins must be a list"):
         await serve(real_hub(), origins="https://friend.example")
 
 
-async def test_a_client_too_many_is_told_to_come_again() -> None:
-    hub = FakeHub()
-    async with serving(hub, limits=Limits(max_clients=1)) as port:
+async def test_a_client_over_max_clients_is_refused() -> None:
+    gateway = FakeGateway()
+    async with serving(gateway, limits=Limits(max_clients=1)) as port:
         async with await Peer.open(port) as peer:
             assert (await ask(port, upgrade())).status == 503
-            assert await close_of(port, upgrade(PAGE)) == (1013, "more than 1 connections")
+            assert await read_close_of(port, upgrade(PAGE)) == (1013, "more than 1 connections")
             await peer.send_frame(CLOSE)
             await peer.read_end()
-        await hub.until(lambda: not hub.connected)
+        await gateway.until(lambda: not gateway.connected)
         assert await is_served(port)
 
 
-async def test_the_oldest_of_too_many_unfinished_handshakes_makes_room() -> None:
-    hub = FakeHub()
-    async with serving(hub, limits=Limits(max_pending=3)) as port:
-        dawdlers = [await Peer.connect(port) for _ in range(3)]
-        for peer in dawdlers:
+async def test_the_oldest_of_too_many_pending_connections_is_evicted() -> None:
+    gateway = FakeGateway()
+    async with serving(gateway, limits=Limits(max_pending=3)) as port:
+        stalled = [await Peer.connect(port) for _ in range(3)]
+        for peer in stalled:
             await peer.send(b"GET ")
 
         assert await is_served(port)
 
-        assert await dawdlers[0].read_end() == b""
-        assert hub.counters["handshake-evicted"] == 1
-        for peer in dawdlers:
+        assert await stalled[0].read_end() == b""
+        assert gateway.counters["handshake-evicted"] == 1
+        for peer in stalled:
             peer.close()
 
 
-async def test_a_draining_hub_takes_nobody() -> None:
-    hub = FakeHub()
+async def test_a_draining_hub_refuses_clients() -> None:
+    gateway = FakeGateway()
 
     async def admit(handshake: Handshake) -> Identity:
-        hub.is_draining = True
-        return SOMEBODY
+        gateway.is_draining = True
+        return ALICE
 
-    hub.on_admit = admit
-    async with serving(hub) as port:
+    gateway.on_admit = admit
+    async with serving(gateway) as port:
         waiting = await Peer.connect(port)
         await waiting.send(upgrade()[:20])
         early = await Peer.connect(port)
@@ -324,28 +333,28 @@ async def test_a_draining_hub_takes_nobody() -> None:
         early.close()
 
 
-async def test_a_hub_that_closes_in_the_last_moment_takes_nobody() -> None:
-    hub = FakeHub()
-    hub.is_closed = True
-    async with serving(hub) as port:
-        assert await close_of(port, upgrade()) == (1012, "the hub is shutting down")
+async def test_a_hub_that_closes_during_the_check_refuses_the_client() -> None:
+    gateway = FakeGateway()
+    gateway.is_closed = True
+    async with serving(gateway) as port:
+        assert await read_close_of(port, upgrade()) == (1012, "the hub is shutting down")
 
 
-async def test_a_hub_that_cannot_connect_ends_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = FakeHub()
+async def test_an_error_in_connect_ends_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = FakeGateway()
 
     def connect(*args: object) -> None:
         raise RuntimeError
 
-    async with serving(hub) as port:
+    async with serving(gateway) as port:
         with monkeypatch.context() as patch:
-            patch.setattr(hub, "connect", connect)
-            assert await close_of(port, upgrade()) == (1011, "internal error")
-        assert hub.counters["connection-fault"] == 1
+            patch.setattr(gateway, "connect", connect)
+            assert await read_close_of(port, upgrade()) == (1011, "internal error")
+        assert gateway.counters["connection-fault"] == 1
         assert await is_served(port)
 
 
-# --- HTTP -----------------------------------------------------------------------------------------------------------
+# --- HTTP
 
 
 def respond(request: Request) -> Response | None:
@@ -362,7 +371,7 @@ def respond(request: Request) -> Response | None:
 
 
 async def test_requests_are_answered_by_the_function() -> None:
-    async with serving(FakeHub(), respond=respond) as port:
+    async with serving(FakeGateway(), respond=respond) as port:
         get = await ask(port, b"GET /echo?q HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n")
         post = await ask(port, b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
         head = await ask(port, b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -388,8 +397,8 @@ async def test_requests_are_answered_by_the_function() -> None:
     ],
 )
 async def test_requests_that_cannot_be_answered(request_line: str, status: int) -> None:
-    hub = FakeHub()
-    async with serving(hub, respond=respond) as port:
+    gateway = FakeGateway()
+    async with serving(gateway, respond=respond) as port:
         answer = await ask(port, f"{request_line} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
 
         assert answer.status == status
@@ -397,14 +406,17 @@ async def test_requests_that_cannot_be_answered(request_line: str, status: int) 
         assert "x-evil" not in answer.headers
 
 
-async def test_without_a_function_there_is_nothing() -> None:
-    async with serving(FakeHub()) as port:
+async def test_without_a_function_every_path_is_404() -> None:
+    async with serving(FakeGateway()) as port:
         assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
 
 
 async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
-    clock = Clock()
-    async with serving(FakeHub(), respond=respond, clock=clock) as port, await Peer.connect(port, room=4096) as peer:
+    gateway, clock = FakeGateway(), Clock()
+    async with (
+        serving(gateway, respond=respond, clock=clock) as port,
+        await Peer.connect(port, room=4096) as peer,
+    ):
         await peer.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
         assert await is_served(port)
         clock.now += 4.9
@@ -415,9 +427,12 @@ async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
         assert not peer.was_reset
 
 
-async def test_an_answer_that_nobody_reads_is_given_up() -> None:
-    clock = Clock()
-    async with serving(FakeHub(), respond=respond, clock=clock) as port, await Peer.connect(port, room=4096) as peer:
+async def test_an_answer_that_is_not_read_is_aborted() -> None:
+    gateway, clock = FakeGateway(), Clock()
+    async with (
+        serving(gateway, respond=respond, clock=clock) as port,
+        await Peer.connect(port, room=4096) as peer,
+    ):
         await peer.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
         assert await is_served(port)
         clock.now += 5.1
@@ -427,16 +442,16 @@ async def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 
 async def test_a_refused_upload_still_gets_its_answer() -> None:
-    """Hanging up at once would reset the connection, and the reset would overtake the answer."""
-    async with serving(FakeHub(), respond=respond) as port, await Peer.connect(port) as peer:
+    """Closing at once would reset the connection, and the reset could overtake the answer."""
+    async with serving(FakeGateway(), respond=respond) as port, await Peer.connect(port) as peer:
         await peer.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000)
 
         assert (await peer.read_answer()).status == 413
         assert not peer.was_reset
 
 
-async def test_a_large_body_is_invited_first_if_the_client_asks() -> None:
-    async with serving(FakeHub(), respond=respond) as port, await Peer.connect(port) as peer:
+async def test_a_client_may_wait_for_100_continue_before_its_body() -> None:
+    async with serving(FakeGateway(), respond=respond) as port, await Peer.connect(port) as peer:
         await peer.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert (await peer.read_head()).status == 100
         await peer.send(b"hi")
@@ -444,33 +459,32 @@ async def test_a_large_body_is_invited_first_if_the_client_asks() -> None:
         assert (await peer.read_answer()).body == b"POST  None hi"
 
 
-async def test_health_next_to_the_socket() -> None:
+async def test_health_on_the_same_port() -> None:
     async with real_hub() as hub, serving(hub, respond=respond_health(hub)) as port:
         answer = await ask(port, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
 
         assert (answer.status, answer.body) == (200, b'{"status":"ok"}\n')
 
 
-async def test_another_path_for_the_socket() -> None:
-    hub = FakeHub()
-    async with serving(hub, path="/live") as port:
+async def test_websockets_at_another_path() -> None:
+    async with serving(FakeGateway(), path="/live") as port:
         async with await Peer.open(port, path="/live?x=1") as peer:
             await peer.send_frame(PING)
             assert (await peer.read_frame()).opcode == PONG
         assert (await ask(port, upgrade())).status == 404
 
 
-async def test_one_that_cannot_leave_keeps_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(self: WebSocketClient) -> None:
+async def test_an_error_in_shutdown_concerns_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shutdown(self: WebSocketProtocol) -> None:
         raise RuntimeError("no")
 
-    hub = FakeHub()
-    monkeypatch.setattr(WebSocketClient, "leave", leave)
-    async with serving(hub) as port:
+    gateway = FakeGateway()
+    monkeypatch.setattr(WebSocketProtocol, "shutdown", shutdown)
+    async with serving(gateway) as port:
         first, second = await Peer.open(port), await Peer.open(port)
-        await hub.until(lambda: len(hub.sessions) == 2)
+        await gateway.until(lambda: len(gateway.sessions) == 2)
 
     async with first, second:
         assert await first.read_end() == b""
         assert await second.read_end() == b""
-    assert hub.counters["connection-fault"] == 2
+    assert gateway.counters["connection-fault"] == 2

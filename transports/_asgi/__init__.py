@@ -1,7 +1,7 @@
-"""What the `asgi` transport is made of.
+"""The parts of the `asgi` transport.
 
-From the outside in: `scope` reads what the server says; `entry` lets WebSockets in, `http` answers requests and begins
-event streams, `lifespan` starts and ends the hub; `client` is one client, with `sending` (who runs the server's `send`;
-`courier` on asyncio, `trio` there), `window` (what a client has not confirmed) and `messages` (frames as messages);
-`desk` is what all of them share.
+From the outside in: `scope` reads the scope of a connection; `websocket` admits WebSockets, `http` answers requests and
+begins event streams, `lifespan` starts and ends the hub; `client` is one client, with a `sender` that runs the server's
+`send` (`sender_asyncio` with a `borrowed_task`, or `sender_trio`), `window` (the frames that it has not confirmed) and
+`messages` (frames as messages); `app_state` is shared by all of them.
 """

@@ -1,49 +1,44 @@
-"""What all connections of one application share: the hub, the limits, the count of clients, what is logged."""
+"""The state that all connections of one application share: the gateway, the limits, the number of clients, the log."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import anyio
 
-from ...http import RETRY_SOON
-from ...hub import Hub
+from ...contracts import Gateway
+from ...exceptions import HubDraining, HubNotRunning, TransportFull
 from ...protocol.formats import Format
 from ...telemetry import ThrottledLogger, log_or_stderr
 from .._origins import Origins
-from .._refusal import DRAINING, Refusal, full
 from .borrowed_task import BorrowedTasks
 from .messages import MessageCache, unpack_binary, unpack_body, unpack_text
 
-if TYPE_CHECKING:
-    from .client import Client
-
 NOT_RUNNING: Final = "the hub is not running: add `async with hub:` to the lifespan of the application that mounts it"
-_CLOSED: Final = Refusal(503, 1013, "the hub is not running", (RETRY_SOON,), "refused-closed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may do, and how many there may be. Seconds and bytes.
+    """The limits of one client, and of all together. Seconds and bytes.
 
-    What a message may hold at all, how long a silent connection lives, and how much a socket buffers is the server's.
+    The maximum size of a message, the timeout of a silent connection and the socket's buffer are the server's.
     """
 
     handshake_timeout: float = 5.0
-    """Until a WebSocket is let in, the check of its token included."""
+    """Until a WebSocket is admitted, the check of its token included."""
     close_timeout: float = 5.0
     """For what is still to be sent when a connection is closed, and for the peer's answer to that."""
     request_timeout: float = 10.0
-    """For a request of HTTP, its body and its answer."""
+    """For an HTTP request, its body and its answer."""
     max_message: int = 64 * 1024
     max_clients: int = 100_000
     """WebSockets and event streams; a further one is told to try again later (503, or 1013)."""
     max_checks: int = 64
     """Tokens checked at a time; further handshakes and requests wait their turn, within their timeout."""
     max_unsent: int = 64 * 1024
-    """What may wait for the server to take it before the hub is told to hold back; or one write, if that is more."""
+    """Bytes that may wait for the server before the client counts as congested; or one write, if that is more."""
     max_unconfirmed: int = 64
     """Frames a client that confirms (`seen`) may be behind."""
     max_unconfirmed_bytes: int = 256 * 1024
@@ -51,68 +46,76 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not (value := getattr(self, field.name)) > 0:  # also refuses NaN
-                raise ValueError(f"{field.name} is {value!r}; it must be above 0")
+                raise ValueError(f"{field.name} is {value!r}; it must be greater than 0")
+
+
+class _Buffering(Protocol):
+    """A connection with bytes that wait for the server."""
+
+    @property
+    def buffered(self) -> int: ...
 
 
 class AppState:
-    """The registry and the rules of one application."""
+    """The state of one application."""
 
-    def __init__(self, hub: Hub, origins: Origins, limits: Limits) -> None:
-        self.hub = hub
+    def __init__(self, gateway: Gateway, origins: Origins, limits: Limits) -> None:
+        self.gateway = gateway
         self.origins = origins
         self.limits = limits
-        self.clients = 0
-        """Places that are taken: from the moment on when somebody is let in, before the server has been told."""
-        self.members: set[Client] = set()
+        self.client_count = 0
+        """Admitted clients: each counts from its admission on, before the server is told to accept it."""
+        self.connections: set[_Buffering] = set()
         self.held = 0
         """Bytes of the requests that are not answered yet."""
-        self.couriers = BorrowedTasks()
-        self.events = MessageCache(unpack_body)
-        self._text = MessageCache(unpack_text)
-        self._binary = MessageCache(unpack_binary)
-        self._muffler = ThrottledLogger(time.monotonic)
-        self._has_complained = False
+        self.borrowed_tasks = BorrowedTasks()
+        self.body_cache = MessageCache(unpack_body)
+        self._text_cache = MessageCache(unpack_text)
+        self._binary_cache = MessageCache(unpack_binary)
+        self._faults = ThrottledLogger(time.monotonic)
+        self._has_explained = False
         self._checks: anyio.Semaphore | None = None
-        hub.doorkeeper.gauges.append(self.buffered)
+        gateway.add_gauge(self.measure_buffered)
 
     @property
     def checks(self) -> anyio.Semaphore:
-        """Has a place for each token that may be checked now."""
-        if self._checks is None:  # which belongs to an event loop, and applications are made before there is one
+        """Limits the token checks in progress."""
+        if self._checks is None:  # it belongs to an event loop, and applications are made before there is one
             self._checks = anyio.Semaphore(self.limits.max_checks)
         return self._checks
 
-    def buffered(self) -> int:
+    def measure_buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
-        return self.held + sum(client.buffered for client in self.members)
+        return self.held + sum(connection.buffered for connection in self.connections)
 
-    def envelopes(self, format: Format) -> MessageCache:  # noqa: A002 - what it is
-        return self._binary if format.is_binary else self._text
+    def message_cache(self, format: Format) -> MessageCache:  # noqa: A002 - the name of the thing
+        return self._binary_cache if format.is_binary else self._text_cache
 
-    def joined(self) -> None:
-        """A place is taken; `left` follows."""
-        self.clients += 1
+    def client_admitted(self) -> None:
+        """A client takes a place; `client_left` follows."""
+        self.client_count += 1
 
-    def left(self) -> None:
-        self.clients -= 1
-        self.couriers.dismiss(self.clients)
+    def client_left(self) -> None:
+        self.client_count -= 1
+        self.borrowed_tasks.shrink(self.client_count)
 
-    def turn_away(self) -> Refusal | None:
-        """Why nobody can be let in now, if so."""
-        if self.hub.is_draining:
-            return DRAINING
-        if not self.hub.is_open:
-            self.complain()
-            return _CLOSED
-        return full(self.limits.max_clients) if self.clients >= self.limits.max_clients else None
+    def check_open(self) -> None:
+        """Raise `HubDraining`, `HubNotRunning` or `TransportFull` if no client can be admitted now."""
+        if self.gateway.is_draining:
+            raise HubDraining
+        if not self.gateway.is_open:
+            self.explain_not_running()
+            raise HubNotRunning
+        if self.client_count >= self.limits.max_clients:
+            raise TransportFull(self.limits.max_clients)
 
-    def complain(self) -> None:
-        """Tell the operator what is missing, once."""
-        if not self._has_complained:
-            self._has_complained = True
+    def explain_not_running(self) -> None:
+        """Log once how the application enters its hub."""
+        if not self._has_explained:
+            self._has_explained = True
             log_or_stderr(NOT_RUNNING)
 
-    def fault(self, kind: str, error: BaseException) -> None:
+    def report_fault(self, kind: str, error: BaseException) -> None:
         """Count and log an exception that ended one connection."""
-        self.hub.count(kind)
-        self._muffler.fault(kind, error)
+        self.gateway.count(kind)
+        self._faults.exception(kind, error)

@@ -1,9 +1,10 @@
-"""What goes on with a call of a server's `send` that has to wait, where the flush has begun it (asyncio alone).
+"""Continues a call of a server's `send` that has to wait, where the flush has begun it (asyncio only).
 
 A coroutine that enters a timeout, a lock or a cancel scope remembers the task that it runs in. So that must be one task
-from its first step to its last, never that of the flush, and one that can be cancelled: a courier's. The task itself
-sleeps. Its steps are taken as if it did, by the calls that asyncio has for other kinds of tasks ("Extending" in its
-documentation), in the flush and by the futures that are waited for; it wakes only to be cancelled.
+from its first step to its last, never that of the flush, and one that can be cancelled: a borrowed one. The task itself
+sleeps. The steps of the call are run in its name, by the functions that asyncio has for other kinds of tasks
+("Extending" in its documentation), from the flush and from the futures that are waited for; it wakes only to be
+cancelled.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from contextvars import Context
 from typing import Any, NamedTuple, Protocol
 
 
-class Sender(Protocol):
-    """Who hears how it ended."""
+class Caller(Protocol):
+    """Is notified of the end of its call."""
 
-    def ended(self, error: BaseException | None) -> None: ...
+    def call_done(self, error: BaseException | None) -> None: ...
 
 
 class Call(NamedTuple):
     """A call of `send` and the context that it runs in."""
 
-    sender: Sender
+    caller: Caller
     context: Context
     coroutine: Coroutine[Any, Any, None]
 
 
 def run_as(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *arguments: Any) -> Any:
-    """`call(*arguments)` as if `task` did it."""
+    """`call(*arguments)`, with `task` as the current task."""
     running = asyncio.current_task(loop)
     if running is not None:
         _leave_task(loop, running)
@@ -44,37 +45,37 @@ def run_as(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, call: Calla
 
 
 class BorrowedTask:
-    """The task of one call at a time."""
+    """A task that one call at a time runs as."""
 
-    __slots__ = ("_call", "_future", "_loop", "_rest", "_spare", "task")
+    __slots__ = ("_call", "_future", "_idle", "_loop", "_spare", "task")
 
     def __init__(self, spare: list[BorrowedTask]) -> None:
         self._spare = spare
         self._loop = asyncio.get_running_loop()
         self._call: Call | None = None
         self._future: Any = None
-        self._rest: asyncio.Future[None] = self._loop.create_future()
-        """What the task waits for while nobody cancels it."""
+        self._idle: asyncio.Future[None] = self._loop.create_future()
+        """Waited for by the task until it is cancelled."""
         sleeping = self._sleep()
         sleeping.send(None)  # into its `try`: a task that is cancelled before its first step throws there
         self.task = self._loop.create_task(sleeping)
 
-    def carry(self, call: Call, future: Any) -> None:
-        """Go on with `call`, which waits for `future`."""
+    def continue_call(self, call: Call, future: Any) -> None:
+        """Run the rest of `call`, which waits for `future`."""
         self._call = call
-        self._go_on_after(future)
+        self._wait_for(future)
 
-    def _go_on_after(self, future: Any) -> None:
+    def _wait_for(self, future: Any) -> None:
         self._future = future
         if future is None:  # a bare turn of the event loop
-            self._loop.call_soon(self._go_on, None)
+            self._loop.call_soon(self._future_done, None)
         elif getattr(future, "_asyncio_future_blocking", False):
-            future._asyncio_future_blocking = False  # as a task answers: it has been taken note of
-            future.add_done_callback(self._go_on)
+            future._asyncio_future_blocking = False  # as a task acknowledges it
+            future.add_done_callback(self._future_done)
         else:
-            self._finish(RuntimeError(f"send awaits {type(future).__name__}, which is no future of asyncio"))
+            self._finish(RuntimeError(f"send awaits {type(future).__name__}; it must be a future of asyncio"))
 
-    def _go_on(self, future: Any) -> None:
+    def _future_done(self, future: Any) -> None:
         if self._call is not None and future is self._future:  # else it was cancelled meanwhile
             self._step(self._call.coroutine.send, None)
 
@@ -84,24 +85,24 @@ class BorrowedTask:
             future = run_as(self.task, self._loop, self._call.context.run, resume, value)
         except StopIteration:
             self._finish(None)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever is around the server's `send`
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the server or a middleware
             self._finish(error)
         else:
-            self._go_on_after(future)
+            self._wait_for(future)
 
     def _finish(self, error: BaseException | None) -> None:
         assert self._call is not None
-        sender, self._call, self._future = self._call.sender, None, None
-        # Whoever has cancelled it may have taken that back since; its task wakes up all the same, and ends.
-        if not self.task.cancelling() and not self._rest.cancelled():
+        caller, self._call, self._future = self._call.caller, None, None
+        # The cancellation may have been taken back since; the task wakes up all the same, and ends.
+        if not self.task.cancelling() and not self._idle.cancelled():
             self._spare.append(self)
-        sender.ended(error)
+        caller.call_done(error)
 
     async def _sleep(self) -> None:
-        rest: Awaitable[None] = asyncio.sleep(0)  # until the task's first step
+        idle: Awaitable[None] = asyncio.sleep(0)  # until the task's first step
         while True:
             try:
-                await rest
+                await idle
             except asyncio.CancelledError as cancelled:
                 if self._call is None:
                     raise
@@ -111,19 +112,19 @@ class BorrowedTask:
                 self._step(self._call.coroutine.throw, cancelled)
                 if self._call is None:
                     return
-                self._rest = self._loop.create_future()
-            rest = self._rest
+                self._idle = self._loop.create_future()
+            idle = self._idle
 
 
 class BorrowedTasks:
-    """Those that wait to be needed: as many as were needed at the same time, and no more than there are clients."""
+    """The spare tasks: as many as were needed at the same time, and no more than there are clients."""
 
     __slots__ = ("spare",)
 
     def __init__(self) -> None:
         self.spare: list[BorrowedTask] = []
 
-    def dismiss(self, most: int) -> None:
-        """Keep at most so many."""
-        while len(self.spare) > most:
+    def shrink(self, max_spare: int) -> None:
+        """End the spare tasks beyond `max_spare`."""
+        while len(self.spare) > max_spare:
             self.spare.pop().task.cancel()

@@ -1,4 +1,4 @@
-"""The hub's life where the application is the root and nobody else has entered it."""
+"""Enters the hub where the application is the root, and the hub was not entered otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .scope import Receive, Send
 
 
 async def serve_lifespan(hub: Hub, receive: Receive, send: Send) -> None:
-    """Enter the hub between startup and shutdown, unless that has been done. Raises what the hub raises."""
+    """Enter the hub between startup and shutdown, unless it is open already. Raises what the hub raises."""
     await receive()
     phase = "startup"
     try:

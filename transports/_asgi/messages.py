@@ -1,9 +1,9 @@
-"""From the hub's frames to ASGI messages: one text, or piece of bytes, for all members of a cohort.
+"""From the hub's frames to ASGI messages: one text, or one `bytes` object, for all members of a cohort.
 
-The hub hands a transport bytes, several frames in one piece if that much is due. On ASGI each frame is a message of
-its own, so each carries its length in front. A piece is taken apart when the first client gets it, and all others
-find it done: they come one after the other with the very same object. Each is sent a copy of the message around it,
-because a middleware may change that: those that compress do.
+The hub writes bytes to a transport, several frames at once if that much is due. On ASGI each frame is a message of its
+own, so each is preceded by its length. A write is split for the first client and the messages are cached: the other
+clients are written the very same object, one after the other. Each is sent a copy of the message around the payload,
+because a middleware may change it: those that compress do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LENGTH: Final = 4
 
 
 class MessageWire:
-    """One format, every frame with its length in front."""
+    """One format, every frame preceded by its length."""
 
     has_cursor = False
 
-    def __init__(self, format: Format) -> None:  # noqa: A002 - what it is
+    def __init__(self, format: Format) -> None:  # noqa: A002 - the name of the thing
         self.name = f"asgi.{format.name}"
         self._format = format
         self._join = format.join
@@ -40,7 +40,7 @@ class MessageWire:
 
 
 class MessageCache:
-    """Remembers the messages of the last piece, which is the next client's too."""
+    """The messages of the last write, which the next client is usually written too."""
 
     __slots__ = ("_unpack", "frame", "parts")
 
@@ -49,8 +49,8 @@ class MessageCache:
         self.frame = b""
         self.parts: Sequence[Part] = ()
 
-    def open(self, frame: bytes) -> Sequence[Part]:
-        """The messages in `frame`; `parts`, as long as it is the same object."""
+    def unpack(self, frame: bytes) -> Sequence[Part]:
+        """Cache the messages in `frame` as `parts`, and return them."""
         self.parts = self._unpack(frame)
         self.frame = frame
         return self.parts
@@ -58,17 +58,17 @@ class MessageCache:
 
 def unpack_text(frame: bytes) -> Sequence[Part]:
     """WebSocket messages of a text format."""
-    # What a publisher nested as raw JSON may be no UTF-8; that must not be everybody's problem.
-    return [({"type": "websocket.send", "text": str(one, "utf-8", "replace")}, len(one)) for one in _split(frame)]
+    # Raw JSON of a publisher may be invalid UTF-8; that must not end the connections of its subscribers.
+    return [({"type": "websocket.send", "text": str(each, "utf-8", "replace")}, len(each)) for each in _split(frame)]
 
 
 def unpack_binary(frame: bytes) -> Sequence[Part]:
     """WebSocket messages of a binary format."""
-    return [({"type": "websocket.send", "bytes": one}, len(one)) for one in _split(frame)]
+    return [({"type": "websocket.send", "bytes": each}, len(each)) for each in _split(frame)]
 
 
 def unpack_body(frame: bytes) -> Sequence[Part]:
-    """A piece of the body of a response."""
+    """A part of the body of a response."""
     return [({"type": "http.response.body", "body": frame, "more_body": True}, len(frame))]
 
 

@@ -1,11 +1,11 @@
-"""What an ASGI scope says, whoever made it: where we are mounted, who calls, and the token that nobody else may see."""
+"""Reads ASGI scopes, whatever the server: the path below the mount, the peer, and the token, which is removed."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
 
-from ...auth import strip_query
+from ...protocol.credentials import strip_query
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -15,8 +15,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 _BREAKS: Final = frozenset(b"\r\n\0")
 
 
-def take_query(scope: Scope) -> str:
-    """The query of the request; afterwards the scope has none of its tokens.
+def pop_query(scope: Scope) -> str:
+    """The query of the request; its tokens are removed from the scope.
 
     The scope itself is changed, because servers write their access logs from it, mostly after the application has
     answered.
@@ -26,16 +26,16 @@ def take_query(scope: Scope) -> str:
     if b"oken" in raw.lower() or b"%" in raw:
         scope["query_string"] = strip_query(query).encode("latin-1")
     path: bytes = scope.get("raw_path") or b""
-    if b"?" in path:  # the specification says without the query, and not everyone has read that
+    if b"?" in path:  # some servers include the query, against the specification
         scope["raw_path"] = path.partition(b"?")[0]
     return query
 
 
 def find_path(scope: Scope) -> str:
-    """The path below the place where the application is mounted, with a slash before it and none after it.
+    """The path below the mount of the application, with a leading slash and without a trailing one.
 
-    Most hosts leave the path whole and put the mount into `root_path`; Litestar cuts the path and says nothing;
-    Channels puts what is left into `path_remaining`.
+    Most hosts keep the full path and put the mount into `root_path`; Litestar removes the mount from the path without
+    a trace; Channels puts the rest into `path_remaining`.
     """
     path: str = scope.get("path", "")
     root = str(scope.get("root_path", "")).rstrip("/")
@@ -47,7 +47,7 @@ def find_path(scope: Scope) -> str:
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
-    """The headers with lower-case names; what came several times is joined, as HTTP allows."""
+    """The headers with lower-case names; repeated ones are joined, as HTTP allows."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope.get("headers", ()):
         name, value = bytes(raw_name).decode("latin-1").lower(), bytes(raw_value).decode("latin-1")
@@ -58,11 +58,11 @@ def read_headers(scope: Scope) -> dict[str, str]:
 
 
 def encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """`headers` as ASGI has them. Raises `ValueError` for one that would end its line: not every server looks."""
+    """`headers` in the form of ASGI. Raises `ValueError` for a line break, which not every server refuses."""
     encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     for name, value in encoded:
         if not _BREAKS.isdisjoint(name + value):
-            raise ValueError("a header holds a line break")
+            raise ValueError("a header contains a line break")
     return encoded
 
 

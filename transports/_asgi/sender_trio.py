@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from contextvars import copy_context
-from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, spawn_system_task, wait_task_rescheduled
 
 from .messages import Part
 from .scope import Send
-
-if TYPE_CHECKING:
-    from .sender import Owner
+from .sender import SenderOwner
 
 
 class TrioSender:
@@ -24,7 +21,7 @@ class TrioSender:
 
     __slots__ = ("_owner", "_parked", "_scope", "_send", "_waiting", "unsent")
 
-    def __init__(self, send: Send, owner: Owner) -> None:
+    def __init__(self, send: Send, owner: SenderOwner) -> None:
         self._send = send
         self._owner = owner
         self._waiting: deque[Part] = deque()
@@ -54,13 +51,13 @@ class TrioSender:
                         message, size = waiting.popleft()
                         await send(message.copy())
                         self.unsent -= size
-                    self._owner.drained()
+                    self._owner.messages_sent()
                     self._parked = current_task()
-                    await wait_task_rescheduled(self._wake_up)
-            except Exception as error:  # noqa: BLE001 - the server's, and whatever is around it
+                    await wait_task_rescheduled(self._abort)
+            except Exception as error:  # noqa: BLE001 - of the server or a middleware
                 self.stop()
-                self._owner.lost(error)
+                self._owner.connection_lost(error)
 
-    def _wake_up(self, raise_cancel: RaiseCancelT) -> Abort:
+    def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
         self._parked = None
         return Abort.SUCCEEDED

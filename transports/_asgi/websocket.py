@@ -1,169 +1,152 @@
-"""A WebSocket from its scope to the client that it becomes, or to the refusal that it gets."""
+"""A WebSocket from its scope to the client that it becomes, or to its refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from typing import Final
+from collections.abc import Sequence
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ...auth import find_token, strip_headers
-from ...contracts import Handshake
-from ...identity import Identity
-from ...protocol import CloseCode
+from ...contracts import Handshake, Peer
+from ...exceptions import AuthenticationUnavailable, HubError, InvalidHandshake, OriginNotAllowed, PathNotFound
 from ...protocol.formats import SUBPROTOCOLS, Format, choose_format
-from .._refusal import FOREIGN_ORIGIN, UNCHECKED, Refusal, admit, note
+from .._refusal import note_refusal, refusal_headers
 from .app_state import AppState
 from .client import WebSocketClient
 from .messages import WIRES
-from .scope import Receive, Scope, Send, encode_headers, find_client, is_secure, read_headers, take_query
-
-_UNKNOWN: Final = Refusal(
-    HTTPStatus.BAD_REQUEST,
-    CloseCode.PROTOCOL_ERROR,
-    f"unknown subprotocols; this server speaks {', '.join(SUBPROTOCOLS)}, or offer none",
-    counter="refused-request",
-)
-_NOWHERE: Final = Refusal(
-    HTTPStatus.NOT_FOUND, CloseCode.PROTOCOL_ERROR, "there is nothing here", counter="refused-request"
-)
+from .scope import Receive, Scope, Send, encode_headers, find_client, is_secure, pop_query, read_headers
 
 
-async def serve_websocket(desk: AppState, scope: Scope, receive: Receive, send: Send, *, is_here: bool) -> None:
-    """Let the peer of a `websocket` scope in and serve it, or refuse it. `is_here`: the path is that of the socket."""
-    client = await _let_in(desk, scope, receive, send, is_here=is_here)
+async def serve_websocket(app: AppState, scope: Scope, receive: Receive, send: Send, *, is_found: bool) -> None:
+    """Admit the peer of a `websocket` scope and serve it, or refuse it. `is_found`: the path is that of the socket."""
+    client = await _Opening(app, scope, receive, send).open(is_found=is_found)
     if client is None:
         return
-    del scope  # with all its headers, for the memory of idle clients
     try:
         await client.serve()
     finally:
-        desk.left()
+        app.client_left()
 
 
-async def _let_in(
-    desk: AppState, scope: Scope, receive: Receive, send: Send, *, is_here: bool
-) -> WebSocketClient | None:
-    """The client, which has taken a place at the desk; None if it was refused, or has left."""
-    query = take_query(scope)
-    headers = read_headers(scope)
-    offered: Sequence[str] = list(scope.get("subprotocols") or ())
-    found = find_token(headers, query, offered)
-    handshake = Handshake(
-        token=found and found.token,
-        transport="asgi",
-        path=str(scope.get("path", "")),
-        headers=strip_headers(headers),
-        origin=headers.get("origin"),
-        client=find_client(scope),
-        scope=scope,
-    )
-    format = choose_format(offered)  # noqa: A001 - what it is
-    subprotocol = format.subprotocol if format is not None and format.subprotocol in offered else None
-    if (await receive())["type"] != "websocket.connect":
-        return None
-    outcome: Identity | Refusal | None = _NOWHERE
-    if is_here:
-        outcome = await _judge(desk, headers, handshake, format, is_secure=is_secure(scope))
-    if isinstance(outcome, Refusal):
-        await _send_away(desk, outcome, handshake, subprotocol, scope, receive, send)
-        return None
-    if not await _accept(desk, subprotocol, send):
-        return None
-    assert format is not None
-    client = WebSocketClient(desk, desk.envelopes(format), receive, send)
-    wire, identity, limit = WIRES[format.name], outcome, desk.limits.max_message
-    client.open(lambda transport: desk.hub.connect(transport, wire, identity, handshake, max_message=limit))
-    return client
+class _Opening:
+    """A WebSocket that is not admitted yet."""
 
+    def __init__(self, app: AppState, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._headers = read_headers(scope)
+        self._offered: Sequence[str] = list(scope.get("subprotocols") or ())
+        self._handshake = Handshake.from_headers(
+            self._headers,
+            transport="asgi",
+            path=str(scope.get("path", "")),
+            query=pop_query(scope),
+            subprotocols=self._offered,
+            client=find_client(scope),
+            scope=scope,
+        )
+        self._format = choose_format(self._offered)
 
-async def _accept(desk: AppState, subprotocol: str | None, send: Send) -> bool:
-    """Take a place, before anybody else can take it, and tell the server; False if the peer left first."""
-    desk.joined()
-    is_accepted = False
-    try:
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        is_accepted = True
-    except Exception as error:  # noqa: BLE001 - it left first, or the server is at its end
-        desk.fault("accept-fault", error)
-    finally:
-        if not is_accepted:
-            desk.left()
-    return is_accepted
+    async def open(self, *, is_found: bool) -> WebSocketClient | None:
+        """The client, which counts as admitted; None if it was refused or has left."""
+        if (await self._receive())["type"] != "websocket.connect":
+            return None
+        try:
+            if not is_found:
+                raise PathNotFound
+            format = self._check()  # noqa: A001 - the name of the thing
+            peer = await self._admit()
+        except HubError as error:
+            await self._refuse(error)
+            return None
+        return await self._accept(format, peer)
 
+    def _check(self) -> Format:
+        """The format of the messages. Raises `OriginNotAllowed` or `InvalidHandshake`."""
+        if not self._app.origins.admits(self._headers, is_secure=is_secure(self._scope)):
+            raise OriginNotAllowed
+        if self._format is None:
+            raise InvalidHandshake(f"unknown subprotocols; this server supports {', '.join(SUBPROTOCOLS)}, or none")
+        return self._format
 
-async def _judge(
-    desk: AppState,
-    headers: Mapping[str, str],
-    handshake: Handshake,
-    format: Format | None,  # noqa: A002 - what it is
-    *,
-    is_secure: bool,
-) -> Identity | Refusal | None:
-    if not desk.origins.admits(headers, is_secure=is_secure):
-        return FOREIGN_ORIGIN
-    if format is None:
-        return _UNKNOWN
-    if (refusal := desk.turn_away()) is not None:
-        return refusal
-    outcome: Identity | Refusal | None = UNCHECKED
-    timeout = desk.limits.handshake_timeout
-    try:
-        with anyio.move_on_after(timeout) as time:
-            async with desk.checks:
-                outcome = await admit(desk.hub, handshake)
-    except Exception as error:  # noqa: BLE001 - the boundary: a bug, and not the server's to log
-        desk.fault("check-fault", error)
-        return UNCHECKED
-    if time.cancelled_caught:
-        desk.hub.note("check-timeout", "a token was not checked within %g s", timeout)
-        return UNCHECKED
-    return desk.turn_away() or outcome  # since the check began
+    async def _admit(self) -> Peer:
+        """The peer. Raises `HubError`, whatever happens."""
+        app = self._app
+        app.check_open()
+        peer: Peer | None = None
+        try:
+            with anyio.move_on_after(app.limits.handshake_timeout):
+                async with app.checks:
+                    peer = await app.gateway.admit(self._handshake)
+        except HubError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug, and not for the server's log
+            app.report_fault("check-fault", error)
+            raise AuthenticationUnavailable from None
+        if peer is None:
+            app.gateway.note("check-timeout", "a token was not checked within %g s", app.limits.handshake_timeout)
+            raise AuthenticationUnavailable
+        app.check_open()  # it may have changed during the check
+        return peer
 
+    async def _accept(self, format: Format, peer: Peer) -> WebSocketClient | None:  # noqa: A002 - as above
+        """Accept the connection, which counts from here on; None if the peer has left."""
+        app, gateway, wire, max_message = self._app, self._app.gateway, WIRES[format.name], self._app.limits.max_message
+        app.client_admitted()
+        is_accepted = False
+        try:
+            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+            is_accepted = True
+        except Exception as error:  # noqa: BLE001 - the peer has left, or the server is shutting down
+            app.report_fault("accept-fault", error)
+            return None
+        finally:
+            if not is_accepted:
+                app.client_left()
+        client = WebSocketClient(app, app.message_cache(format), self._receive, self._send)
+        client.connect(lambda transport: gateway.connect(transport, wire, peer, max_message=max_message))
+        return client
 
-async def _send_away(
-    desk: AppState,
-    refusal: Refusal,
-    handshake: Handshake,
-    subprotocol: str | None,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
-    note(desk.hub, refusal)
-    try:
-        await _refuse(refusal, handshake, subprotocol, scope, send)
-        await _linger(desk, receive)
-    except Exception as error:  # noqa: BLE001 - as above
-        desk.fault("accept-fault", error)
+    @property
+    def _subprotocol(self) -> str | None:
+        """The subprotocol of the format, if the peer has offered it."""
+        subprotocol = None if self._format is None else self._format.subprotocol
+        return subprotocol if subprotocol in self._offered else None
 
+    async def _refuse(self, error: HubError) -> None:
+        note_refusal(self._app.gateway, error)
+        try:
+            await self._send_refusal(error)
+            await self._wait_for_disconnect()
+        except Exception as fault:  # noqa: BLE001 - as above
+            self._app.report_fault("accept-fault", fault)
 
-async def _refuse(refusal: Refusal, handshake: Handshake, subprotocol: str | None, scope: Scope, send: Send) -> None:
-    close = {"type": "websocket.close", "code": int(refusal.code), "reason": refusal.sentence}
-    if handshake.origin is not None:
-        # A browser hides the status of a failed handshake from the page, but not a close code.
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        await send(close)
-    elif "websocket.http.response" in (scope.get("extensions") or ()):
-        body = f"{refusal.sentence}\n".encode()
-        headers = [
-            ("content-type", "text/plain; charset=utf-8"),
-            ("content-length", str(len(body))),
-            *refusal.headers,
-        ]
-        start = {"type": "websocket.http.response.start", "status": int(refusal.status)}
-        await send({**start, "headers": encode_headers(headers)})
-        await send({"type": "websocket.http.response.body", "body": body})
-    else:
-        await send(close)  # the server makes a 403 of it
+    async def _send_refusal(self, error: HubError) -> None:
+        send = self._send
+        close = {"type": "websocket.close", "code": int(error.close_code), "reason": error.public_message}
+        if self._handshake.origin is not None:
+            # A browser hides the status of a failed handshake from the page, but not a close code.
+            await send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+            await send(close)
+        elif "websocket.http.response" in (self._scope.get("extensions") or ()):
+            body = f"{error.public_message}\n".encode()
+            headers = [
+                ("content-type", "text/plain; charset=utf-8"),
+                ("content-length", str(len(body))),
+                *refusal_headers(error),
+            ]
+            start = {"type": "websocket.http.response.start", "status": int(error.http_status)}
+            await send({**start, "headers": encode_headers(headers)})
+            await send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await send(close)  # the server turns it into a 403
 
-
-async def _linger(desk: AppState, receive: Receive) -> None:
-    """Listen until the peer has left: some servers cut it off when we return, before it has read why."""
-    with anyio.move_on_after(desk.limits.close_timeout):
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
-        # uvicorn tells of the end before it is there, and logs an error for each client if we return before that.
-        await checkpoint()
+    async def _wait_for_disconnect(self) -> None:
+        """Wait until the peer has left: some servers disconnect it when we return, before it has read the refusal."""
+        with anyio.move_on_after(self._app.limits.close_timeout):
+            while (await self._receive())["type"] != "websocket.disconnect":
+                pass
+            # uvicorn reports the end before it has happened, and logs an error for each client if we return before it.
+            await checkpoint()

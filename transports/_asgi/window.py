@@ -1,4 +1,4 @@
-"""What a client that confirms frames has been sent and has not confirmed."""
+"""The frames that were sent to a client that confirms, and that it has not confirmed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 
 
 class Window:
-    """Begins with the first confirmation; what was sent before it counts as frames of unknown size."""
+    """Begins with the first confirmation; the frames before it count, with unknown sizes."""
 
     __slots__ = ("_bytes", "_confirmed", "_max_bytes", "_max_frames", "_sent", "_sizes")
 
@@ -14,18 +14,18 @@ class Window:
         self._sent = sent
         self._confirmed = 0
         self._sizes: deque[int] = deque()
-        """Of the last frames: at most of those that are not confirmed."""
+        """Of the last frames: at most of the unconfirmed ones."""
         self._bytes = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
 
-    def sent(self, size: int) -> None:
+    def frame_sent(self, size: int) -> None:
         self._sent += 1
         self._sizes.append(size)
         self._bytes += size
 
     def confirm(self, frames: int) -> None:
-        """The client has had `frames` frames in all. Fewer than before, or more than were sent, mean nothing."""
+        """The client has received `frames` frames in all. Less than before is ignored, more than were sent is all."""
         self._confirmed = max(self._confirmed, min(frames, self._sent))
         while len(self._sizes) > self._sent - self._confirmed:
             self._bytes -= self._sizes.popleft()
@@ -36,5 +36,5 @@ class Window:
 
     @property
     def has_room(self) -> bool:
-        """Whether to go on after it was full: at half, so that a client is not stopped and started at each frame."""
+        """Whether to resume after it was full: at half, so that a client is not paused and resumed at each frame."""
         return self._sent - self._confirmed <= self._max_frames // 2 and self._bytes <= self._max_bytes // 2

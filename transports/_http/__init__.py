@@ -1,1 +1,1 @@
-"""The hub's own HTTP, whoever reads the requests: `_websocket` and `_asgi` hand them to `endpoints`."""
+"""The hub's own HTTP, independent of the server: `_websocket` and `_asgi` pass requests to `endpoints`."""

@@ -1,9 +1,9 @@
-"""One text for where a stream stands in all of its channels: the `id:` of server-sent events.
+"""The positions of a stream in all of its channels as one text: the `id:` of server-sent events.
 
 A browser sends the last one back when it reconnects, and nothing else, so it must hold everything: for each channel
 the name, the position and the epoch, as in `alerts~12~k3f9.1!routing-metrics~1042~.2`. An epoch that differs from the
-one before only after its last dot is cut to that. All of it may stand in a header and in a query as it is, and a
-hundred channels with names of 45 characters fit.
+previous one only after its last dot is shortened to that part. The text may stand in a header and in a query without
+escapes, and a hundred channels with names of 45 characters fit.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ...protocol import MAX_SEQ, Position
 MAX_CURSOR: Final = 7 * 1024
 """Bytes. Servers and proxies take headers of 8 KiB, as we do."""
 LOST: Final = "-"
-"""Stands for a cursor that would be longer: nobody can read a position in it."""
+"""Sent instead of a cursor that would be longer; it holds no position."""
 _MAX_EPOCH: Final = 128
 
 
 def encode_cursor(positions: Positions) -> str:
-    """The cursor of a stream that stands at these epochs and numbers; empty for one without channels. Never raises."""
+    """The cursor of these positions; empty for a stream without channels. Never raises."""
     labels = _labels(tuple([(name, epoch) for name, (epoch, _) in positions.items()]))
     cursor = "!".join([f"{name}~{positions[name][1]}~{epoch}" for name, epoch in labels])
     return cursor if len(cursor) <= MAX_CURSOR else LOST
 
 
 def decode_cursor(text: str) -> dict[str, Position] | None:
-    """Where a client that was told this cursor stands in each channel; None if nobody can tell. Never raises."""
+    """The position of each channel in a cursor, or None if it is invalid. Never raises."""
     positions: dict[str, Position] = {}
     root = ""
     try:
@@ -52,14 +52,14 @@ def decode_cursor(text: str) -> dict[str, Position] | None:
 
 @lru_cache(maxsize=256)
 def _labels(channels: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """Each name with the text of its epoch, in the order of the names: the same frame after frame."""
+    """Each name with the text of its epoch, sorted by name. Cached, because it is the same in frame after frame."""
     labels = []
     root = ""
     for name, epoch in sorted(channels):
-        before, root = root, epoch.rpartition(".")[0]
-        if root and root == before:
+        previous, root = root, epoch.rpartition(".")[0]
+        if root and root == previous:
             labels.append((name, _quote(epoch[len(root) :])))
-        else:  # a journal may have any text; one that begins with a dot would be taken for the rest of one
+        else:  # a journal may have any text; one that begins with a dot would be read as a shortened one
             labels.append((name, _quote(epoch).replace(".", "*2E", epoch.startswith("."))))
     return labels
 

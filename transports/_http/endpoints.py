@@ -1,6 +1,6 @@
 """The hub's own HTTP, the same on every transport that has HTTP: streams of events, commands, publishing, health.
 
-A transport reads a request whole, asks `answer`, and writes what it says; for an `EventStream` it goes on writing.
+A transport reads a request whole, calls `answer`, and writes the result; for an `EventStream` it goes on writing.
 """
 
 from __future__ import annotations
@@ -13,26 +13,22 @@ from typing import Any, Final, TypeVar
 
 from ...access.tickets import is_ticket
 from ...asyncapi import describe
-from ...auth import find_token, strip_headers
-from ...contracts import Handshake
-from ...exceptions import Overloaded
-from ...http import (
-    MAX_BODY,
-    RETRY_SOON,
-    Request,
-    Respond,
-    Response,
-    error_response,
-    json_response,
-    respond_health,
+from ...contracts import Gateway, Handshake, Peer
+from ...exceptions import (
+    AuthenticationError,
+    AuthenticationUnavailable,
+    HubDraining,
+    HubError,
+    OriginNotAllowed,
+    Overloaded,
+    TicketNotExchangeable,
 )
-from ...hub import Hub
+from ...http import MAX_BODY, RETRY_SOON, Request, Respond, Response, error_response, json_response, respond_health
 from ...identity import Identity
-from ...protocol import CloseCode
 from .._origins import Origins, preflight
-from .._refusal import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, admit, identify, note, overloaded
-from .commands import take_commands
-from .events import EventStream, open_stream, turn_away
+from .._refusal import note_refusal, refusal_response
+from .commands import receive_commands
+from .events import EventStream, open_stream, refuse_stream
 from .publishing import Publishing
 
 AnswerT = TypeVar("AnswerT", bound=Response | EventStream)
@@ -48,53 +44,37 @@ _METHODS: Final = {
 }
 _NEW_WORK: Final = frozenset({"/publish", "/ticket"})
 """Besides streams: what an overloaded hub refuses."""
-_NO_TOKEN: Final = Refusal(
-    HTTPStatus.UNAUTHORIZED,
-    CloseCode.UNAUTHENTICATED,
-    "missing token",
-    (("WWW-Authenticate", "Bearer"),),
-    "token-missing",
-)
-_NO_TICKET: Final = Refusal(
-    HTTPStatus.FORBIDDEN, CloseCode.FORBIDDEN, "a ticket buys no ticket", counter="refused-ticket"
-)
-_CODES: Final = {
-    HTTPStatus.UNAUTHORIZED: "unauthenticated",
-    HTTPStatus.FORBIDDEN: "forbidden",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate-limited",
-    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
-}
-_OUT_OF_TIME: Final = error_response(
+_PUBLISH_TIMEOUT: Final = error_response(
     HTTPStatus.GATEWAY_TIMEOUT,  # unlike 503, after which nothing has happened
     "timed-out",
-    "this could not be finished in time; what was to be published may have been accepted",
+    "the request could not be finished in time; its items may have been accepted",
     [RETRY_SOON],
 )
 
 
 class Endpoints:
-    """What the hub answers itself. `respond` answers for other paths.
+    """The paths that the hub answers itself. `respond` answers for other paths.
 
-    `origins` says which pages may ask, as for WebSockets. A request whose body is over `max_body` bytes is refused; a
-    transport does well to notice that while it reads. A token is checked within `turn`, which may have it wait.
+    `origins` are the pages that may send requests, as for WebSockets. A request with a body over `max_body` bytes is
+    refused; a transport should check that while it reads. A token is checked within `limiter`, which may have it wait.
     """
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
         *,
         respond: Respond | None = None,
         origins: Origins | None = None,
         max_body: int = MAX_BODY,
-        turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+        limiter: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> None:
-        self._hub = hub
+        self._gateway = gateway
         self._respond = respond
         self._origins = origins if origins is not None else Origins()
         self.max_body: Final = max_body
-        self._turn = turn
-        self._publishing = Publishing(hub)
-        self._health = respond_health(hub)
+        self._limiter = limiter
+        self._publishing = Publishing(gateway)
+        self._health = respond_health(gateway)
         self._document: Response | None = None
 
     def handles(self, request_path: str) -> bool:
@@ -110,29 +90,32 @@ class Endpoints:
         is_secure: bool = False,
         scope: Mapping[str, Any] | None = None,
     ) -> Response | EventStream | None:
-        """The answer; None where there is nothing. Raises nothing because of a peer, but what `respond` raises.
+        """The answer; None if nothing is served at this path. Raises only what `respond` raises.
 
-        `client` is the peer's address, `transport` what the application's `authenticate` is told, and `is_secure`
-        whether the connection is TLS up to here; `scope` is that of ASGI.
+        `client` is the peer's address, `transport` the name in the `Handshake`, and `is_secure` whether the connection
+        is TLS up to here; `scope` is that of ASGI.
         """
         if not self.handles(request.path):
             return None if self._respond is None else self._respond(request)
         if (response := self.answer_at_once(request, is_secure=is_secure)) is not None:
             return response
-        handshake = _handshake(request, client, transport, scope)
-        if request.path == "/ticket" and handshake.token is not None and is_ticket(handshake.token):
-            return self.refuse(request, _NO_TICKET)
-        async with self._turn():
-            outcome = await self._identify(handshake, request)
-        if isinstance(outcome, Refusal):
-            return self.refuse(request, outcome)
-        return self._share(request, await self._serve(request, outcome, handshake))
+        handshake = Handshake.from_headers(
+            request.headers, transport=transport, path=request.path, query=request.query, client=client, scope=scope
+        )
+        try:
+            if request.path == "/ticket" and handshake.token is not None and is_ticket(handshake.token):
+                raise TicketNotExchangeable
+            async with self._limiter():
+                peer = await self._authenticate(request, handshake)
+        except HubError as error:
+            return self.refuse(request, error)
+        return self._share(request, await self._serve(request, peer))
 
     def answer_at_once(self, request: Request, *, is_secure: bool) -> Response | None:
-        """The answer to a request for one of the hub's own paths, if it depends on nobody's token."""
+        """The answer to a request for one of the hub's own paths, if no token has to be checked for it."""
         is_probe = request.path == _HEALTH and "origin" not in request.headers
         if not is_probe and not self._origins.admits(request.headers, is_secure=is_secure):
-            return self.refuse(request, FOREIGN_ORIGIN)
+            return self.refuse(request, OriginNotAllowed())
         if request.method == "OPTIONS":
             return self._share(request, self._answer_preflight(request))
         if request.method not in _METHODS[request.path]:
@@ -142,86 +125,78 @@ class Endpoints:
         response = self._health(request)
         return None if response is None else self._share(request, response)
 
-    async def _identify(self, handshake: Handshake, request: Request) -> Identity | Refusal:
-        if self._hub.is_draining and request.path != "/commands":  # those of clients that are still there
-            return DRAINING
+    async def _authenticate(self, request: Request, handshake: Handshake) -> Peer:
+        """The peer, with an identity. Raises `HubError`."""
+        gateway = self._gateway
+        if gateway.is_draining and request.path != "/commands":  # those of clients that are still connected
+            raise HubDraining
         if request.path == "/events":
-            return await admit(self._hub, handshake) or _NO_TOKEN
+            peer = await gateway.admit(handshake)
+            if peer.identity is None:  # no token can follow as a first message
+                error = AuthenticationError("missing")
+                gateway.note("token-missing", "a client was refused: %s", error)
+                raise error
+            return peer
         if request.path in _NEW_WORK:
-            try:
-                self._hub.doorkeeper.check_load()
-            except Overloaded as error:
-                return overloaded(error)
-        return await identify(self._hub, handshake)
+            gateway.check_load()
+        return await gateway.authenticate(handshake)
 
-    async def _serve(self, request: Request, identity: Identity, handshake: Handshake) -> Response | EventStream:
+    async def _serve(self, request: Request, peer: Peer) -> Response | EventStream:
+        assert peer.identity is not None
         match request.path:
             case "/events":
-                return open_stream(self._hub, request, identity, handshake)
+                return open_stream(request, peer)
             case "/commands":
-                return await take_commands(self._hub, request, identity)
+                return await receive_commands(self._gateway, request, peer.identity)
             case "/publish":
-                return await self._publishing.publish(request, identity, handshake)
+                return await self._publishing.publish(request, peer)
             case "/ticket":
-                return self._issue_ticket(request, identity)
+                return self._issue_ticket(peer.identity)
             case _:
                 if self._document is None:
-                    self._document = json_response(HTTPStatus.OK, describe(self._hub.channels))
+                    self._document = json_response(HTTPStatus.OK, describe(self._gateway.channels))
                 return self._document
 
-    def _issue_ticket(self, request: Request, identity: Identity) -> Response:
+    def _issue_ticket(self, identity: Identity) -> Response:
         try:
-            ticket = self._hub.issue_ticket(identity)
+            ticket = self._gateway.issue_ticket(identity)
         except Overloaded as error:
-            return self.refuse(request, replace(overloaded(error), counter="overloaded"))
-        return json_response(HTTPStatus.CREATED, {"ticket": ticket, "expires_in": self._hub.tuning.ticket_ttl})
+            self._gateway.note("overloaded", "a client was refused: %s", error)
+            return refusal_response(error)
+        return json_response(HTTPStatus.CREATED, {"ticket": ticket, "expires_in": self._gateway.tuning.ticket_ttl})
 
-    # --- refusals ---
+    # --- refusals
 
-    def refuse(self, request: Request, refusal: Refusal) -> Response:
-        """The answer to a request for one of the hub's own paths that is not let in."""
-        note(self._hub, refusal)
-        response = turn_away(self._hub, request, refusal) if request.path == "/events" else None
-        if response is None:
-            code = _CODES[HTTPStatus(refusal.status)]
-            response = error_response(refusal.status, code, refusal.sentence, refusal.headers)
-        return self._share(request, response)
+    def refuse(self, request: Request, error: HubError) -> Response:
+        """The answer to a request for one of the hub's own paths that is refused with `error`."""
+        note_refusal(self._gateway, error)
+        response = refuse_stream(self._gateway, request, error) if request.path == "/events" else None
+        return self._share(request, response or refusal_response(error))
 
     def give_up(self, request: Request) -> Response:
-        """The answer of a transport that gives a request only so much time, when it has passed."""
-        return self._share(request, _OUT_OF_TIME) if request.path == "/publish" else self.refuse(request, UNCHECKED)
+        """The answer to a request that was not finished within the timeout of its transport."""
+        if request.path == "/publish":
+            return self._share(request, _PUBLISH_TIMEOUT)
+        return self.refuse(request, AuthenticationUnavailable())
 
     @staticmethod
     def _refuse_method(request: Request) -> Response:
         allowed = ", ".join((*_METHODS[request.path], "OPTIONS"))
-        sentence = f"{request.path} takes {allowed}"
-        return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", sentence, [("Allow", allowed)])
+        message = f"the method is {request.method}; {request.path} allows {allowed}"
+        return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", message, [("Allow", allowed)])
 
     def refuse_body(self, request: Request) -> Response:
-        """The answer to a request whose body is over `max_body` bytes; counts it."""
-        sentence = f"a body may have {self.max_body} bytes"
-        self._hub.note("refused-size", "a request was refused: %s", sentence)
-        return self._share(request, error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", sentence))
+        """The answer to a request with a body over `max_body` bytes; counts it."""
+        message = f"the body is too large; at most {self.max_body} bytes are allowed"
+        self._gateway.note("refused-size", "a request was refused: %s", message)
+        return self._share(request, error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", message))
 
-    # --- pages of other origins ---
+    # --- pages of other origins
 
     @staticmethod
     def _answer_preflight(request: Request) -> Response:
         return Response(HTTPStatus.NO_CONTENT, headers=preflight(request.headers, _METHODS[request.path]))
 
     def _share(self, request: Request, answer: AnswerT) -> AnswerT:
-        """Let the page that asks read the answer, if it is of an allowed origin."""
+        """Let the page that sent the request read the answer, if it is of an allowed origin."""
         return replace(answer, headers=[*answer.headers, *self._origins.share(request.headers)])
-
-
-def _handshake(request: Request, client: str | None, transport: str, scope: Mapping[str, Any] | None) -> Handshake:
-    found = find_token(request.headers, request.query, ())
-    return Handshake(
-        token=found and found.token,
-        transport=transport,
-        path=request.path,
-        headers=strip_headers(request.headers),
-        origin=request.headers.get("origin"),
-        client=client,
-        scope=scope,
-    )

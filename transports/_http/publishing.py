@@ -1,60 +1,37 @@
-"""Publishing over HTTP, for programs that are not this one: under the rules of `Hub.publish` and of the channel."""
+"""Publishing over HTTP, for programs other than this one: under the rules of `Hub.publish` and of the channel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from anyio.lowlevel import checkpoint
 
 from ...channels import Channel, clip
-from ...contracts import Handshake
+from ...contracts import Gateway, Peer, Receipt, Submitted
 from ...exceptions import (
-    AuthenticationError,
-    ChannelLimitReached,
-    HubClosed,
+    AuthorizationUnavailable,
     HubError,
     InvalidChannel,
     InvalidItem,
-    ItemTooLarge,
     JournalError,
     PermissionDenied,
-    TableFull,
-    UnknownChannel,
 )
-from ...http import RETRY_SOON, Request, Response, error_response, json_response
-from ...hub import Hub
-from ...hub.journal import Receipt, Waiter
+from ...http import Request, Response, error_response, json_response
 from ...identity import Identity
 from ...protocol.items import check_nesting, find_key
+from .._refusal import refusal_response
 
-
-class _Unjudged(HubError):
-    """The application failed to say whether this may be."""
-
+T = TypeVar("T")
+U = TypeVar("U")
 
 MAX_ITEMS: Final = 6000
 """In one request: more than 144 KiB of the shortest. As much of anything else makes an answer sixty times as long."""
 _TURN: Final = 64
-"""Items after which the event loop has its turn."""
-
-# In this order: the first that fits says what is answered.
-_ANSWERS: Final[tuple[tuple[type[HubError], int, str], ...]] = (
-    (AuthenticationError, HTTPStatus.UNAUTHORIZED, "unauthenticated"),
-    (PermissionDenied, HTTPStatus.FORBIDDEN, "forbidden"),
-    (UnknownChannel, HTTPStatus.NOT_FOUND, "unknown-channel"),
-    (ItemTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large"),
-    (InvalidItem, HTTPStatus.BAD_REQUEST, "bad-request"),
-    (InvalidChannel, HTTPStatus.BAD_REQUEST, "bad-request"),
-    (TableFull, HTTPStatus.CONFLICT, "table-full"),
-    (ChannelLimitReached, HTTPStatus.CONFLICT, "too-many-channels"),
-    (JournalError, HTTPStatus.SERVICE_UNAVAILABLE, "journal-failed"),
-    (HubClosed, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
-    (_Unjudged, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
-)
+"""Items after which the event loop gets a turn."""
 
 
 class _Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,16 +44,15 @@ class _Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deleted: bool = False
 
 
-Outcome: TypeAlias = "Receipt | Waiter | HubError | None"
+Outcome: TypeAlias = "Submitted | HubError | None"
 """What became of an item; None is a deletion of a key that was not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Author:
-    """Who publishes, and to which channels the application lets it."""
+    """The peer that publishes, and the answers of `authorize` about its channels."""
 
-    identity: Identity
-    handshake: Handshake
+    peer: Peer
     verdicts: Mapping[str, bool | None]
 
 
@@ -86,13 +62,13 @@ _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Publishing:
-    """Takes items into a hub. Raises `InvalidChannel` if a channel's schema is nothing that msgspec can decode."""
+    """Publishes the items of requests. Raises `InvalidChannel` if msgspec cannot decode the schema of a channel."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._decoders = {channel.name: _decoder(channel) for channel in hub.channels if channel.schema is not None}
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._decoders = {channel.name: _decoder(channel) for channel in gateway.channels if channel.schema is not None}
 
-    async def publish(self, request: Request, identity: Identity, handshake: Handshake) -> Response:
+    async def publish(self, request: Request, peer: Peer) -> Response:
         """Publish the item in the body, or each of an array, in order, and answer once all are accepted or refused."""
         body = request.body
         is_array = body.lstrip(b" \t\r\n")[:1] == b"["
@@ -102,80 +78,79 @@ class Publishing:
         except UnicodeDecodeError:
             return error_response(HTTPStatus.BAD_REQUEST, "bad-request", "the body is not valid UTF-8")
         except (ValueError, RecursionError) as error:
-            return _refuse(_malformed(error))
+            return refusal_response(_malformed(error))
         if len(parts) > MAX_ITEMS:
-            return _refuse(InvalidItem(f"{len(parts)} items in one request; at most {MAX_ITEMS} are right"))
-        items: list[_Item | HubError] = []
-        for number, part in enumerate(parts, 1):
-            items.append(_parse(part))
-            if number % _TURN == 0:
-                await checkpoint()
-        verdicts = await self._hub.ask_to_publish(identity, self._channels(items, identity))
-        author = _Author(identity, handshake, verdicts)
+            return refusal_response(InvalidItem(f"the request has {len(parts)} items; at most {MAX_ITEMS} are allowed"))
+        items = await _map(_parse, parts)
+        assert peer.identity is not None
+        verdicts = await self._gateway.authorize_publish(peer.identity, self._channels(items, peer.identity))
+        author = _Author(peer, verdicts)
         if not is_array:
-            result = await _settle(self._try(items[0], author))
-            return _refuse(result) if isinstance(result, HubError) else json_response(HTTPStatus.OK, _describe(result))
-        outcomes: list[Outcome] = []
-        for number, item in enumerate(items, 1):
-            outcomes.append(self._try(item, author))
-            if number % _TURN == 0:
-                await checkpoint()
-        answers: list[dict[str, object]] = []
-        for number, outcome in enumerate(outcomes, 1):
-            answers.append(_describe(await _settle(outcome)))
-            if number % _TURN == 0:
-                await checkpoint()
-        return json_response(HTTPStatus.OK, answers)
+            result = await _receipt_of(self._submit_or_refuse(items[0], author))
+            return refusal_response(result) if isinstance(result, HubError) else json_response(200, _describe(result))
+        outcomes = await _map(lambda item: self._submit_or_refuse(item, author), items)
+        results = [await _receipt_of(outcome) for outcome in outcomes]
+        return json_response(HTTPStatus.OK, await _map(_describe, results))
 
     def _channels(self, items: Iterable[_Item | HubError], identity: Identity) -> Iterable[str]:
-        """Those that the roles allow, each once."""
+        """The channels that the roles of `identity` allow, each once."""
         names = dict.fromkeys(item.channel for item in items if isinstance(item, _Item))
         for name in names:
             try:
-                if self._hub.declaration(name).takes_from(identity, name):
+                if self._gateway.declaration(name).takes_from(identity, name):
                     yield name
             except HubError:
-                pass  # which is answered in its place
+                pass  # `_submit` raises it again, for the items of the channel
 
-    def _try(self, item: _Item | HubError, author: _Author) -> Outcome:
+    def _submit_or_refuse(self, item: _Item | HubError, author: _Author) -> Outcome:
         try:
-            return item if isinstance(item, HubError) else self._take(item, author)
+            return item if isinstance(item, HubError) else self._submit(item, author)
         except HubError as error:
             return error
         except (ValueError, RecursionError) as error:
             return _malformed(error)
 
-    def _take(self, item: _Item, author: _Author) -> Receipt | Waiter | None:
-        """Publish one item; raises what `Hub.publish` does, and `PermissionDenied` or `AuthenticationError`."""
-        hub = self._hub
-        channel = hub.declaration(item.channel)
+    def _submit(self, item: _Item, author: _Author) -> Submitted | None:
+        """Publish one item; raises what `Hub.publish` does, and the refusals of the author."""
+        gateway = self._gateway
+        channel = gateway.declaration(item.channel)
         verdict = author.verdicts.get(item.channel)
-        if not channel.takes_from(hub.settle(author.identity, author.handshake), item.channel) or verdict is False:
+        if not channel.takes_from(gateway.current_identity(author.peer), item.channel) or verdict is False:
             raise PermissionDenied(f"not allowed to publish to channel {item.channel!r}")
         if verdict is None:
-            raise _Unjudged(f"whether channel {item.channel!r} takes this cannot be found out now")
+            raise AuthorizationUnavailable(f"permission to publish to channel {item.channel!r} cannot be checked now")
         if item.deleted:
             if bytes(item.data) not in (b"", b"null"):
-                raise InvalidItem("a deletion has no data")
+                raise InvalidItem("a deletion must not have data")
             if channel.mode != "table" or item.key is None:
-                raise InvalidItem("a deletion is for the key of a table")
-            return hub.remove(item.channel, item.key)
+                raise InvalidItem("a deletion must have the key of a table")
+            return gateway.remove(item.channel, item.key)
         if not bytes(item.data):
-            raise InvalidItem("an item needs data, if only null")
+            raise InvalidItem("an item must have data; null is allowed")
         check_nesting(bytes(item.data))
         if channel.schema is not None:
-            return hub.submit(item.channel, self._convert(channel, item), type=item.type, key=item.key)
+            return gateway.submit(item.channel, self._convert(channel, item), type=item.type, key=item.key)
         key = item.key
         if key is None and channel.key is not None:
             key = find_key(channel, _only(channel.key, item.data), None)
-        return hub.submit(item.channel, item.data, type=item.type, key=key)
+        return gateway.submit(item.channel, item.data, type=item.type, key=key)
 
     def _convert(self, channel: Channel, item: _Item) -> Any:
-        """The data as the application itself would publish it, fields that the schema does not know left out."""
+        """The data as the application itself would publish it, without the fields that the schema does not have."""
         try:
             return self._decoders[channel.name].decode(item.data)
         except msgspec.ValidationError as error:
             raise InvalidItem(f"data for channel {item.channel!r}: {clip(str(error))}") from None
+
+
+async def _map(function: Callable[[T], U], values: Iterable[T]) -> list[U]:
+    """`[function(value) for value in values]`, with turns for the event loop."""
+    results = []
+    for number, value in enumerate(values, 1):
+        results.append(function(value))
+        if number % _TURN == 0:
+            await checkpoint()
+    return results
 
 
 def _decoder(channel: Channel) -> msgspec.json.Decoder[Any]:
@@ -186,7 +161,7 @@ def _decoder(channel: Channel) -> msgspec.json.Decoder[Any]:
 
 
 def _only(field: str, data: msgspec.Raw) -> dict[str, Any]:
-    """That one field of `data`, if it is an object and has it."""
+    """Only that field of `data`, if it is an object and has it."""
     try:
         value = _fields.decode(data).get(field)
     except msgspec.ValidationError:
@@ -194,13 +169,13 @@ def _only(field: str, data: msgspec.Raw) -> dict[str, Any]:
     return {} if value is None else {field: msgspec.json.decode(value)}
 
 
-async def _settle(outcome: Outcome) -> Receipt | HubError | None:
-    if not isinstance(outcome, Waiter):
+async def _receipt_of(outcome: Outcome) -> Receipt | HubError | None:
+    if outcome is None or isinstance(outcome, Receipt | HubError):
         return outcome
     try:
         return await outcome.wait()
     except JournalError:
-        # What a journal says is for the operator's log: it may name hosts and files.
+        # The message of a journal is for the operator's log: it may name hosts and files.
         return JournalError("the journal did not take the item")
 
 
@@ -214,22 +189,10 @@ def _parse(part: msgspec.Raw) -> _Item | HubError:
 def _malformed(error: Exception) -> InvalidItem:
     if isinstance(error, RecursionError):
         return InvalidItem("the JSON is nested too deeply")
-    return InvalidItem(f"this is no item: {clip(str(error))}")
-
-
-def _answer(error: HubError) -> tuple[int, str]:
-    for kind, status, code in _ANSWERS:
-        if isinstance(error, kind):
-            return status, code
-    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error"
+    return InvalidItem(f"the item is malformed: {clip(str(error))}")
 
 
 def _describe(result: Receipt | HubError | None) -> dict[str, object]:
     if isinstance(result, HubError):
-        return {"error": {"code": _answer(result)[1], "message": str(result)}}
+        return {"error": {"code": result.http_code, "message": result.public_message}}
     return {"epoch": result and result.epoch, "seq": result and result.seq}
-
-
-def _refuse(error: HubError) -> Response:
-    status, code = _answer(error)
-    return error_response(status, code, str(error), (RETRY_SOON,) if status == HTTPStatus.SERVICE_UNAVAILABLE else ())

@@ -1,4 +1,8 @@
-"""One non-blocking socket of the loop: reading, TLS, and the ways to end. Subclasses say what received bytes mean."""
+"""One non-blocking socket of the loop, with TLS where there is some: buffering, deadlines, and the ways to end.
+
+A connection knows nothing of what its bytes mean. It has a `protocol` for that, which an upgrade replaces: a TLS
+handshake, an HTTP request, then a WebSocket, a stream of events or lines, all over the same object.
+"""
 
 from __future__ import annotations
 
@@ -11,79 +15,196 @@ from typing import Final
 
 from .loop import SelectorLoop
 from .poller import READ, WRITE
+from .protocol import ConnectionProtocol
 from .tls import TLS
-from .writer import CLOSED, FINISHING, LINGERING, LOST, OPEN, SEALED, WOULD_BLOCK, Link, Outlet
 
+ROOM: Final = 64 * 1024
+"""Unsent bytes up to which `write` returns True: a hiccup of the peer is no congestion yet, and treating it as such
+costs more than these bytes, because a stalled session shares no frames."""
 READ_SIZE: Final = 4096
-"""Bytes read at a time: clients say little, and one that floods is read in turn with all others."""
+"""Bytes read at a time: clients send little, and one that floods takes turns with all others."""
 
 LINGER: Final = 1.0
-"""Seconds that a peer has to read why it was cut off, or to hang up after both have said goodbye."""
+"""Seconds that a peer has to read why it was disconnected, or to close its side after both close frames."""
 LINGER_BYTES: Final = 256 * 1024
-"""What a peer may still send after our last byte; it is read only so that closing does not destroy that byte."""
+"""Bytes that a peer may send after our last one; they are read only so that closing does not destroy that byte."""
+
+# The phases of a connection. They only ever go down this list.
+OPEN: Final = 0
+LAST_WRITTEN: Final = 1  # writes nothing new, still reads
+CLOSING: Final = 2  # sends what is buffered, then the end of the stream
+LINGERING: Final = 3  # waits for the peer's end
+LOST: Final = 4  # the peer has gone; the next turn of the loop closes the socket
+CLOSED: Final = 5
+
+_READING: Final = 0
+_PAUSED: Final = 1
+_EOF: Final = 2  # a socket at its end stays readable for ever, so it is not watched
 
 _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+_NEVER: Final = 1.0e18
+_WOULD_BLOCK: Final = (BlockingIOError, InterruptedError)
+_NO_PROTOCOL: Final = ConnectionProtocol()
 
 
-class Stream(Outlet):
-    """Base of everything that reads and writes a connected socket on a `SelectorLoop`."""
+class Connection:
+    """A connected socket on a `SelectorLoop`, and the hub's `Transport` for the session of its protocol.
 
-    __slots__ = ("_deadline", "_is_paused", "_spare", "loop")
+    There are many of them, most with nothing to send: the buffer exists only while there are unsent bytes.
+    """
 
-    def __init__(self, loop: SelectorLoop, link: Link) -> None:
-        super().__init__(link)
+    __slots__ = (
+        "_deadline", "_is_full", "_late_bytes", "_reading", "_tail", "_tls", "loop", "phase", "protocol", "sock",
+    )  # fmt: skip
+
+    def __init__(self, loop: SelectorLoop, sock: socket.socket) -> None:
         self.loop = loop
-        self._is_paused = False
-        self._deadline = 0.0
-        self._spare = LINGER_BYTES
+        self.sock = sock
+        self.protocol = _NO_PROTOCOL
+        self.phase = OPEN
+        self._tls: TLS | None = None
+        """None in plain text, and once the end of TLS was sent."""
+        self._tail: deque[memoryview] | None = None
+        """Unsent bytes, encrypted where there is TLS; None while there are none and more may be written."""
+        self._is_full = False
+        self._reading = _READING
+        self._late_bytes = LINGER_BYTES
+        self._deadline = _NEVER
         self._watch()
-        if self._tls is not None and self._tls.is_fed:
-            loop.call_soon(self)  # what came with the end of the handshake is in no socket that could become readable
 
-    # --- for subclasses to say what it means ---
+    # --- for protocols ---
 
-    def received(self, data: bytes) -> None:
-        """Bytes of the peer, in order."""
+    @property
+    def is_paused(self) -> bool:
+        """Whether reading was paused, by `pause_reading`."""
+        return self._reading == _PAUSED
 
-    def ended(self) -> None:
-        """The peer will send nothing more."""
-        self.hang_up()
+    @property
+    def has_eof(self) -> bool:
+        """Whether the peer has ended its side, and the protocol goes on writing."""
+        return self._reading == _EOF
 
-    def drained(self) -> None:
-        """The tail has left. `_is_full` tells whether a writer waits for that."""
-
-    def expired(self) -> None:
-        """The deadline has passed."""
-        self.hang_up(reset=True)
-
-    def closed(self) -> None:
-        """Called once, when the socket is closed, whoever closed it."""
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes wait for the peer, or nothing more may be written."""
+        return self._tail is not None
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait here, in both directions."""
-        return sum(map(len, self._tail)) if self._tail else 0
+        """Bytes that wait in this process, in both directions."""
+        return (sum(map(len, self._tail)) if self._tail else 0) + self.protocol.buffered
 
-    # --- what becomes of what was written ---
+    def set_protocol(self, protocol: ConnectionProtocol) -> None:
+        """Let `protocol` have the events from now on."""
+        self.protocol = protocol
 
-    def _settle(self) -> None:
-        if self._phase == FINISHING:
+    def start_tls(self, tls: TLS) -> None:
+        """Encrypt and decrypt with `tls` from now on; its handshake is done."""
+        self._tls = tls
+        if tls.is_fed:
+            self.loop.call_soon(self)  # what came with the end of the handshake makes no descriptor readable
+
+    # --- writing ---
+
+    def write(self, frame: bytes) -> bool:
+        """Take `frame` whole; False once more than `ROOM` bytes are unsent, until `buffer_drained`."""
+        # The hot path: once for each client and flush, most of it the system call. benchmarks/ measures it.
+        if self._tail is not None:
+            return self._write_behind(frame)
+        try:
+            if self._tls is not None:
+                frame = self._tls.encrypt(frame)
+            sent = self.sock.send(frame)
+        except _WOULD_BLOCK:
+            sent = 0
+        except OSError:
+            self._lose()
+            return True
+        if sent == len(frame):
+            return True
+        self._tail = deque()
+        self._is_full = not self._append(memoryview(frame)[sent:])
+        self._watch()
+        return not self._is_full
+
+    def _write_behind(self, frame: bytes) -> bool:
+        if self.phase != OPEN:
+            return True
+        if self._tls is not None:
+            try:
+                frame = self._tls.encrypt(frame)
+            except OSError:
+                self._lose()
+                return True
+        if self._append(memoryview(frame)):
+            return True
+        self._is_full = True
+        return False
+
+    def _append(self, rest: memoryview) -> bool:
+        assert self._tail is not None
+        self._tail.append(rest)
+        return sum(map(len, self._tail)) <= ROOM
+
+    def _push(self, tls: TLS) -> None:
+        """Send the records of TLS itself, in any phase: they are numbered, so none may be left out."""
+        if not (answers := tls.take_answers()):
+            return
+        sent = 0
+        if self._tail:
+            tls.unsent += len(answers)
+            if tls.unsent > ROOM:  # a peer that requests key updates without end, and reads nothing
+                self.abort(reset=True)
+                return
+        else:
+            tls.unsent = 0
+            try:
+                sent = self.sock.send(answers)
+            except _WOULD_BLOCK:
+                pass
+            except OSError:
+                self._lose()
+                return
+        if sent < len(answers):
+            self._tail = self._tail or deque()
+            self._append(memoryview(answers)[sent:])
+            self._watch()
+
+    def _flush(self) -> None:
+        tail = self._tail
+        try:
+            while tail:
+                sent = self.sock.send(tail[0])
+                if sent < len(tail[0]):
+                    tail[0] = tail[0][sent:]
+                    return
+                tail.popleft()
+        except _WOULD_BLOCK:
+            return
+        except OSError:
+            self._lose()
+            return
+        if self.phase == CLOSING:
             self._linger()
             return
-        if self._phase == OPEN:
-            self._tail = None
+        if self.phase != OPEN:
+            self._watch()
+            return
+        self._tail = None
+        was_full, self._is_full = self._is_full, False
         self._watch()
-        self.drained()
+        self.protocol.buffer_drained(was_full)
 
     # --- reading ---
 
     def pause_reading(self) -> None:
-        self._is_paused = True
-        self._watch()
+        if self._reading == _READING:
+            self._reading = _PAUSED
+            self._watch()
 
     def resume_reading(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
+        if self._reading == _PAUSED:
+            self._reading = _READING
             self._watch()
             # What was read before the pause makes no descriptor readable.
             self.loop.call_soon(self)
@@ -91,36 +212,53 @@ class Stream(Outlet):
     def confirmed(self, frames: int) -> None:
         """The socket tells what the peer has not taken."""
 
-    def ready(self, events: int) -> None:
-        if self._phase >= LOST:
-            if self._phase == LOST:
-                self.hang_up()
+    def socket_ready(self, events: int) -> None:
+        if self.phase >= LOST:
+            if self.phase == LOST:
+                self.abort()
             return
         if self._tail:
             self._flush()
-        if events & READ and not self._is_paused and self._phase < LOST:
+        if events & READ and self._reading == _READING and self.phase < LOST:
             self._read()
 
     def _read(self) -> None:
+        if self.phase < CLOSING and not self.protocol.process_backlog():
+            return
+        if self._reading != _READING or self.phase >= LOST:  # since then
+            return
         tls = self._tls
         try:
             data = self.sock.recv(READ_SIZE) if tls is None else self._decrypt(tls)
-        except WOULD_BLOCK:
+        except _WOULD_BLOCK:
             return
         except OSError:
-            self.hang_up()
+            self.abort()
             return
-        if self._phase >= FINISHING and (data or self._phase == LINGERING):
-            self._discard(data)
+        if self.phase >= CLOSING and (data or self.phase == LINGERING):
+            if not data:
+                self.abort()
+            else:
+                self.count_late_bytes(len(data))
         elif not data:
-            self.ended()
+            self._end_reading()
         else:
-            self.received(data)
+            self.protocol.data_received(data)
             if tls is not None and tls.has_ended:  # which makes no descriptor readable
                 self.loop.call_soon(self)
 
+    def _end_reading(self) -> None:
+        if self._tls is not None:  # TLS 1.2 and older cannot end one direction only (RFC 5246 §7.2.1)
+            self.abort()
+            return
+        self._reading = _EOF
+        if self.protocol.eof_received():
+            self._watch()
+        else:
+            self.abort()
+
     def _decrypt(self, tls: TLS) -> bytes:
-        """As `recv`: raises `BlockingIOError` while the peer has said nothing, and any `OSError` of TLS."""
+        """As `recv`: raises `BlockingIOError` while there is no data of the peer, and any `OSError` of TLS."""
         if tls.has_ended:
             return b""
         if not tls.is_fed:
@@ -129,31 +267,37 @@ class Stream(Outlet):
             data = tls.decrypt()
         finally:
             self._push(tls)
-        if self._phase >= LOST or not (data or tls.has_ended):
+        if self.phase >= LOST or not (data or tls.has_ended):
             raise BlockingIOError
         return data
 
     # --- ending ---
 
-    def seal(self, last: bytes) -> None:
-        """Write `last` after what waits, and nothing after it."""
-        self.write(last)
-        if self._phase == OPEN:
-            self._phase = SEALED
+    def close(self, code: int, reason: str) -> None:
+        """Called by the hub. The protocol sends its close frame behind what was written."""
+        if self.phase == OPEN:
+            self.protocol.close(code, reason)
+
+    def write_last(self, data: bytes) -> None:
+        """Write `data`, and nothing after it."""
+        self.write(data)
+        if self.phase == OPEN:
+            self.phase = LAST_WRITTEN
             self._tail = self._tail or deque()
 
     def finish(self, seconds: float) -> None:
-        """Let the tail leave, announce the end, wait for the peer's; all of it within `seconds`."""
-        if self._phase >= FINISHING:
+        """Send what is buffered and the end of the stream, then wait for the peer's end; all of it within `seconds`."""
+        if self.phase >= CLOSING:
             return
         if self._tls is not None:
-            tls, self._tls = self._tls, None  # what still comes is counted, not read
-            tls.say_goodbye()
+            tls, self._tls = self._tls, None  # what still comes is counted, not decrypted
+            tls.shutdown()
             self._push(tls)
-            if self._phase >= FINISHING:  # lost in saying it
+            if self.phase >= CLOSING:  # the peer has gone meanwhile
                 return
-        self._phase = FINISHING
-        self._is_paused = False
+        self.phase = CLOSING
+        if self._reading == _PAUSED:
+            self._reading = _READING
         self.set_deadline(seconds)
         if self._tail:
             self._watch()
@@ -162,38 +306,37 @@ class Stream(Outlet):
 
     def _linger(self) -> None:
         # Closing with bytes unread sends a reset, and a reset may overtake our last bytes on the peer's side.
-        self._phase = LINGERING
+        self.phase = LINGERING
+        self._reading = _READING
         self._tail = deque()
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self.hang_up()
+            self.abort()
         else:
             self._watch()
+            self.protocol.end_sent()
 
-    def _discard(self, data: bytes) -> None:
-        if not data:
-            self.hang_up()
-        else:
-            self._has_patience(len(data))
-
-    def _has_patience(self, count: int) -> bool:
-        """Whether the peer may still say `count` bytes after our last; if not, it is cut off."""
-        self._spare -= count
-        if self._spare < 0:
-            self.hang_up(reset=True)
-        return self._spare >= 0
+    def count_late_bytes(self, count: int) -> bool:
+        """Count what the peer has sent after our last byte; False if that is too much, and the connection is reset."""
+        self._late_bytes -= count
+        if self._late_bytes < 0:
+            self.abort(reset=True)
+        return self._late_bytes >= 0
 
     def _lose(self) -> None:
-        self._phase = LOST
+        # The caller is in the middle of a flush of the hub, so the protocol learns of it in the next turn.
+        self.phase = LOST
         self._tail = deque()
         self.loop.call_soon(self)
 
-    def hang_up(self, *, reset: bool = False) -> None:
-        if self._phase == CLOSED:
+    def abort(self, *, reset: bool = False) -> None:
+        """Close the socket now. With `reset`, or unsent bytes, the peer and the kernel drop what is in flight."""
+        if self.phase == CLOSED:
             return
-        self._phase = CLOSED
-        self.detach()
+        self.phase = CLOSED
+        self.cancel_deadline()
+        self.loop.forget(self.sock)
         if reset or self._tail:
             try:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -201,38 +344,35 @@ class Stream(Outlet):
                 pass
         elif self._tls is not None:
             with suppress(OSError):
-                self._tls.say_goodbye()
+                self._tls.shutdown()
                 self.sock.send(self._tls.take_answers())
         self._tls = None
         self._tail = deque()
         self.sock.close()
-        self.closed()
-
-    def leave(self) -> None:
-        """The server ends: close now, and say so if that takes no time."""
-        self.hang_up()
-
-    def detach(self) -> None:
-        """Leave the loop: no timer and no readiness will come any more."""
-        self.loop.timers.discard(self._deadline, self)
-        self.loop.forget(self.sock)
+        self.protocol.connection_lost()
+        self.protocol = _NO_PROTOCOL  # which refers to this connection: a cycle that only the collector would free
 
     def fail(self, error: Exception) -> None:
-        self.hang_up(reset=True)
+        self.protocol.fail(error)
 
     # --- what to wait for ---
 
     def set_deadline(self, seconds: float) -> None:
-        """Call `expired` in `seconds`; replaces the deadline before it."""
-        self.loop.timers.discard(self._deadline, self)
+        """Have `deadline_passed` called in `seconds`; replaces the deadline before it."""
+        self.cancel_deadline()
         self._deadline = self.loop.clock() + seconds
         self.loop.timers.add(self._deadline, self)
 
-    def due(self) -> None:
+    def cancel_deadline(self) -> None:
+        self.loop.timers.discard(self._deadline, self)
+        self._deadline = _NEVER
+
+    def timer_expired(self) -> None:
         # A deadline that was moved in the turn that took it from the wheel comes again.
-        if self._phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
-            self.expired()
+        if self.phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
+            self.protocol.deadline_passed()
 
     def _watch(self) -> None:
-        if self._phase < CLOSED:
-            self.loop.watch(self.sock, (0 if self._is_paused else READ) | (WRITE if self._tail else 0), self)
+        if self.phase < CLOSED:
+            read = READ if self._reading == _READING else 0
+            self.loop.watch(self.sock, read | (WRITE if self._tail else 0), self)

@@ -1,4 +1,4 @@
-"""What decoders of what a client sends have in common, whatever it speaks."""
+"""What the decoders of all protocols have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class ProtocolFault(Exception):
-    """The peer broke the protocol; `code` and the text are what it will be told."""
+    """The peer broke the protocol; the close frame has the `code` and the text."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -22,15 +22,15 @@ class Message:
     data: str | bytes
 
 
-class Decodes(Protocol):
+class Decoder(Protocol):
     """Bytes in, events out, within bounds."""
 
     started: float
-    """When the message began that is under way: kept by the owner."""
-    has_rested: bool
-    """Set whenever a message has ended, or whatever came where none was under way; unset by the owner."""
-    is_dry: bool
-    """Whether `events` had nothing more to decode when it was last asked to the end."""
+    """When the message in progress began: maintained by the owner."""
+    has_progressed: bool
+    """Set when a message has ended, or a control frame has between messages; reset by the owner."""
+    needs_data: bool
+    """Whether everything fed was decoded when `events` was last exhausted."""
 
     @property
     def held(self) -> int:
@@ -39,13 +39,13 @@ class Decodes(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of a message is kept, so that its owner can do without it."""
+        """Whether no part of a message is kept, so that its owner does not need it."""
         ...
 
     def feed(self, data: bytes) -> None: ...
 
     def events(self) -> Iterator[object]:
-        """Some of the events in what was fed; may be left early. Ask again until it `is_dry`.
+        """Some of the events in what was fed; it need not be exhausted. Call it again until `needs_data`.
 
         Raises `ProtocolFault`, and is then of no use.
         """

@@ -1,208 +1,226 @@
-"""A connection from accept until it is let in: TLS, what the peer must say first, the check of who it is.
+"""A connection from accept until it is admitted: TLS, what the peer must send first, authentication.
 
 One deadline, set at accept, covers all of it.
 """
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 
-from ...contracts import Handshake
-from ...identity import Identity
-from .._refusal import DRAINING, UNCHECKED, Refusal, admit
+from ...contracts import Handshake, Peer
+from ...exceptions import AuthenticationUnavailable, HubDraining, HubError
 from ..tls import Certificate
-from .connection import LINGER, READ_SIZE, Stream
-from .server import Registry, find_host
-from .tls import TLS, NoTLS, is_hello_whole
-from .writer import CLOSED, OPEN, WOULD_BLOCK, Link
+from .connection import LINGER, OPEN, Connection
+from .protocol import ConnectionProtocol
+from .server import Server
+from .tls import TLS, NotTLS, is_hello_complete
 
 T = TypeVar("T")
-ServerT = TypeVar("ServerT", bound=Registry)
+ServerT = TypeVar("ServerT", bound=Server)
 
 
-class PendingConnection(Stream, Generic[ServerT]):
-    """Base of those who are not let in yet. Once one is, its socket goes on to somebody else."""
+class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
+    """Base of the protocols of peers that are not admitted yet. The protocol of an admitted peer replaces it."""
 
-    __slots__ = ("_address", "_handshake", "_hello", "_is_shaking", "_scope", "_server", "place")
+    __slots__ = ("_connection", "_handshake", "_scope", "_server", "client")
 
-    def __init__(self, server: ServerT, sock: socket.socket, address: object) -> None:
-        self._is_shaking = server.ssl_context is not None
-        self._hello = b""
-        super().__init__(server.loop, Link(sock))
+    def __init__(self, server: ServerT, connection: Connection, client: str | None) -> None:
         self._server = server
-        self._address = address
+        self._connection = connection
         self._handshake = Handshake()
         self._scope: anyio.CancelScope | None = None
-        self.place = server.hub.doorkeeper.arrived(self.client)
-        server.streams.add(self)
-        server.pending.add(self)
-        self.set_deadline(server.limits.handshake_timeout)
-
-    # --- for subclasses to say what it means ---
-
-    def shaken(self) -> None:
-        """TLS is done."""
-        self.loop.call_soon(self)  # what came with its end is in no socket that could become readable
-
-    def unencrypted(self) -> None:
-        """The peer speaks plain text where it should speak TLS: tell it in plain text."""
-        raise NotImplementedError
-
-    def late(self) -> None:
-        """The deadline has passed, and no check is under way."""
-        raise NotImplementedError
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Tell the peer why it is not let in."""
-        raise NotImplementedError
-
-    def admit(self, identity: Identity | None) -> None:
-        """Let the peer in; without an identity it is to send a token."""
-        raise NotImplementedError
-
-    # --- from the loop ---
-
-    @property
-    def client(self) -> str | None:
+        """That of the call that is awaited."""
+        self.client = client
         """The peer's address as text."""
-        return find_host(self._address)
 
-    @property
-    def buffered(self) -> int:
-        return super().buffered + len(self._hello)
+    def start(self) -> None:
+        """Begin with the handshake of TLS, where there is one."""
+        if self._server.ssl_context is None:
+            self._connection.set_protocol(self)
+            self.tls_established()
+        else:
+            self._connection.set_protocol(TLSHandshake(self._server, self._connection, self))
 
-    def _read(self) -> None:
-        if not self._is_shaking or self._phase != OPEN:
-            super()._read()
-            return
-        try:
-            data = self.sock.recv(READ_SIZE)
-            if not data:
-                self.hang_up()
-            elif self._tls is None:
-                self._listen(data)
-            else:
-                self._shake_hands(self._tls, data)
-        except WOULD_BLOCK:
-            pass
-        except ssl.SSLError as error:
-            self._is_shaking = False
-            self._server.hub.note("tls-refused", "a TLS handshake failed: %s", error.reason or type(error).__name__)
-            self._server.pending.discard(self)
-            self.finish(LINGER)  # behind the alert, which tells the peer why
-        except OSError:
-            self.hang_up()
+    # --- for subclasses
 
-    def _listen(self, data: bytes) -> None:
-        """The peer begins: go on once its hello is whole."""
-        self._hello += data
-        try:
-            if not is_hello_whole(self._hello):
-                return
-        except NoTLS:
-            is_text, self._hello, self._is_shaking = _is_text(self._hello), b"", False
-            self._server.hub.note("tls-refused", "a peer speaks no TLS where it should")
-            self.unencrypted() if is_text else self.hang_up()
-            return
-        source = self._server.ssl_context
-        assert source is not None
-        self._tls = TLS(source.context if isinstance(source, Certificate) else source)
-        hello, self._hello = self._hello, b""
-        self._shake_hands(self._tls, hello)
+    def tls_established(self) -> None:
+        """The peer may begin: TLS is established, or there is none."""
 
-    def _shake_hands(self, tls: TLS, data: bytes) -> None:
-        is_done = tls.shake_hands(data)
-        self._push(tls)
-        if is_done and self._phase == OPEN:
-            self._is_shaking = False
-            self.shaken()
+    def plain_text_received(self) -> None:
+        """The peer sends plain text where TLS is expected: answer in plain text."""
+        raise NotImplementedError
 
-    def expired(self) -> None:
-        if self._phase > OPEN:  # answered, and the peer stays
-            self._server.hub.count("close-timeout")
-            self.hang_up(reset=True)
-        elif self._scope is not None:  # the check of the token; what ends it answers
+    def handshake_timed_out(self) -> None:
+        """The deadline has passed, and no call is awaited."""
+        raise NotImplementedError
+
+    def reject(self, error: HubError) -> None:
+        """Tell the peer why it is refused, and close the connection."""
+        raise NotImplementedError
+
+    def peer_admitted(self, peer: Peer) -> None:
+        """Start the session of `peer`; without an identity it is to send a token."""
+        raise NotImplementedError
+
+    # --- events
+
+    def deadline_passed(self) -> None:
+        if self._connection.phase > OPEN:  # answered, and the peer does not close its side
+            self._server.gateway.count("close-timeout")
+            self._connection.abort(reset=True)
+        elif self._scope is not None:  # its end answers
             self._scope.cancel()
         else:
-            timeout = self._server.limits.handshake_timeout
-            self._server.hub.note("handshake-timeout", "a connection was not let in within %g s", timeout)
-            self.late()
+            self._server.note_handshake_timeout()
+            self.handshake_timed_out()
 
-    def closed(self) -> None:
-        self._leave_server()
+    def connection_lost(self) -> None:
+        self._release()
+        self._server.forget(self._connection)
         if self._scope is not None:
             self._scope.cancel()
 
-    def _leave_server(self) -> None:
-        self._server.pending.discard(self)
-        self._server.streams.discard(self)
-        self._server.hub.doorkeeper.departed(self.place)
+    def shutdown(self) -> None:
+        self._connection.abort()
 
     def fail(self, error: Exception) -> None:
         self._server.fault("handshake-fault", error)
-        super().fail(error)
+        self._connection.abort(reset=True)
 
-    # --- the check ---
+    def _release(self) -> None:
+        """This protocol ends: the peer was admitted or refused, or has gone."""
+        self._server.pending.remove(self._connection)
 
-    def knock(self) -> None:
-        """The peer has done its part: ask the hub, if there is room for one more."""
+    # --- admission
+
+    def request_admission(self) -> None:
+        """The peer has done its part: ask the hub, if there is room for one more client."""
         server = self._server
-        if server.hub.is_draining:
-            self.refuse(DRAINING)
+        if server.gateway.is_draining:
+            self.reject(HubDraining())
         elif server.is_full:
-            self.refuse(server.full)
+            self.reject(server.full_error())
         else:
-            server.pending.discard(self)  # it waits for us
-            server.check(self)
+            server.pending.exempt(self._connection)
+            server.start_check(self._admit)
 
-    async def check(self) -> None:
-        """Ask the hub who this is, until the deadline of the handshake, and answer. Never raises."""
-        if self._phase != OPEN:  # gone while it waited its turn
+    async def _admit(self) -> None:
+        if self._connection.phase != OPEN:  # closed while it waited its turn
             return
-        otherwise: Identity | Refusal | None = UNCHECKED
-        outcome = await self.in_time(lambda: admit(self._server.hub, self._handshake), otherwise)
-        if self._phase != OPEN:
+        unavailable: Peer | HubError = AuthenticationUnavailable()
+        outcome = await self.within_deadline(self._ask_gateway, unavailable)
+        if self._connection.phase != OPEN:
             return
         try:
-            if isinstance(outcome, Refusal):
-                self.refuse(outcome)
-            elif self._server.hub.is_draining:  # since the check began
-                self.refuse(DRAINING)
+            if isinstance(outcome, HubError):
+                self.reject(outcome)
+            elif self._server.gateway.is_draining:  # since the check began
+                self.reject(HubDraining())
             else:
-                self.admit(outcome)
+                self.peer_admitted(outcome)
         except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
-            self.fail(error)
+            self._connection.fail(error)
 
-    async def in_time(self, ask: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """What `ask` comes to; `otherwise` if it fails, or the deadline passes first. Raises nothing."""
+    async def _ask_gateway(self) -> Peer | HubError:
+        try:
+            return await self._server.gateway.admit(self._handshake)
+        except HubError as error:
+            return error
+
+    async def within_deadline(self, call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """What `call` returns; `otherwise` if it raises, or the deadline passes first. Raises nothing."""
         outcome = otherwise
         with anyio.CancelScope() as self._scope:
             try:
-                outcome = await ask()
+                outcome = await call()
             except Exception as error:  # noqa: BLE001  # the boundary: this is a task of the server's group
                 self._server.fault("check-fault", error)
         was_cancelled, self._scope = self._scope.cancelled_caught, None
-        if was_cancelled and self._phase == OPEN:
+        if was_cancelled and self._connection.phase == OPEN:
             timeout = self._server.limits.handshake_timeout
-            self._server.hub.note("check-timeout", "a token was not checked within %g s of the accept", timeout)
+            self._server.gateway.note("check-timeout", "a token was not checked within %g s of the accept", timeout)
         return outcome
 
-    def hand_over(self) -> Link:
-        """The socket and its TLS, for whoever serves the client; this object is of no use afterwards."""
-        self.detach()
-        self._phase = CLOSED
-        self._leave_server()
-        link, self._tls = Link(self.sock, self._tls, self._tail or None), None
-        return link
+    def hand_over(self, protocol: ConnectionProtocol) -> None:
+        """The connection is that of `protocol` from now on."""
+        self._release()
+        self._connection.cancel_deadline()
+        self._connection.set_protocol(protocol)
+        self._connection.resume_reading()
 
 
-def _is_text(data: bytes) -> bool:
-    return 0x20 <= data[0] < 0x7F
+class TLSHandshake(ConnectionProtocol):
+    """The handshake of TLS, before `following`."""
 
+    __slots__ = ("_connection", "_following", "_hello", "_server", "_tls")
 
-AnyPending: TypeAlias = PendingConnection[Any]
+    def __init__(self, server: Server, connection: Connection, following: PendingProtocol[ServerT]) -> None:
+        self._server = server
+        self._connection = connection
+        self._following = following
+        self._hello = b""
+        self._tls: TLS | None = None
+
+    @property
+    def buffered(self) -> int:
+        return len(self._hello)
+
+    def data_received(self, data: bytes) -> None:
+        if self._tls is None:
+            self._hello += data
+            try:
+                if not is_hello_complete(self._hello):
+                    return
+            except NotTLS:
+                self._decline(self._hello)
+                return
+            source = self._server.ssl_context
+            assert source is not None
+            self._tls = TLS(source.context if isinstance(source, Certificate) else source)
+            data, self._hello = self._hello, b""
+        self._continue(self._tls, data)
+
+    def _continue(self, tls: TLS, data: bytes) -> None:
+        try:
+            is_done = tls.do_handshake(data)
+        except ssl.SSLError as error:
+            reason = error.reason or type(error).__name__
+            self._server.gateway.note("tls-refused", "a TLS handshake failed: %s", reason)
+            self._server.pending.exempt(self._connection)
+            self._connection.write_last(tls.take_answers())  # the alert, which tells the peer why
+            self._connection.finish(LINGER)
+            return
+        if answers := tls.take_answers():
+            self._connection.write(answers)
+        if is_done and self._connection.phase == OPEN:
+            self._connection.start_tls(tls)
+            self._connection.set_protocol(self._following)
+            self._following.tls_established()
+
+    def _decline(self, data: bytes) -> None:
+        self._server.gateway.note("tls-refused", "a peer sent something other than TLS to a port with TLS")
+        if 0x20 <= data[0] < 0x7F:
+            self._connection.set_protocol(self._following)
+            self._following.plain_text_received()
+        else:
+            self._connection.abort()
+
+    def deadline_passed(self) -> None:
+        if self._connection.phase > OPEN:
+            self._server.gateway.count("close-timeout")
+        else:
+            self._server.note_handshake_timeout()
+        self._connection.abort(reset=True)
+
+    def connection_lost(self) -> None:
+        self._following.connection_lost()
+
+    def shutdown(self) -> None:
+        self._connection.abort()
+
+    def fail(self, error: Exception) -> None:
+        self._following.fail(error)

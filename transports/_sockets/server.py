@@ -1,165 +1,201 @@
-"""What all connections of one `serve` share: the hub, the limits, who is connected, and the checks of their tokens."""
+"""What all connections of one `serve` share: the gateway, the limits, the connections, and the checks in progress."""
 
 from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 import anyio.abc
 import anyio.lowlevel
 
-from ...exceptions import TooManyRequests
-from ...hub import Hub
+from ...contracts import Gateway
+from ...exceptions import HubError, TooManyRequests, TransportFull
 from ...telemetry import ThrottledLogger
-from .._refusal import Refusal, full, too_many
 from ..tls import Security
+from .connection import Connection
 from .limits import StreamLimits
 from .loop import SelectorLoop
 
-if TYPE_CHECKING:
-    from .connection import Stream
-    from .pending import AnyPending
+DISCARDED: Final = 16 * 1024
+"""Bytes read of a peer that is refused at once: unread bytes in a closed socket destroy what was sent."""
+
+Check = Callable[[], Awaitable[None]]
 
 
-READ_AWAY: Final = 16 * 1024
+class Startable(Protocol):
+    """The first protocol of a connection."""
+
+    def start(self) -> None: ...
 
 
-class Pending:
-    """Who still owes us something before it can be let in."""
+ProtocolFactory = Callable[[Any, Connection, str | None], Startable]
+"""Called with the server, a new connection and the peer's address as text."""
 
-    def __init__(self) -> None:
-        self._all: dict[AnyPending, None] = {}
-        self._at: dict[str | None, dict[AnyPending, None]] = {}
+
+class PendingConnections:
+    """The connections that are not admitted yet. Its length is the number of those that may be evicted."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._keys: dict[Connection, str | None] = {}
+        """The keys under which the gateway counts them."""
+        self._evictable: dict[Connection, None] = {}
+        self._by_address: dict[str | None, dict[Connection, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._evictable)
 
-    def add(self, newcomer: AnyPending) -> None:
-        self._all[newcomer] = None
-        self._at.setdefault(newcomer.place, {})[newcomer] = None
+    def add(self, connection: Connection, client: str | None) -> None:
+        key = self._keys[connection] = self._gateway.connection_pending(client)
+        self._evictable[connection] = None
+        self._by_address.setdefault(key, {})[connection] = None
 
-    def discard(self, newcomer: AnyPending) -> None:
-        if newcomer in self._all:
-            del self._all[newcomer]
-            del self._at[newcomer.place][newcomer]
-            if not self._at[newcomer.place]:
-                del self._at[newcomer.place]
+    def exempt(self, connection: Connection) -> None:
+        """The peer waits for the server, or was answered: it is not evicted any more."""
+        if connection in self._evictable:
+            del self._evictable[connection]
+            key = self._keys[connection]
+            del self._by_address[key][connection]
+            if not self._by_address[key]:
+                del self._by_address[key]
 
-    def choose(self, place: str | None) -> AnyPending:
-        """Who makes room for one more from `place`: the oldest from there, so that nobody drives out others' clients.
+    def remove(self, connection: Connection) -> None:
+        """It was admitted or has ended. Harmless if it was removed before."""
+        self.exempt(connection)
+        if connection in self._keys:
+            self._gateway.pending_ended(self._keys.pop(connection))
 
-        If there is none, the oldest of all. Who is honest finishes within milliseconds, so it is one that dawdles.
+    def find_oldest(self, client: str | None) -> Connection:
+        """The oldest from the address of `client`, so that a flood from one address evicts no others; else of all.
+
+        An honest client finishes within milliseconds, so the oldest is one that stalls.
         """
-        return next(iter(self._at.get(place, self._all)))
+        return next(iter(self._by_address.get(self._gateway.address_key(client), self._evictable)))
 
 
-class Registry:
-    """The rules and the members of one `serve`, whatever it speaks."""
+class Server:
+    """The rules and the connections of one `serve`, for any protocol."""
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
         loop: SelectorLoop,
         group: anyio.abc.TaskGroup,
+        protocol_factory: ProtocolFactory,
         *,
         ssl_context: Security | None,
         limits: StreamLimits,
     ) -> None:
-        self.hub = hub
+        self.gateway = gateway
         self.loop = loop
         self.ssl_context = ssl_context
         self.limits = limits
-        self.streams: set[Stream] = set()
+        self.connections: set[Connection] = set()
         self.clients = 0
-        self.pending = Pending()
+        self.pending = PendingConnections(gateway)
         self._group = group
-        self._muffler = ThrottledLogger(loop.clock)
-        self._checks = 0
-        self._unchecked: deque[AnyPending] = deque()
+        self._protocol_factory = protocol_factory
+        self._throttled = ThrottledLogger(loop.clock)
+        self._running_checks = 0
+        self._waiting_checks: deque[Check] = deque()
+
+    # --- for subclasses
+
+    def encode_refusal(self, error: HubError) -> bytes:
+        """The answer to a peer that is refused before it has sent anything."""
+        raise NotImplementedError
+
+    def configure(self, sock: socket.socket) -> None:
+        """Set options of an accepted socket, besides those of every connection."""
+
+    # --- connections
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether connections have TLS here."""
+        return self.ssl_context is not None
 
     @property
     def is_full(self) -> bool:
         return self.clients >= self.limits.max_clients
 
-    @property
-    def full(self) -> Refusal:
-        """What is told to who finds this `is_full`."""
-        return full(self.limits.max_clients)
+    def full_error(self) -> TransportFull:
+        return TransportFull(self.limits.max_clients)
 
-    def accepted(self, sock: socket.socket, address: object) -> None:
-        """A client has connected: the listener's part ends here."""
-        client = find_host(address)
+    def connection_accepted(self, sock: socket.socket, address: object) -> None:
+        client = str(address[0]) if isinstance(address, tuple) else None
         try:
-            self.hub.doorkeeper.check_arrival(client)
+            self.gateway.check_address(client)
         except TooManyRequests as error:
-            self._turn_away(sock, too_many(error))
+            self._reject(sock, error)
             return
         if len(self.pending) >= self.limits.max_pending:
-            self.pending.choose(self.hub.doorkeeper.place(client)).hang_up(reset=True)
+            self.pending.find_oldest(client).abort(reset=True)
             limit = self.limits.max_pending
-            self.hub.note("handshake-evicted", "more than %d connections are not let in yet; the oldest went", limit)
-        self.welcome(sock, address)
+            self.gateway.note("handshake-evicted", "more than %d pending connections; the oldest was closed", limit)
+        self.configure(sock)
+        connection = Connection(self.loop, sock)
+        self.connections.add(connection)
+        self.pending.add(connection, client)
+        connection.set_deadline(self.limits.handshake_timeout)
+        self._protocol_factory(self, connection, client).start()
 
-    def _turn_away(self, sock: socket.socket, refusal: Refusal) -> None:
-        """Hang up on a connection for which nothing may be kept; where that needs no TLS, it is told why."""
+    def _reject(self, sock: socket.socket, error: HubError) -> None:
+        """Close a connection for which nothing may be kept; the reason is sent where that needs no TLS."""
         if self.ssl_context is None:
             with suppress(OSError):
-                sock.send(self.rebuff(refusal))
+                sock.send(self.encode_refusal(error))
                 sock.shutdown(socket.SHUT_WR)
-                sock.recv(READ_AWAY)  # what is unread when a socket is closed destroys what was sent
+                sock.recv(DISCARDED)
         sock.close()
 
-    def rebuff(self, refusal: Refusal) -> bytes:
-        """What tells a peer that has said nothing yet why it is not let in."""
-        raise NotImplementedError
-
-    def welcome(self, sock: socket.socket, address: object) -> None:
-        """Make the newcomer that owns this socket."""
-        raise NotImplementedError
+    def forget(self, connection: Connection) -> None:
+        """It was closed."""
+        self.connections.discard(connection)
 
     def buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
-        return sum(stream.buffered for stream in self.streams)
+        return sum(connection.buffered for connection in self.connections)
+
+    def note_handshake_timeout(self) -> None:
+        timeout = self.limits.handshake_timeout
+        self.gateway.note("handshake-timeout", "a connection was not admitted within %g s", timeout)
 
     def fault(self, kind: str, error: Exception) -> None:
         """Count and log an exception that ended one connection."""
-        self.hub.count(kind)
-        self._muffler.fault(kind, error)
+        self.gateway.count(kind)
+        self._throttled.exception(kind, error)
 
-    # --- checks ---
+    # --- checks
 
-    def check(self, newcomer: AnyPending) -> None:
-        """Have the hub check who this is, in a task, because the application's `authenticate` may wait."""
-        if self._checks < self.limits.max_checks:
-            self._checks += 1
-            self._group.start_soon(self._check_in_turn, newcomer)
+    def start_check(self, check: Check) -> None:
+        """Call `check` in a task, because the application's `authenticate` may wait. It must not raise."""
+        if self._running_checks < self.limits.max_checks:
+            self._running_checks += 1
+            self._group.start_soon(self._run_checks, check)
         else:
-            self._unchecked.append(newcomer)
+            self._waiting_checks.append(check)
 
-    async def _check_in_turn(self, newcomer: AnyPending) -> None:
+    async def _run_checks(self, check: Check) -> None:
         try:
-            await newcomer.check()
-            while self._unchecked:
-                newcomer = self._unchecked.popleft()
+            await check()
+            while self._waiting_checks:
+                check = self._waiting_checks.popleft()
                 await anyio.lowlevel.checkpoint()  # a check that never waits must not starve the others
-                await newcomer.check()
+                await check()
         finally:
-            self._checks -= 1
+            self._running_checks -= 1
 
-    # --- the end ---
+    # --- the end
 
     def close(self) -> None:
-        """End every connection now; who can still be told is told."""
-        for stream in [*self.streams]:
+        """End every connection now."""
+        for connection in [*self.connections]:
             try:
-                stream.leave()
-            except Exception as error:  # noqa: BLE001  # the boundary: one that cannot leave keeps nobody
+                connection.protocol.shutdown()
+            except Exception as error:  # noqa: BLE001  # the boundary: a failing close must not block the others
                 self.fault("connection-fault", error)
-                stream.sock.close()
-
-
-def find_host(address: object) -> str | None:
-    """The peer's address as text, of what `accept` returned."""
-    return str(address[0]) if isinstance(address, tuple) else None
+                connection.sock.close()

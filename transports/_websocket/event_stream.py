@@ -1,47 +1,51 @@
-"""One client that listens to events on a socket of its own: the hub's bytes out, and nothing in."""
+"""One client that listens to server-sent events on a connection of its own."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from ...exceptions import HubClosed
 from ...protocol import CloseCode
 from .._http.commands import Gate
 from .._http.events import EventStream
-from .._http.sse import WIRE, greet, say_goodbye
-from .._sockets.client import Client
-from .._sockets.writer import Link
-
-if TYPE_CHECKING:
-    from .server import Server
+from .._http.sse import greet, say_goodbye
+from .._sockets.connection import OPEN, Connection
+from .._sockets.session import SessionProtocol
+from .server import WebSocketServer
 
 
-class EventClient(Client["Server"]):
-    """The hub's `Transport` for one stream of server-sent events.
+class EventStreamProtocol(SessionProtocol[WebSocketServer]):
+    """Runs over a connection once its stream of events was begun. It is the hub's `Transport` itself.
 
-    Its commands come by requests of their own, so reading is paused there (`Gate`). What the peer sends here is
-    nothing; it is read to learn of its end. There are no pings: a peer that vanished is noticed when it does not take
-    what is written, heartbeats included.
+    The commands of the client come by requests of their own, so reading is paused there (`Gate`). What the peer sends
+    on this connection is read only to learn of its end. There are no pings: a peer that has vanished is noticed when it
+    does not take what is written, heartbeats included.
     """
 
-    __slots__ = ("gate",)
+    __slots__ = ("gate", "write")
 
-    def __init__(self, server: Server, link: Link, head: bytes) -> None:
-        super().__init__(server, link, WIRE)
+    def __init__(self, server: WebSocketServer, connection: Connection) -> None:
+        super().__init__(server, connection)
         self.gate = Gate()
-        self.write(head + greet(server.hub))
+        self.write = connection.write
 
-    def begin(self, stream: EventStream) -> None:
-        """Tell the hub of the client and of what it wants. Never raises."""
+    def start(self, head: bytes, stream: EventStream) -> None:
+        """Send the `head` of the answer, connect the peer and subscribe it. Never raises."""
+        gateway = self._server.gateway
+        self.write(head + greet(gateway))
         try:
-            self._session = stream.connect(self._server.hub, self)
+            self._session = stream.connect(gateway, self)
         except HubClosed:
-            self.end(CloseCode.SERVICE_RESTART, "the hub is shutting down")
-        except Exception as error:  # noqa: BLE001  # the boundary, where it is not the loop that calls
-            self.fail(error)
+            self.terminate(CloseCode.SERVICE_RESTART, "the hub is shutting down")
+        except Exception as error:  # noqa: BLE001  # the boundary, where the caller is not the loop
+            self._connection.fail(error)
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         pass
+
+    # --- as a transport
+
+    def close(self, code: int, reason: str) -> None:
+        if self._connection.phase == OPEN:
+            super().close(code, reason)
 
     def pause_reading(self) -> None:
         pass  # `Gate` looks at the session
@@ -49,15 +53,18 @@ class EventClient(Client["Server"]):
     def resume_reading(self) -> None:
         self.gate.open()
 
-    # --- ending ---
+    def confirmed(self, frames: int) -> None:
+        pass
 
-    def last_words(self, code: int, reason: str) -> bytes:
-        return say_goodbye(self._server.hub, code, reason)
+    # --- ending
 
-    def part(self) -> None:
+    def encode_close(self, code: int, reason: str) -> bytes:
+        return say_goodbye(self._server.gateway, code, reason)
+
+    def close_written(self) -> None:
         self.gate.open()
-        self.finish(self._server.limits.close_timeout)
+        self._connection.finish(self._server.limits.close_timeout)
 
-    def closed(self) -> None:
-        super().closed()
+    def connection_lost(self) -> None:
+        super().connection_lost()
         self.gate.open()

@@ -1,30 +1,26 @@
-"""A connection to the WebSocket server from accept to its first answer: the HTTP request, and what becomes of it."""
+"""The first request on a connection to the WebSocket server, and what it becomes: an answer, a WebSocket, a stream."""
 
 from __future__ import annotations
 
-import socket
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ...auth import find_token, strip_headers
-from ...contracts import Handshake
+from ...contracts import Handshake, Peer
+from ...exceptions import AuthenticationUnavailable, HubDraining, HubError, OriginNotAllowed
 from ...http import RETRY_SOON, Request, Response
-from ...identity import Identity
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
-from .._refusal import DRAINING, FOREIGN_ORIGIN, UNCHECKED, Refusal, note
-from .._sockets.pending import PendingConnection
-from .._sockets.writer import LINGERING, OPEN
-from .connection import WebSocketClient
-from .event_stream import EventClient
+from .._refusal import note_refusal
+from .._sockets.connection import OPEN, Connection
+from .._sockets.pending import PendingProtocol
+from .event_stream import EventStreamProtocol
 from .handshake import Upgrade, accept, check_upgrade
-from .http11 import MAX_HEAD, Exchange, Refused
-
-if TYPE_CHECKING:
-    from .server import Server
+from .http11 import MAX_HEAD, Exchange, RequestError
+from .protocol import WebSocketProtocol
+from .server import WebSocketServer, error_answer
 
 LINGER: Final = 1.0
-"""Seconds that the peer has to hang up once it has the answer; to take it, it has the `close_timeout`."""
+"""Seconds that the peer has to close its side once it has the answer; to read it, it has the `close_timeout`."""
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
 _METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
@@ -37,75 +33,79 @@ _TOO_LARGE: Final = frozenset(
 )
 
 
-class HTTPConnection(PendingConnection["Server"]):
-    """Serves one request. If it becomes a WebSocket, the socket goes on to a `WebSocketClient`."""
+class HTTPProtocol(PendingProtocol[WebSocketServer]):
+    """Serves one request. If that becomes a WebSocket or a stream of events, another protocol replaces it."""
 
-    __slots__ = ("_asked", "_exchange", "_held", "_upgrade")
+    __slots__ = ("_awaited", "_exchange", "_held", "_upgrade")
 
-    def __init__(self, server: Server, sock: socket.socket, address: object) -> None:
-        super().__init__(server, sock, address)
+    def __init__(self, server: WebSocketServer, connection: Connection, client: str | None) -> None:
+        super().__init__(server, connection, client)
         self._exchange = Exchange()
         self._held = 0
         self._upgrade: Upgrade | None = None
-        """Set once the request has turned out to be a handshake in order."""
-        self._asked: Request | None = None
-        """Set once the request has turned out to be one for the hub itself, in order so far."""
+        """Set once the request is known to be a valid handshake."""
+        self._awaited: Request | None = None
+        """Set once the request is known to be one that the hub itself answers, and valid so far."""
 
-    # --- from the loop ---
+    # --- events
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         self._held += len(data)
         self._server.held += len(data)
         try:
             if self._server.held > MAX_HELD and self._held > MAX_HEAD:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are under way", [RETRY_SOON])
+                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are in progress", [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
-                self._serve(request)
-            elif invitation := self._exchange.invite():
-                self.write(invitation)
-        except Refused as refused:
+                self._request_received(request)
+            elif answer := self._exchange.encode_continue():
+                self._connection.write(answer)
+        except RequestError as error:
             request = self._exchange.request
-            is_too_large = refused.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            is_too_large = error.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if is_too_large and request is not None and self._is_for_hub(request):
                 self._answer(self._endpoints.refuse_body(request))
             else:
-                self._server.hub.note(_kind(refused), "a request was refused: %s", refused)
-                self._answer(refused.response)
-
-    def _leave_server(self) -> None:
-        super()._leave_server()
-        self._server.held -= self._held
-        self._held = 0
+                self._server.gateway.note(_counter(error), "a request was refused: %s", error)
+                self._answer(error.response)
 
     @property
     def buffered(self) -> int:
-        return super().buffered + self._held
+        return self._held
 
-    def late(self) -> None:
-        if self._upgrade is not None:  # the turn of its check has not come
-            self.refuse(UNCHECKED)
-        elif self._asked is not None:  # as above
-            self._answer(self._endpoints.give_up(self._asked))
-        elif self._is_shaking or self._exchange.is_silent:
-            self.hang_up(reset=True)
+    def handshake_timed_out(self) -> None:
+        if self._upgrade is not None:  # its check has not begun
+            self.reject(AuthenticationUnavailable())
+        elif self._awaited is not None:  # as above
+            self._answer(self._endpoints.give_up(self._awaited))
+        elif self._exchange.is_empty:
+            self._connection.abort(reset=True)
         else:
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
 
-    def unencrypted(self) -> None:
+    def plain_text_received(self) -> None:
         self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port speaks TLS: the URL begins with https or wss\n"))
 
-    # --- requests ---
+    def end_sent(self) -> None:
+        self._connection.set_deadline(LINGER)
 
-    def _serve(self, request: Request) -> None:
-        self.pause_reading()  # one request; what follows waits in the kernel until it is known what it is
+    def _release(self) -> None:
+        super()._release()
+        self._server.held -= self._held
+        self._held = 0
+
+    # --- requests
+
+    def _request_received(self, request: Request) -> None:
+        self._connection.pause_reading()  # what follows waits in the kernel until its protocol is known
         if request.path == self._server.path:
             self._begin_upgrade(request)
         elif self._is_for_hub(request):
-            self._ask(request)
+            self._ask_hub(request)
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
+            message = f"the method is {request.method}; this port allows {allowed}"
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, message, [("Allow", allowed)])
         else:
             self._respond(request)
 
@@ -113,27 +113,22 @@ class HTTPConnection(PendingConnection["Server"]):
         try:
             response = self._server.respond(request)
             if response is None:
-                response = Response(HTTPStatus.NOT_FOUND, b"there is nothing here\n")
+                response = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
             answer = self._exchange.answer(response)
-        except Exception as error:  # noqa: BLE001  # the application's function, or a header of its that HTTP has not
+        except Exception as error:  # noqa: BLE001  # the application's function, or an invalid header of its answer
             self._server.fault("respond-fault", error)
-            answer = Exchange().answer(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"this went wrong\n"))
+            answer = Exchange().answer(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n"))
         self._send_last(answer)
 
     def _answer(self, response: Response) -> None:
         self._send_last(self._exchange.answer(response))
 
     def _send_last(self, answer: bytes) -> None:
-        self._server.pending.discard(self)
-        self.seal(answer)
-        self.finish(self._server.limits.close_timeout)
+        self._server.pending.exempt(self._connection)
+        self._connection.write_last(answer)
+        self._connection.finish(self._server.limits.close_timeout)
 
-    def _linger(self) -> None:
-        super()._linger()
-        if self._phase == LINGERING:
-            self.set_deadline(LINGER)
-
-    # --- the hub's own HTTP ---
+    # --- requests that the hub itself answers
 
     @property
     def _endpoints(self) -> Endpoints:
@@ -144,84 +139,86 @@ class HTTPConnection(PendingConnection["Server"]):
         endpoints = self._server.endpoints
         return endpoints is not None and request.path != self._server.path and endpoints.handles(request.path)
 
-    def _ask(self, request: Request) -> None:
-        response = self._endpoints.answer_at_once(request, is_secure=self._server.ssl_context is not None)
+    def _ask_hub(self, request: Request) -> None:
+        response = self._endpoints.answer_at_once(request, is_secure=self._server.is_secure)
         if response is not None:
             self._answer(response)
             return
-        self._asked = request
-        self._server.pending.discard(self)  # it waits for us
-        self._server.check(self)
+        self._awaited = request
+        self._server.pending.exempt(self._connection)
+        self._server.start_check(self._answer_from_hub)
 
-    async def check(self) -> None:
-        """Find out the answer, until the deadline. Never raises."""
-        request = self._asked
-        if request is None:
-            await super().check()
+    async def _answer_from_hub(self) -> None:
+        request, connection, server = self._awaited, self._connection, self._server
+        assert request is not None
+        if connection.phase != OPEN:  # closed while it waited its turn
             return
-        if self._phase != OPEN:  # gone while it waited its turn
-            return
-        endpoints, is_secure = self._endpoints, self._server.ssl_context is not None
-        answer = await self.in_time(lambda: endpoints.answer(request, client=self.client, is_secure=is_secure), None)
-        if self._phase != OPEN:
+        answer = await self.within_deadline(
+            lambda: self._endpoints.answer(request, client=self.client, is_secure=server.is_secure), None
+        )
+        if connection.phase != OPEN:
             return
         try:
             if isinstance(answer, EventStream):
                 self._begin_events(request, answer)
             else:
-                self._answer(answer or endpoints.give_up(request))
+                self._answer(answer or self._endpoints.give_up(request))
         except Exception as error:  # noqa: BLE001  # the boundary; this is not a call of the loop
-            self.fail(error)
+            connection.fail(error)
 
     def _begin_events(self, request: Request, stream: EventStream) -> None:
         server = self._server
-        if server.hub.is_draining or server.is_full:  # since the check began
-            self._answer(self._endpoints.refuse(request, DRAINING if server.hub.is_draining else server.full))
+        if server.gateway.is_draining:  # since the check began
+            self._answer(self._endpoints.refuse(request, HubDraining()))
+        elif server.is_full:
+            self._answer(self._endpoints.refuse(request, server.full_error()))
         else:
-            head = self._exchange.begin(stream.content_type, stream.headers)
-            EventClient(server, self.hand_over(), head).begin(stream)
+            head = self._exchange.begin_stream(stream.content_type, stream.headers)
+            protocol = EventStreamProtocol(server, self._connection)
+            self.hand_over(protocol)
+            protocol.start(head, stream)
 
-    # --- upgrades ---
+    # --- upgrades
 
     def _begin_upgrade(self, request: Request) -> None:
-        server = self._server
-        headers = request.headers
+        server, headers = self._server, request.headers
         self._upgrade = check_upgrade(request, self._exchange.http_version, compresses=server.compression is not None)
-        found = find_token(headers, request.query, self._upgrade.offered)
-        self._handshake = Handshake(
-            token=found and found.token,
+        self._handshake = Handshake.from_headers(
+            headers,
             transport="websocket",
             path=request.path,
-            headers=strip_headers(headers),
-            origin=headers.get("origin"),
+            query=request.query,
+            subprotocols=self._upgrade.offered,
             client=self.client,
         )
-        if server.origins.admits(headers, is_secure=server.ssl_context is not None):
-            self.knock()
+        if server.origins.admits(headers, is_secure=server.is_secure):
+            self.request_admission()
         else:
-            self.refuse(FOREIGN_ORIGIN)
+            self.reject(OriginNotAllowed())
 
-    def refuse(self, refusal: Refusal) -> None:
-        note(self._server.hub, refusal)
+    def reject(self, error: HubError) -> None:
+        note_refusal(self._server.gateway, error)
         if self._handshake.origin is not None:
             # A browser hides the status of a failed handshake from the page, but not a close code.
-            self._become_client().end(refusal.code, refusal.sentence)
+            self._accept_upgrade().terminate(error.close_code, error.public_message)
         else:
-            self._answer(Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers))
+            self._answer(error_answer(error))
 
-    def admit(self, identity: Identity | None) -> None:
-        self._become_client().open(identity, self._handshake, self._exchange.trailing)
+    def peer_admitted(self, peer: Peer) -> None:
+        self._accept_upgrade().start(peer, self._exchange.trailing)
 
-    def _become_client(self) -> WebSocketClient:
-        """Hand the socket over, and the answer with it; this object is of no use afterwards."""
+    def _accept_upgrade(self) -> WebSocketProtocol:
+        """Send the answer after which frames follow, and hand over to their protocol."""
         assert self._upgrade is not None
         answer = accept(self._exchange, self._upgrade)
-        wire = self._server.find_wire(self._upgrade)
-        return WebSocketClient(self._server, self.hand_over(), wire, answer)
+        protocol = WebSocketProtocol(self._server, self._connection, self._server.find_wire(self._upgrade))
+        self.hand_over(protocol)
+        protocol.accept(answer)
+        return protocol
 
 
-def _kind(refused: Refused) -> str:
-    """What a request that will not be served is counted as."""
-    if refused.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+def _counter(error: RequestError) -> str:
+    """The counter of a request that is not served."""
+    if error.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return "refused-crowded"
-    return "refused-size" if refused.response.status in _TOO_LARGE else "refused-request"
+    return "refused-size" if error.response.status in _TOO_LARGE else "refused-request"

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Final
 
 import anyio.abc
 
+from ...contracts import Gateway
+from ...exceptions import HubError
 from ...http import Request, Respond, Response
-from ...hub import Hub
 from .._http.endpoints import Endpoints
 from .._origins import Origins
-from .._refusal import Refusal
+from .._refusal import refusal_headers
 from .._sockets.limits import Limits
 from .._sockets.loop import SelectorLoop
-from .._sockets.server import Registry
+from .._sockets.server import ProtocolFactory, Server
 from ..tls import Security
 from .deflate import Compression, Deflater
 from .frames import Decoder, FrameWire
 from .handshake import Upgrade
 from .http11 import Exchange
-from .request import HTTPConnection
 
 SPARE_DECODERS: Final = 64
-"""Decoders kept for the next message of whoever sends one."""
+"""Idle decoders that are kept for the next messages."""
 
 
-class Server(Registry):
-    """The registry and the rules of one `serve`."""
+class WebSocketServer(Server):
+    """The rules of one `serve`."""
 
     limits: Limits
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
         loop: SelectorLoop,
         group: anyio.abc.TaskGroup,
+        protocol_factory: ProtocolFactory,
         *,
         path: str,
         respond: Respond | None,
@@ -45,38 +45,34 @@ class Server(Registry):
         limits: Limits,
         compression: Compression | None,
     ) -> None:
-        super().__init__(hub, loop, group, ssl_context=ssl_context, limits=limits)
+        super().__init__(gateway, loop, group, protocol_factory, ssl_context=ssl_context, limits=limits)
         self.path = path
         self.origins = origins
         self.endpoints = endpoints
+        self.compression = compression
         self.held = 0
         """Bytes of the requests that are not answered yet."""
-        self.compression = compression
         self._respond = respond
         self._wires: dict[tuple[str, int | None], FrameWire] = {}
         self._decoders: list[Decoder] = []
 
-    def welcome(self, sock: socket.socket, address: object) -> None:
-        HTTPConnection(self, sock, address)
-
-    def rebuff(self, refusal: Refusal) -> bytes:
-        response = Response(refusal.status, f"{refusal.sentence}\n".encode(), headers=refusal.headers)
-        return Exchange().answer(response)
+    def encode_refusal(self, error: HubError) -> bytes:
+        return Exchange().answer(error_answer(error))
 
     def respond(self, request: Request) -> Response | None:
         return None if self._respond is None else self._respond(request)
 
     def find_wire(self, upgrade: Upgrade) -> FrameWire:
-        """The one wire of all who agreed on the same, so that they share frames."""
-        agreed = (upgrade.format.name, upgrade.window)
-        if (wire := self._wires.get(agreed)) is None:
+        """The one wire of all clients with the same format and compression, so that they share frames."""
+        key = (upgrade.format.name, upgrade.window)
+        if (wire := self._wires.get(key)) is None:
             deflater = Deflater(self.compression, upgrade.window) if self.compression and upgrade.window else None
-            wire = self._wires[agreed] = FrameWire(upgrade.format, deflater)
+            wire = self._wires[key] = FrameWire(upgrade.format, deflater)
         return wire
 
-    # --- decoders ---
+    # --- decoders
 
-    def lend_decoder(self, inflates: bool) -> Decoder:
+    def acquire_decoder(self, inflates: bool) -> Decoder:
         """A decoder for one client until it is idle; reused, as each is a cycle that only the collector frees."""
         if not self._decoders:
             return Decoder(self.limits.max_message, self.limits.max_fragments, inflates=inflates)
@@ -84,7 +80,12 @@ class Server(Registry):
         decoder.inflates = inflates
         return decoder
 
-    def keep_decoder(self, decoder: Decoder) -> None:
-        """Take back one that was lent and is idle."""
+    def release_decoder(self, decoder: Decoder) -> None:
+        """Take back a decoder that is idle."""
         if len(self._decoders) < SPARE_DECODERS:
             self._decoders.append(decoder)
+
+
+def error_answer(error: HubError) -> Response:
+    """The answer to a peer that is refused, in plain text."""
+    return Response(error.http_status, f"{error.public_message}\n".encode(), headers=refusal_headers(error))

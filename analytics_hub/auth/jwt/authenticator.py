@@ -1,7 +1,7 @@
-"""Whether to believe a token.
+"""Verifies JSON Web Tokens.
 
-One HS256 check costs about 20 µs. The claims are judged here, because PyJWT reads the wall clock itself, which no test
-can turn, and accepts loose forms (`"exp": "12"`) where one declared shape is safer.
+One HS256 check costs about 20 µs. The claims are checked here, because PyJWT reads the wall clock itself, which no test
+can set, and accepts loose forms (`"exp": "12"`) where one declared form is safer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .keys import Key, KeySource, StaticKeys, VerifyingKey, check_algorithms
 from .token import CompactToken
 
 MAX_TOKEN_LENGTH: Final = 8192
-"""Longer tokens are refused unparsed, so that the work a stranger can cause stays small."""
+"""Longer tokens are refused unparsed, to bound the work that an unauthenticated peer can cause."""
 MAX_LEEWAY: Final = 30.0
 
 Detail = Literal[
@@ -38,23 +38,23 @@ Detail = Literal[
     "expired",
 ]
 TOKEN_DETAILS: Final[frozenset[str]] = frozenset(get_args(Detail))
-"""Every `detail` of an `AuthenticationError` of `JWTAuthenticator`: few, so that they may be counted by name."""
+"""Every `detail` of an `AuthenticationError` of `JWTAuthenticator`: few, so that each can have a counter."""
 
 Fault: TypeAlias = tuple[TokenFault, Detail]
 _CLAIMS: Final = msgspec.json.Decoder(Claims)
 
 
 class JWTAuthenticator:
-    """An `authenticate` for `Hub` that believes JSON Web Tokens signed with `key`.
+    """An `authenticate` for `Hub` that accepts JSON Web Tokens signed with `key`.
 
-    `algorithms` are the only ones accepted, whatever a token says; all HMAC or all asymmetric (those need the extra
-    `crypto`). `key` may be a list of keys, tried in order, to change them without cutting anyone off, or a `JWKS`:
-    the keys of an identity provider. A token must have `sub` and `exp`. `issuer` and `audience`, one or several, must
-    then be met; a token made for an audience is refused where none is configured (RFC 7519 §4.1.3). `leeway`, at most
-    30 s, allows for clocks that differ, and a session lives that much past `exp`.
+    `algorithms` are the only ones accepted, whatever a token names; all HMAC or all asymmetric (those need the extra
+    `crypto`). `key` may be a list of keys, tried in order, so that keys can be replaced without refusing valid tokens,
+    or a `JWKS`: the keys of an identity provider. A token must have `sub` and `exp`. If `issuer` or `audience`, one or
+    several, are given, a token must match them; a token for an audience is refused where none is configured (RFC 7519
+    §4.1.3). `leeway`, at most 30 s, allows for clocks that differ; a session lasts that much longer than `exp`.
 
-    Whatever is wrong becomes `AuthenticationError`; its `detail`, one of `TOKEN_DETAILS`, is for counters. With a
-    `JWKS` the answer is an awaitable where a key must be waited for; `KeySetError` is raised while there are no keys.
+    Every fault becomes `AuthenticationError`; its `detail`, one of `TOKEN_DETAILS`, is for counters. With a `JWKS` the
+    result is an awaitable where a key must be fetched first; `KeySetError` is raised while there are no keys.
     """
 
     __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "algorithms")
@@ -90,22 +90,22 @@ class JWTAuthenticator:
         if not isinstance(token, CompactToken):
             raise AuthenticationError(*token)
         keys = self._keys.find(token.key_id, token.algorithm)
-        return self._settle(token, keys) if isinstance(keys, Sequence) else self._wait(token, keys)
+        return self._verify(token, keys) if isinstance(keys, Sequence) else self._wait(token, keys)
 
     async def run(self) -> None:
-        """Keep the keys fresh. The hub runs it for as long as it lives."""
+        """Keep the keys fresh. The hub runs this as long as it is open."""
         await self._keys.run()
 
     async def _wait(self, token: CompactToken, keys: Awaitable[Sequence[VerifyingKey]]) -> Identity:
-        return self._settle(token, await keys)
+        return self._verify(token, await keys)
 
-    def _settle(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity:
-        # A fault arrives as a value and is raised here, not inside an `except`: an exception of a parser in
-        # `__context__` would carry parts of the token into whatever reports errors.
-        verdict = self._judge(token, keys)
-        if isinstance(verdict, Identity):
-            return verdict
-        raise AuthenticationError(*verdict)
+    def _verify(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity:
+        # A fault is returned as a value and raised here, not inside an `except`: an exception of a parser in
+        # `__context__` would carry parts of the token into error reports.
+        result = self._identify(token, keys)
+        if isinstance(result, Identity):
+            return result
+        raise AuthenticationError(*result)
 
     def _read(self, text: str | None) -> CompactToken | Fault:
         if not text:
@@ -118,7 +118,7 @@ class JWTAuthenticator:
             return "invalid", "malformed"
         return token if token.algorithm in self.algorithms else ("invalid", "algorithm")
 
-    def _judge(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity | Fault:
+    def _identify(self, token: CompactToken, keys: Sequence[VerifyingKey]) -> Identity | Fault:
         if not keys:
             return "invalid", "unknown-key"
         if not any(key.has_signed(token.message, token.signature, token.algorithm) for key in keys):
@@ -127,9 +127,9 @@ class JWTAuthenticator:
             claims = _CLAIMS.decode(token.payload())
         except (ValueError, RecursionError):
             return "invalid", "claims"
-        return self._judge_claims(claims)
+        return self._check_claims(claims)
 
-    def _judge_claims(self, claims: Claims) -> Identity | Fault:
+    def _check_claims(self, claims: Claims) -> Identity | Fault:
         now = self._clock()
         if not claims.is_well_formed():
             return "invalid", "claims"
@@ -139,7 +139,7 @@ class JWTAuthenticator:
             return "invalid", "audience"
         if claims.nbf is not None and claims.nbf > now + self._leeway:
             return "invalid", "not-yet-valid"
-        # `iat` only informs (RFC 7519 §4.1.6) and clocks differ, so seconds ahead are no reason; an hour is.
+        # `iat` is informative (RFC 7519 §4.1.6) and clocks differ: seconds ahead are accepted, an hour is not.
         if claims.iat is not None and claims.iat > now + MAX_LEEWAY:
             return "invalid", "issued-in-future"
         expires = claims.exp + self._leeway
@@ -152,7 +152,7 @@ class JWTAuthenticator:
             account=claims.account,
             channels=None if claims.channels is None else tuple(claims.channels),
             token_id=claims.jti,
-            issued=claims.iat if claims.iat is not None else 0.0,  # so that a revocation of all until now includes it
+            issued=claims.iat if claims.iat is not None else 0.0,  # a revocation of all tokens includes it
         )
 
 

@@ -1,4 +1,4 @@
-"""What a token says of its holder."""
+"""The claims of a token."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...exceptions import InvalidChannel
 
 MAX_TEXT: Final = 255
 
-# The year 9999. It refuses a common mistake, `exp` in milliseconds: a token for fifty thousand years.
+# The year 9999. This refuses a common mistake, `exp` in milliseconds: a token for fifty thousand years.
 _Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
 
 
 class Claims(msgspec.Struct):
-    """The claims that mean something here; a token in which one of them has another form is invalid."""
+    """The claims that are used; a token in which one of them has another form is invalid."""
 
     sub: str
     exp: _Seconds
@@ -34,7 +34,7 @@ class Claims(msgspec.Struct):
         return frozenset([*(self.roles or ()), *(() if self.role is None else (self.role,))])
 
     def is_well_formed(self) -> bool:
-        """Whether every text may be shown to an operator and every channel is a name or a pattern."""
+        """Whether every text is printable, for an operator's log, and every channel is a name or a pattern."""
         texts = [self.sub, *self.all_roles(), *(text for text in (self.account, self.jti) if text is not None)]
         return all(0 < len(text) <= MAX_TEXT and text.isprintable() for text in texts) and all(
             map(_is_channel, self.channels or ())

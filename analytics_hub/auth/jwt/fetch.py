@@ -1,7 +1,7 @@
-"""One small document over HTTP, from a server that may be slow, broken or lying.
+"""Fetches one small document over HTTP from a server that is not trusted.
 
-No thread waits for it: whoever calls bounds it with a cancel scope, and when that ends, the connection is gone,
-whatever the server trickles. Only the resolver of the system works in a thread, as it does for all of anyio.
+No thread waits for it: the caller bounds it with a cancel scope, at the end of which the connection is closed, however
+slowly the server sends. Only the system's resolver runs in a thread, as for all of anyio.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PORTION: Final = 16 * 1024
 
 
 class Source:
-    """Where a document is. Its `repr` leaves out the query, which may hold a secret."""
+    """The URL of a document. Its `repr` leaves out the query, which may contain a secret."""
 
     def __init__(self, url: str, *, allow_http: bool = False) -> None:
         parts = _split(url)
@@ -35,8 +35,8 @@ class Source:
         self._shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
         if not (self.is_secure or allow_http or is_loopback(self._host)):
             raise ValueError(
-                f"{self} is not https: whoever is on the way could put in keys of their own; "
-                "if nobody can, say allow_http=True"
+                f"{self} is not https, so its keys could be replaced in transit; "
+                "if the network is trusted, pass allow_http=True"
             )
 
     def __repr__(self) -> str:
@@ -50,11 +50,11 @@ class Source:
         try:
             return await self._fetch(ssl_context, limit)
         except ssl.SSLError as error:
-            raise KeySetError("tls", f"no TLS: {error.reason or type(error).__name__}") from None
+            raise KeySetError("tls", f"TLS failed: {error.reason or type(error).__name__}") from None
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise KeySetError("connection", f"the connection failed: {type(error).__name__}") from None
         except h11.RemoteProtocolError:
-            raise KeySetError("protocol", "the answer is no HTTP, or was cut short") from None
+            raise KeySetError("protocol", "the answer is not HTTP, or was cut short") from None
 
     async def _fetch(self, ssl_context: ssl.SSLContext | None, limit: int) -> bytes:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_PORTION)
@@ -86,7 +86,7 @@ class Source:
     async def _connect(self, ssl_context: ssl.SSLContext | None) -> ByteStream:
         if not self.is_secure:
             return await anyio.connect_tcp(self._host, self._port)
-        # Not `standard_compatible`: the framing of HTTP tells whether something is missing.
+        # Not `standard_compatible`: the framing of HTTP shows whether something is missing.
         return await anyio.connect_tcp(
             self._host, self._port, tls=True, ssl_context=ssl_context, tls_standard_compatible=False
         )

@@ -1,7 +1,7 @@
-"""A JSON Web Key Set (RFC 7517), read as what a stranger has written.
+"""A JSON Web Key Set (RFC 7517), read as untrusted input.
 
-One bad, foreign or unknown key is left out and spoils nothing; a document without a usable key is refused whole. What
-is taken is public, made for signatures, strong enough, and serves the algorithms of its family that are asked for.
+A malformed or unsuitable key is left out, without effect on the others; a document without a usable key is refused as a
+whole. A usable key is public, for signatures, strong enough, and of the family of an algorithm in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .token import KeyId
 MAX_DOCUMENT: Final = 256 * 1024
 MAX_KEYS: Final = 64
 MAX_TRIED: Final = 4
-"""Keys tried for a token that names none, or a name that several have: 30 µs each for RS256, 1.3 ms for ES512."""
+"""Keys tried for a token without a key id, or if several keys have it: 30 µs each for RS256, 1.3 ms for ES512."""
 
 _FAMILIES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -35,7 +35,7 @@ _FAMILIES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
     ("OKP", "Ed448"): ("EdDSA",),
 }
 
-# 8192 bits in base64url, which is all that anyone uses: the work for a token grows with the size.
+# 8192 bits in base64url, the largest size in use: the work for a token grows with it.
 _Number = Annotated[str, msgspec.Meta(min_length=1, max_length=1366)]
 _Exponent = Annotated[str, msgspec.Meta(min_length=1, max_length=8)]
 
@@ -60,7 +60,7 @@ class _JWK(msgspec.Struct):
         return found if self.alg is None else [name for name in found if name == self.alg]
 
     def public(self) -> dict[str, str]:
-        """What makes the public key, and nothing else."""
+        """The members of the public key alone."""
         members = {"kty": self.kty, "crv": self.crv, "n": self.n, "e": self.e, "x": self.x, "y": self.y}
         return {name: value for name, value in members.items() if value is not None}
 
@@ -81,9 +81,9 @@ class KeySet:
     left_out: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def find(self, key_id: str | None, algorithm: str) -> list[VerifyingKey]:
-        """Those that may have signed a token with this `kid` and `alg`; without a `kid` it may be any that fits."""
-        fitting = [key for key in self.keys if algorithm in key.algorithms and key_id in (None, key.id)]
-        return fitting[:MAX_TRIED]
+        """The keys that may have signed a token with this `kid` and `alg`; without a `kid` it may be any that fits."""
+        candidates = [key for key in self.keys if algorithm in key.algorithms and key_id in (None, key.id)]
+        return candidates[:MAX_TRIED]
 
     @classmethod
     def parse(cls, document: bytes, algorithms: Mapping[str, Algorithm]) -> KeySet:
@@ -93,9 +93,9 @@ class KeySet:
         try:
             found = _document.decode(document).keys
         except (ValueError, RecursionError):
-            raise KeySetError("not-json", "it is no JSON object with a list `keys`") from None
+            raise KeySetError("not-json", "it is not a JSON object with a list `keys`") from None
         if len(found) > MAX_KEYS:
-            raise KeySetError("too-many-keys", f"it has {len(found)} keys; at most {MAX_KEYS} are taken")
+            raise KeySetError("too-many-keys", f"it has {len(found)} keys; the limit is {MAX_KEYS}")
         keys: list[VerifyingKey] = []
         left_out: Counter[str] = Counter()
         for raw in found:
@@ -105,11 +105,14 @@ class KeySet:
             else:
                 left_out[key] += 1
         if not keys:
-            raise KeySetError("no-usable-key", f"it has no usable key for {', '.join(algorithms)}: {told(left_out)}")
+            raise KeySetError(
+                "no-usable-key", f"it has no usable key for {', '.join(algorithms)}: {describe(left_out)}"
+            )
         return cls(tuple(keys), left_out)
 
 
-def told(left_out: Mapping[str, int]) -> str:
+def describe(left_out: Mapping[str, int]) -> str:
+    """The reasons, with the number of keys left out for each."""
     return ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items())) or "none at all"
 
 
@@ -122,7 +125,7 @@ def _read(raw: Raw, algorithms: Mapping[str, Algorithm]) -> VerifyingKey | str:
     if jwk.kty == "oct" or jwk.k is not UNSET:
         return "symmetric"
     if jwk.d is not UNSET:
-        return "private"  # whoever publishes it lets everyone sign
+        return "private"  # if it is published, anyone can sign with it
     if jwk.use not in (None, "sig") or not (jwk.key_ops is None or "verify" in jwk.key_ops):
         return "for another use"
     wanted = {name: algorithms[name] for name in jwk.family() if name in algorithms}
@@ -131,6 +134,6 @@ def _read(raw: Raw, algorithms: Mapping[str, Algorithm]) -> VerifyingKey | str:
     name, algorithm = next(iter(wanted.items()))
     try:
         key = prepare(PyJWK.from_dict(jwk.public(), name).key, name, algorithm)
-    except Exception:  # noqa: BLE001 - whatever PyJWT and cryptography think of it, the others are not to suffer
+    except Exception:  # noqa: BLE001 - whatever PyJWT and cryptography raise, the other keys are to be used
         return "weak or malformed"
     return VerifyingKey(key, wanted, jwk.kid)

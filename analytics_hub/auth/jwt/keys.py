@@ -1,6 +1,6 @@
 """Keys, and the algorithms that each of them may serve.
 
-A key belongs to one family of algorithms. Which of them a token may use is decided here, before there is a token.
+A key belongs to one family of algorithms. Which of them tokens may use is decided here, before any token is parsed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ASYMMETRIC: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """A key with the algorithms it serves, and the `kid` it goes by, if any."""
+    """A key with the algorithms it serves, and its `kid`, if it has one."""
 
     key: Key = field(repr=False)
     algorithms: Mapping[str, Algorithm]
@@ -39,17 +39,17 @@ KeyLookup: TypeAlias = Sequence[VerifyingKey] | Awaitable[Sequence[VerifyingKey]
 
 
 class KeySource(ABC):
-    """Where an authenticator looks for keys. It never learns more of a token than the two header fields."""
+    """Finds the keys for an authenticator, by two fields of a token's header."""
 
     @abstractmethod
     def serve(self, algorithms: Sequence[str]) -> None:
-        """An authenticator will ask for keys for `algorithms`; raises `ValueError` if there can be none."""
+        """Prepare for tokens of these algorithms; raises `ValueError` if there can be no key for them."""
 
     @abstractmethod
     def find(self, key_id: str | None, algorithm: str) -> KeyLookup:
         """The keys that may have signed a token with this `kid` and `alg`, or an awaitable of them, bounded in time.
 
-        Either way `KeySetError` is raised if no key can be had at all, whatever the token says.
+        Either way `KeySetError` is raised if there are no keys at all.
         """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class KeySource(ABC):
 
 
 class StaticKeys(KeySource):
-    """Keys that are written in the configuration. They are tried in order, whatever `kid` a token names."""
+    """Keys from the configuration. They are tried in order, whatever `kid` a token names."""
 
     def __init__(self, keys: Sequence[Key], algorithms: tuple[str, ...]) -> None:
         by_name = load_algorithms(algorithms)
@@ -70,13 +70,13 @@ class StaticKeys(KeySource):
         return f"{len(self._keys)} keys"
 
     def serve(self, algorithms: Sequence[str]) -> None:
-        """They were checked when they came."""
+        """Nothing to do: they were checked in the constructor."""
 
     def find(self, key_id: str | None, algorithm: str) -> Sequence[VerifyingKey]:
         return [key for key in self._keys if algorithm in key.algorithms]
 
     async def run(self) -> None:
-        """Nothing about them changes."""
+        """Nothing to do: they never change."""
 
 
 def check_algorithms(algorithms: Sequence[str]) -> tuple[str, ...]:
@@ -85,13 +85,13 @@ def check_algorithms(algorithms: Sequence[str]) -> tuple[str, ...]:
     if isinstance(algorithms, str) or not algorithms or not known.issuperset(algorithms):
         raise ValueError(f"algorithms is {algorithms!r}; it must be a list of some of {', '.join(sorted(known))}")
     if len({name in ASYMMETRIC for name in algorithms}) > 1:
-        # A public key that may also serve as an HMAC secret lets everyone who knows it sign tokens.
+        # If a public key may also serve as an HMAC secret, anyone can sign tokens with it.
         raise ValueError(f"algorithms {', '.join(algorithms)} mix HMAC with asymmetric ones; use two authenticators")
     return tuple(algorithms)
 
 
 def load_algorithms(names: Sequence[str]) -> dict[str, Algorithm]:
-    """PyJWT's implementations; raises `ImportError` if they need `cryptography` and it is not there."""
+    """PyJWT's implementations; raises `ImportError` if they need `cryptography` and it is not installed."""
     jws = PyJWS(algorithms=names)
     try:
         return {name: jws.get_algorithm_by_name(name) for name in names}
@@ -126,11 +126,11 @@ def prepare(key: Key, name: str, algorithm: Algorithm) -> Key:
         raise ValueError(f"{name}: {error}") from None
     if name in HMAC_KEY_BYTES and len(prepared) < (least := HMAC_KEY_BYTES[name]):
         raise ValueError(f"{name}: an HMAC key must have at least {least} bytes, this one has {len(prepared)}")
-    if complaint := algorithm.check_key_length(prepared):
-        raise ValueError(f"{name}: {complaint}")
+    if reason := algorithm.check_key_length(prepared):
+        raise ValueError(f"{name}: {reason}")
     return prepared
 
 
 def _public(key: Key) -> Key:
-    """The half that verifies: PyJWT takes a private RSA key for a verifier too, and then fails at each token."""
+    """The public half: PyJWT accepts a private RSA key for verification too, and then fails for each token."""
     return key.public_key() if hasattr(key, "public_key") else key

@@ -1,4 +1,4 @@
-"""Making tokens, for a login of one's own and for tests."""
+"""Issues tokens, for the login of an application and for tests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def mint(
 ) -> str:
     """A token for `subject` that is valid for `ttl` seconds from `now` (the wall clock's, if None).
 
-    What `JWTAuthenticator` would refuse for its form or its key raises `ValueError` here.
+    Raises `ValueError` for claims or a key that `JWTAuthenticator` would refuse.
     """
     if not 0 < ttl < math.inf:
-        raise ValueError(f"ttl is {ttl!r}; it must be a number of seconds above 0")
+        raise ValueError(f"ttl is {ttl!r}; it must be a number of seconds greater than 0")
     now = time.time() if now is None else now
     body = {"sub": subject, "roles": list(roles), "iat": math.floor(now), "exp": math.ceil(now + ttl), **claims}
     try:

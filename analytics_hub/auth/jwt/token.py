@@ -1,7 +1,7 @@
-"""The compact form of a signed token (RFC 7515 §3.1), read before anything in it is believed.
+"""The compact form of a signed token (RFC 7515 §3.1), parsed before it is verified.
 
-The signature is verified by PyJWT's algorithms and not by its `PyJWS`, which decodes all of a token anew for each key:
-350 µs for 8 KB of junk where this takes 10, and the payload before the signature is known to be good.
+The signature is verified by PyJWT's algorithms and not by its `PyJWS`, which decodes the whole token again for each
+key: 350 µs for 8 KB of garbage where this takes 10; and it decodes the payload before the signature is verified.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import msgspec
 
 MAX_KEY_ID: Final = 512
 
-# No padding: some readers take it, and then one token has several spellings.
+# No padding: some parsers accept it, and then one token has several spellings.
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 KeyId = Annotated[str, msgspec.Meta(max_length=MAX_KEY_ID)]
 
 
 class _Header(msgspec.Struct):
-    """What is read of a header. `jku`, `jwk`, `x5u` and `x5c` are not: a token does not choose who may sign it."""
+    """The fields of a header that are read. `jku`, `jwk`, `x5u` and `x5c` are not: a token does not choose its key."""
 
     alg: str
     kid: KeyId | None = None
@@ -35,7 +35,7 @@ _header: Final = msgspec.json.Decoder(_Header)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CompactToken:
-    """A token taken apart; its payload stays encoded until somebody has verified `signature` over `message`."""
+    """The parts of a token. `payload` is not to be decoded before `signature` over `message` is verified."""
 
     algorithm: str
     key_id: str | None
@@ -44,14 +44,14 @@ class CompactToken:
 
     @classmethod
     def parse(cls, token: str) -> CompactToken:
-        """Raises `ValueError` for what is no signed token, or one with extensions that must be understood."""
+        """Raises `ValueError` if it is not a signed token, or has extensions that must be understood."""
         if not _COMPACT.fullmatch(token):
             raise ValueError("not three parts in base64url")
         message, _, signature = token.rpartition(".")
         try:
             header = _header.decode(_decode(message.partition(".")[0]))
         except RecursionError:
-            raise ValueError("the header is nested too deep") from None
+            raise ValueError("the header is nested too deeply") from None
         if header.crit is not msgspec.UNSET or header.b64 is not msgspec.UNSET:
             raise ValueError("the header has extensions that are not understood here")  # RFC 7515 §4.1.11
         return cls(header.alg, header.kid, message.encode(), _decode(signature))

@@ -1,6 +1,6 @@
 """Run Autobahn's test suite against the native WebSocket transport.
 
-The profile `quick` leaves out limits and compression (247 cases, ten seconds). `full` is everything: 517 cases with
+The profile `quick` leaves out limits and compression (247 cases, ten seconds). `full` has all: 517 cases with
 compression, which take twenty minutes, and 301 without, which take half a minute.
 """
 
@@ -21,9 +21,9 @@ from .suite import FULL, PINS, PLAIN, QUICK, Missing, find_python, install, run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance.autobahn", description=__doc__)
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
-    parser.add_argument("--no-compression", action="store_true", help="a server that offers none")
+    parser.add_argument("--no-compression", action="store_true", help="a server without compression")
     parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
-    parser.add_argument("--reports", type=Path, metavar="FOLDER", help="keep what the suite writes, in a new folder")
+    parser.add_argument("--reports", type=Path, metavar="FOLDER", help="keep the reports of the suite, in a new folder")
     options = parser.parse_args()
     try:
         python = find_python()

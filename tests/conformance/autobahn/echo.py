@@ -1,7 +1,7 @@
 """The server under test: the native transport, with a hub that sends every message back as one frame of its kind.
 
-Everything is the transport's own but the hub: the handshake, `WebSocketClient`, the decoder, the frames, the
-compression. Prints its port, and ends with its standard input, so that it outlives nobody.
+Everything but the gateway is the transport's own: the handshake, `WebSocketProtocol`, the decoder, the frames, the
+compression. Prints its port, and ends with its standard input, so that it ends with its parent process.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import anyio.abc
 
+from analytics_hub.hub import Hub
 from analytics_hub.protocol import Parsed
 from analytics_hub.transports._websocket.frames import FrameWire
 from analytics_hub.transports.websocket import Compression, Limits, serve
 
-from ...transports.fake_hub import FakeHub, FakeSession
+from ...transports.fake_gateway import FakeHub, FakeSession
 
 BACKENDS: Final = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -41,7 +42,7 @@ COMPRESSION: Final = Compression(threshold=0)  # short messages too
 
 @dataclass(frozen=True)
 class Plain:
-    """The format of frames that hold what they are given."""
+    """The format of frames that contain the bytes of a message unchanged."""
 
     is_binary: bool
     name = "plain"
@@ -64,16 +65,20 @@ def echo(session: FakeSession, data: str | bytes) -> None:
 
 async def run(compression: Compression | None) -> None:
     hub = FakeHub()
-    hub.on_data = echo
-    hub.on_resumed = lambda session: session.transport.resume_reading()
+    hub.gateway.on_data = echo
+    hub.gateway.on_resumed = lambda session: session.transport.resume_reading()
     async with anyio.create_task_group() as tasks:
 
         async def listen(*, task_status: anyio.abc.TaskStatus[int]) -> None:
             await serve(
-                hub,  # type: ignore[arg-type]  # does what the transport asks for
-                port=0, path="/", has_endpoints=False, limits=LIMITS, compression=compression or False,
+                cast("Hub", hub),
+                port=0,
+                path="/",
+                has_endpoints=False,
+                limits=LIMITS,
+                compression=compression or False,
                 task_status=task_status,
-            )  # fmt: skip
+            )
 
         print(await tasks.start(listen), flush=True)
 

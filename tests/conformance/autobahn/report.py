@@ -1,4 +1,4 @@
-"""What the suite has found: its `index.json`, judged strictly."""
+"""The results of the suite: its `index.json`, read strictly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 AGENT: Final = "analytics-hub"
-"""What the suite knows the server by."""
+"""The name of the server in the report of the suite."""
 SECTIONS: Final = {
     1: "Framing",
     2: "Pings and pongs",
@@ -24,18 +24,18 @@ SECTIONS: Final = {
     12: "Compression: payloads",
     13: "Compression: parameters",
 }
-UNJUDGED: Final = frozenset({"7.1.6", "7.13.1", "7.13.2"})
-"""Cases on which the suite has no opinion, whatever the server does: it calls them informational."""
+INFORMATIONAL: Final = frozenset({"7.1.6", "7.13.1", "7.13.2"})
+"""Cases with the verdict informational, whatever the server does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The suite's words on one case: what was exchanged, and how it was closed."""
+    """The verdict of the suite on one case: on the exchange, and on its close."""
 
     case: str
     behavior: str
     closing: str
-    sentence: str
+    text: str
 
     @property
     def section(self) -> int:
@@ -43,37 +43,37 @@ class Verdict:
 
     @property
     def is_strict(self) -> bool:
-        wanted = "INFORMATIONAL" if self.case in UNJUDGED else "OK"
+        wanted = "INFORMATIONAL" if self.case in INFORMATIONAL else "OK"
         return self.behavior == self.closing == wanted
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.behavior}, closing {self.closing}: {self.sentence}"
+        return f"{self.case}: {self.behavior}, closing {self.closing}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All verdicts of a run, in the order of the suite, and what else went wrong."""
+    """All verdicts of a run, in the order of the suite, and other failures of it."""
 
     verdicts: tuple[Verdict, ...]
-    accidents: tuple[str, ...]
+    failures: tuple[str, ...]
 
     @classmethod
-    def read(cls, folder: Path, count: int, accidents: Iterable[str] = ()) -> Self:
-        """What the suite has written into `folder` about `count` cases."""
+    def read(cls, folder: Path, count: int, failures: Iterable[str] = ()) -> Self:
+        """The report that the suite has written into `folder`, of `count` cases."""
         index = folder / "index.json"
         cases = json.loads(index.read_text()).get(AGENT, {}) if index.exists() else {}
         ordered = sorted(cases, key=lambda case: [int(part) for part in case.split(".")])
-        missing = [f"{len(cases)} cases were judged, and not {count}"] if len(cases) != count else []
-        return cls(tuple(_read_verdict(folder, case, cases[case]) for case in ordered), (*missing, *accidents))
+        missing = [f"{len(cases)} cases have a verdict; there must be {count}"] if len(cases) != count else []
+        return cls(tuple(_read_verdict(folder, case, cases[case]) for case in ordered), (*missing, *failures))
 
     @property
     def weak(self) -> tuple[Verdict, ...]:
-        """Those that are not strict."""
+        """The verdicts that are not strict."""
         return tuple(verdict for verdict in self.verdicts if not verdict.is_strict)
 
     @property
     def faults(self) -> list[str]:
-        return [*self.accidents, *map(str, self.weak)]
+        return [*self.failures, *map(str, self.weak)]
 
     def table(self) -> str:
         cases = Counter(verdict.section for verdict in self.verdicts)

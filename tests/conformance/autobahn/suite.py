@@ -1,6 +1,6 @@
-"""Autobahn's test suite: the Python 2.7 that it needs, the folder it is installed in, and one run of it.
+"""Autobahn's test suite: the Python 2.7 that it needs, the folder that it is installed in, and one run of it.
 
-Needs nothing but the standard library, so that CI can install before there is a virtual environment:
+Needs only the standard library, so that CI can install before there is a virtual environment:
 `python3 -m tests.conformance.autobahn.suite`.
 """
 
@@ -36,19 +36,19 @@ run()
 
 
 class Missing(Exception):
-    """Something that the suite needs is not there; the text is a sentence that says what helps."""
+    """Something that the suite needs is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Which cases are run."""
+    """A selection of cases."""
 
     cases: tuple[str, ...] = ("*",)
     excluded: tuple[str, ...] = ()
     count: int
-    """How many these are."""
+    """The number of these cases."""
     guard: float
-    """Seconds after which the suite is taken to hang; nothing is measured with it."""
+    """Seconds after which the suite counts as hanging; nothing is measured with it."""
 
 
 # 9 is limits, 12 and 13 are compression.
@@ -57,13 +57,13 @@ PLAIN: Final = Profile(excluded=("12.*", "13.*"), count=301, guard=1800.0)
 FULL: Final = Profile(count=517, guard=3 * 3600.0)
 
 
-# --- installing -------------------------------------------------------------------------------------------------------
+# --- installing
 
 
 def find_python() -> str:
-    """A Python 2.7 that can install and speak TLS; raises `Missing`."""
+    """A Python 2.7 with pip and TLS; raises `Missing`."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    # Before what is on the path, which may be pyenv's stand-in for a version that is not switched on.
+    # Before the one on the path, which may be pyenv's shim of a version that is not active.
     found = [str(path) for path in sorted(pyenv.glob("versions/2.7*/bin/python2.7"), reverse=True)]
     for python in [*found, *filter(None, [shutil.which("python2.7")])]:
         if subprocess.run([python, "-sE", "-c", "import pip, ssl"], capture_output=True, check=False).returncode == 0:
@@ -81,7 +81,7 @@ def is_installed(python: str) -> bool:
 
 
 def install(python: str) -> None:
-    """Bring `HOME` to what `PINS` says, if it is not there already; raises `Missing`."""
+    """Install `PINS` into `HOME`, if it is not there already; raises `Missing`."""
     if is_installed(python):
         return
     with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".venv-") as folder:
@@ -98,20 +98,20 @@ def install(python: str) -> None:
         fresh.rename(HOME)
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running
 
 
 @contextmanager
 def echoing(backend: str, *, compresses: bool) -> Iterator[tuple[int, Path]]:
-    """The port of the server under test in a process of its own, and the file of what it complains about."""
+    """The port of the server under test, in a process of its own, and the file with its error output."""
     command = [sys.executable, "-m", "tests.conformance.autobahn.echo", "--backend", backend]
     if not compresses:
         command.append("--no-compression")
-    with tempfile.NamedTemporaryFile() as complaints:
-        log = Path(complaints.name)
-        # It ends with its input, which ends with this block.
+    with tempfile.NamedTemporaryFile() as errors:
+        log = Path(errors.name)
+        # The process ends with its input, which ends with this block.
         with subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:
             assert process.stdout is not None
             port = process.stdout.readline()
@@ -121,7 +121,7 @@ def echoing(backend: str, *, compresses: bool) -> Iterator[tuple[int, Path]]:
 
 
 def run(python: str, profile: Profile, backend: str, folder: Path, *, compresses: bool = True) -> Report:
-    """Have the suite judge the transport; what it writes goes into `folder`, which must not exist."""
+    """Run the suite against the transport; its reports go into `folder`, which must not exist."""
     folder.mkdir(parents=True)
     with echoing(backend, compresses=compresses) as (port, log):
         spec = {
@@ -134,13 +134,13 @@ def run(python: str, profile: Profile, backend: str, folder: Path, *, compresses
         path = folder / "spec.json"
         path.write_text(json.dumps(spec))
         faults = _wait([python, "-sE", "-c", _LAUNCH, str(HOME), "-m", "fuzzingclient", "-s", str(path)], profile.guard)
-        if complaints := log.read_text():
-            faults.append(f"the server complained:\n{complaints}")
+        if output := log.read_text():
+            faults.append(f"the server has written errors:\n{output}")
     return Report.read(folder, profile.count, faults)
 
 
 def _wait(command: Sequence[str], seconds: float) -> list[str]:
-    """What went wrong with the suite itself."""
+    """The failures of the suite itself."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""The transports under test, and how a test comes to a hub that is served by one of them."""
+"""The transports under test, and a hub that is served by one of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from analytics_hub import AuthenticationError, Channel, Handshake, Hub, Identity
 from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 
-from .asgi import ASGIDoor
-from .client import Client, Connect, Door, Reader
-from .memory import MemoryDoor
-from .sse import EventDoor
-from .tcp import TCPDoor
-from .websocket import WebSocketDoor
+from . import abilities, asgi, memory, sse, sse_asgi, tcp, websocket
+from .client import Client, Connect, Reader, TransportUnderTest
 
-DOORS: Final[tuple[Door, ...]] = (MemoryDoor(), WebSocketDoor(), TCPDoor(), EventDoor(), ASGIDoor())
+TRANSPORTS: Final = (
+    TransportUnderTest(abilities.MEMORY, memory.serving),
+    TransportUnderTest(abilities.WEBSOCKET, websocket.serving),
+    TransportUnderTest(abilities.TCP, tcp.serving),
+    TransportUnderTest(abilities.SSE, sse.serving),
+    TransportUnderTest(abilities.ASGI, asgi.serving),
+    TransportUnderTest(replace(abilities.SSE, transport="sse-asgi"), sse_asgi.serving),
+)
 
 HANG: Final = 30.0
-"""Seconds after which a test is taken to hang; nothing is measured with it."""
+"""Seconds after which a test counts as hanging; nothing is measured with it."""
 FAST: Final = Tuning(interval=0.001, rate=None, command_rate=None)
 """For tests that run by the real clock."""
 
@@ -40,14 +43,14 @@ CHANNELS: Final = (
 
 
 class Tokens:
-    """An `authenticate` that knows some tokens by heart; a test may add its own."""
+    """An `authenticate` with a table of tokens; a test may add its own."""
 
     def __init__(self) -> None:
         self.known: dict[str, Identity | Exception] = {
             "alice": Identity(id="alice", roles=frozenset({"trader"})),
             "root": Identity(id="root", roles=frozenset({"admin"})),
             "old": AuthenticationError("expired"),
-            "banned": PermissionDenied("not you"),
+            "banned": PermissionDenied("this identity is banned"),
         }
 
     def __call__(self, handshake: Handshake) -> Identity:
@@ -59,14 +62,14 @@ class Tokens:
         return found
 
     def add(self, token: str, **changes: Any) -> None:
-        """A token of alice's with some of her identity changed."""
+        """A token for the identity `alice` with some fields changed."""
         alice = self.known["alice"]
         assert isinstance(alice, Identity)
         self.known[token] = replace(alice, **changes)
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ServedHub:
     """A hub that is being served."""
 
     hub: Hub
@@ -76,7 +79,7 @@ class House:
 
     @asynccontextmanager
     async def reader(self, *channels: Any, token: str | None = "alice") -> AsyncIterator[Reader]:
-        """A client that was let in and has subscribed to `channels`."""
+        """A client that was admitted and has subscribed to `channels`."""
         async with self.connect(token) as client:
             reader = Reader(client)
             if token is not None:
@@ -85,17 +88,22 @@ class House:
                 await reader.subscribe(*channels)
             yield reader
 
-    async def gone(self) -> None:
-        """Wait until the hub knows of no client any more."""
+    async def all_disconnected(self) -> None:
+        """Wait until the hub has no session."""
         while self.hub.statistics().sessions:
             await checkpoint()
 
 
 @asynccontextmanager
 async def serving(
-    door: Door, *, channels: Iterable[Channel] = CHANNELS, tuning: Tuning = FAST, manual: bool = False, **options: Any
-) -> AsyncIterator[House]:
-    """A hub behind `door`; with `manual`, its time moves by `house.clock.advance` alone."""
+    transport: TransportUnderTest,
+    *,
+    channels: Iterable[Channel] = CHANNELS,
+    tuning: Tuning = FAST,
+    manual: bool = False,
+    **options: Any,
+) -> AsyncIterator[ServedHub]:
+    """A hub that is served by `transport`; with `manual`, its time moves by `served.clock.advance` only."""
     clock = ManualClock()
     tokens = Tokens()
     if manual:
@@ -103,29 +111,31 @@ async def serving(
     hub = clock.attach(Hub(channels, authenticate=tokens, tuning=tuning, grace=2.0, **options))
     try:
         with anyio.fail_after(HANG):
-            async with hub, door.open(hub) as connect:
-                yield House(hub, connect if door.abilities.takes_commands else _with_token(connect), clock, tokens)
+            async with hub, transport.serve(hub) as connect:
+                yield ServedHub(
+                    hub, connect if transport.abilities.has_commands else _with_token(connect), clock, tokens
+                )
             assert set(hub.statistics().counters) <= set(COUNTERS)
-    except* _Unable as reasons:  # wrapped by the task groups that it came through
-        unable = reasons
+    except* _Unsupported as reasons:  # wrapped by the task groups that it came through
+        unsupported = reasons
     else:
         return
-    pytest.skip(str(unable.exceptions[0]))
+    pytest.skip(str(unsupported.exceptions[0]))
 
 
-class _Unable(Exception):
-    """A test asks for what the transport declares that it cannot do."""
+class _Unsupported(Exception):
+    """The test needs an ability that the transport does not have."""
 
 
 def _with_token(connect: Connect) -> Connect:
-    """`connect` of a transport that could take a token in a first message only if it took messages."""
+    """`connect` of a transport without commands: no token can come as the first message."""
 
-    def let_in(token: str | None = None) -> AbstractAsyncContextManager[Client]:
+    def connect_client(token: str | None = None) -> AbstractAsyncContextManager[Client]:
         if token is None:
-            raise _Unable("this transport takes no token as a message")
+            raise _Unsupported("this transport accepts no token as a message")
         return connect(token)
 
-    return let_in
+    return connect_client
 
 
-__all__ = ["CHANNELS", "DOORS", "FAST", "Client", "Door", "House", "Tokens", "serving"]
+__all__ = ["CHANNELS", "FAST", "TRANSPORTS", "ServedHub", "Tokens", "serving"]

@@ -1,4 +1,4 @@
-"""Short stories for the machine, which chance would seldom tell."""
+"""Scenarios for the machine that random steps seldom produce."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def publish(world: World, name: str, body: int, key: str) -> None:
     world.publish(name, body, key=key if name in draw.KEYED else None)
 
 
-# --- clients that want the same
+# --- clients with the same subscriptions
 
 
-def want(world: World, client: Client, *names: str) -> None:
-    """These channels, and no others."""
+def set_subscriptions(world: World, client: Client, *names: str) -> None:
+    """Subscribe to these channels, and no others."""
     others = [name for name in client.subscribed if name not in names]
     commands: list[Fields] = [{"action": "unsubscribe", "channels": others}] if others else []
     world.send(client, *commands, {"action": "subscribe", "channels": list(names)})
@@ -32,15 +32,15 @@ def want(world: World, client: Client, *names: str) -> None:
 
 def gather(world: World, clients: Sequence[Client], names: Sequence[str]) -> None:
     for client in clients:
-        want(world, client, *names)
+        set_subscriptions(world, client, *names)
     world.turn()
     world.advance(draw.INTERVAL)
 
 
-def fall_behind(world: World, clients: Sequence[Client], name: str, who: Sequence[int]) -> None:
-    """One after the other stalls, each at another write, and comes back when more has come."""
+def fall_behind(world: World, clients: Sequence[Client], name: str, numbers: Sequence[int]) -> None:
+    """Clients stall one after the other, each at another write, and are resumed when there is more."""
     gather(world, clients, [name])
-    late = [clients[number % len(clients)] for number in who]
+    late = [clients[number % len(clients)] for number in numbers]
     for client in late:
         publish(world, name, 0, "a")
         world.turn({client.number})
@@ -56,22 +56,22 @@ def fall_behind(world: World, clients: Sequence[Client], name: str, who: Sequenc
 # --- in the middle of a flush
 
 
-def is_in_company(client: Client) -> bool:
-    """Whether it shares a cohort and could be served."""
+def shares_cohort(client: Client) -> bool:
+    """Whether it shares a cohort and can be written to."""
     cohort = client.session.cohort
     return client.is_live and not client.is_paused and cohort is not None and cohort.size > 1 and not cohort.is_stalled
 
 
 def is_owed(client: Client) -> bool:
-    """Whether something was taken for it and others that it was not written yet: its part of a flush, or of a table."""
+    """Whether items were taken for its cohort and not written to it: its slice of a flush, or the rest of a table."""
     cohort = client.session.cohort
-    if cohort is None or not is_in_company(client):
+    if cohort is None or not shares_cohort(client):
         return False
     return cohort.owes(client.session) or any(reader.carry for reader in cohort.readers.values())
 
 
 def begin_flush(world: World, client: Client, count: int) -> None:
-    """Something comes on all channels of a client, and is written until somebody is owed the rest."""
+    """Publish to all channels of a client, and write until a client is owed the rest."""
     for n in range(count):
         for name in list(client.subscribed):
             publish(world, name, n, draw.KEYS[n])
@@ -83,7 +83,7 @@ def begin_flush(world: World, client: Client, count: int) -> None:
 
 
 def interrupt(world: World, owed: Client, what: str) -> None:
-    """Something happens to a client that is owed something."""
+    """Something happens to a client that is owed a frame."""
     match what:
         case "ping":
             world.send(owed, {"action": "ping"})
@@ -105,7 +105,7 @@ def interrupt(world: World, owed: Client, what: str) -> None:
 
 
 def pace(world: World, clients: Sequence[Client], name: str, max_hz: float, beats: int) -> None:
-    """Somebody wants a channel at a pace of its own, and more comes than that."""
+    """Clients subscribe with `max_hz`, and more is published than that."""
     for client in clients:
         world.send(client, {"action": "subscribe", "channels": [{"channel": name, "max_hz": max_hz}]})
     for n in range(beats):
@@ -118,10 +118,10 @@ def move(world: World, clients: Sequence[Client], old: str, new: str) -> None:
     """The first client uses up its tokens on one channel, then joins the others on another."""
     count = int(world.tuning.rate or 2.0) + 1
     for client in clients:
-        want(world, client, old if client is clients[0] else new)
+        set_subscriptions(world, client, old if client is clients[0] else new)
     for name in (old, new):
         world.advance(draw.INTERVAL)
-        want(world, clients[0], name)
+        set_subscriptions(world, clients[0], name)
         world.turn()
         for n in range(count):
             publish(world, name, n, "a")
@@ -131,7 +131,7 @@ def move(world: World, clients: Sequence[Client], old: str, new: str) -> None:
 def change_while_asked(
     world: World, client: Client, names: Sequence[str], other: Identity, lost: Sequence[str]
 ) -> None:
-    """While the application is asked whether a client may have more, it is made another, and loses what it had."""
+    """While the application is asked about a client, its identity changes, and channels are withdrawn from it."""
     world.send(client, {"action": "subscribe", "channels": [*list(client.subscribed)[:1], *names]})
     world.handle_events()
     world.identify(client, other)
@@ -140,30 +140,30 @@ def change_while_asked(
         world.answer_question(world.questions[0].channels)
 
 
-def delete_what_it_saw(world: World, client: Client, name: str, command: Fields, *, is_late: bool) -> None:
-    """A client begins with a table that has deletions; then what it has seen, or would have seen, is deleted."""
+def delete_known_key(world: World, client: Client, name: str, command: Fields, *, is_late: bool) -> None:
+    """A client subscribes to a table with deletions; then a key that it knows, or would have known, is deleted."""
     world.publish(name, 0, key="a")
     world.publish(name, 0, key="b")
-    if name in world.lives:
+    if name in world.histories:
         world.delete(name, "b")
     world.send(client, command)
     if not is_late:
         world.turn()
         world.advance(draw.INTERVAL)
-    if name in world.lives:
+    if name in world.histories:
         world.delete(name, "a")
     world.turn()
 
 
 def outrun(world: World, client: Client, keeps: int) -> None:
-    """A client waits for the journal, which meanwhile forgets what it waits for, and then is asked again."""
+    """A client waits for items of the journal, which deletes them meanwhile, and then reads again."""
     name = draw.DURABLE[0]
-    life = world.lives[name]
+    history = world.histories[name]
     _keep(world, name, 8)
-    since = {"epoch": life.epoch, "seq": max(0, life.head - 8)}
+    since = {"epoch": history.epoch, "seq": max(0, history.head - 8)}
     world.send(client, {"action": "subscribe", "channels": [{"channel": name, "since": since}]})
     world.turn()
-    world.shelves[name].trim(keeps)
+    world.journals[name].trim(keeps)
     _keep(world, name, 1)
     world.send(client, {"action": "subscribe", "channels": ["ev"]})
     world.advance(draw.INTERVAL)
@@ -171,7 +171,7 @@ def outrun(world: World, client: Client, keeps: int) -> None:
 
 
 def _keep(world: World, name: str, count: int) -> None:
-    """Publish to a durable channel, whose journal does what it must write, and no more."""
+    """Publish to a durable channel; its journal executes the appends, and no reads."""
     for n in range(count):
         world.publish(name, n)
     world.turn()

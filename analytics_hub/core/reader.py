@@ -1,0 +1,172 @@
+"""A reader: the position of a cohort in one log, and what a session takes with it when it leaves its cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..protocol import control_item
+from .bucket import TokenBucket
+from .log import ChannelLog
+from .ring import Entry
+
+
+class Gap(NamedTuple):
+    """Items lost and not reported yet: `lost` of the numbers `first` to `last`."""
+
+    first: int
+    last: int
+    lost: int
+
+
+class Reader:
+    """A position in one log, shared by the members of a `cohort`.
+
+    Each item up to `position` was delivered, superseded (`conflated`), lost (`dropped`, of which `gap` is not reported
+    yet), or is in `carry`, taken from the log and not written yet. `carry` is never changed in place, so that copies of
+    a reader may share it. `is_fresh` until a snapshot was taken: until then it needs no deletions. `period` and
+    `next_at` pace a subscription with `max_hz`. `is_plain`: nothing but the position must be advanced in a flush.
+    """
+
+    __slots__ = (
+        "carry",
+        "cohort",
+        "conflated",
+        "dropped",
+        "gap",
+        "is_fresh",
+        "is_plain",
+        "log",
+        "next_at",
+        "period",
+        "position",
+    )
+
+    def __init__(self, log: ChannelLog, position: int, period: float = 0.0, *, is_fresh: bool = False) -> None:
+        self.log = log
+        self.cohort: Any = None  # a `Cohort` or None; its module imports this one
+        self.position = position
+        self.dropped = 0
+        self.conflated = 0
+        self.carry: Sequence[Entry] = ()
+        self.gap: Gap | None = None
+        self.is_fresh = is_fresh
+        self.period = period
+        self.next_at = 0.0
+        self.is_plain = not (period or is_fresh)
+
+    def copy(self) -> Reader:
+        twin = Reader(self.log, self.position, self.period, is_fresh=self.is_fresh)
+        twin.dropped = self.dropped
+        twin.conflated = self.conflated
+        twin.carry = self.carry
+        twin.gap = self.gap
+        twin.next_at = self.next_at
+        twin.is_plain = self.is_plain
+        return twin
+
+    @property
+    def lost(self) -> int:
+        """How many entries above the position are gone. A reader that knows no key yet misses no deletion."""
+        return 0 if self.is_fresh else self.log.count_lost(self.position)
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self.carry) or self.position < self.log.head
+
+    @property
+    def written_position(self) -> int:
+        """The number up to which each item was written or accounted for."""
+        return self.carry[0].seq - 1 if self.carry else self.position
+
+    @property
+    def resume_position(self) -> int:
+        """The number after which a client resumes that has read what was written; a loss that was not reported to it is
+        still ahead."""
+        return min(self.written_position, self.gap.first - 1) if self.gap else self.written_position
+
+    def update_plain(self) -> None:
+        self.is_plain = not (self.period or self.is_fresh or self.carry or self.gap)
+
+    def set_pace(self, period: float) -> None:
+        """At most one flush every `period` seconds from now on; 0 for no limit."""
+        self.period = period
+        self.next_at = 0.0
+        self.update_plain()
+
+    # --- taking
+
+    def read_live(self) -> list[Entry]:
+        """Everything live above the position in a log that conflates; the position moves to the head."""
+        log = self.log
+        entries = log.after(self.position)
+        lost = self.lost
+        if lost:
+            self._add_loss(self.position + 1, log.floor, lost)
+        if self.is_fresh:
+            entries = [entry for entry in entries if not entry.deleted]
+            self.is_fresh = False
+        self.conflated += log.head - self.position - len(entries) - lost
+        self.position = log.head
+        return entries
+
+    def put_back(self) -> None:
+        """Return `carry` to the log, so that the oldest items are lost first.
+
+        Not for logs that conflate, where the positions of items that were taken are gone.
+        """
+        if self.carry and not self.log.conflates:
+            self.position = self.written_position
+            self.carry = ()
+            self.update_plain()
+
+    # --- losses
+
+    def skip_overwritten(self) -> None:
+        """Count what was overwritten before it was read, and continue at what is left.
+
+        Not for logs that conflate: there `read_live` finds out what was lost.
+        """
+        lost = self.lost
+        if lost:
+            self.drop(lost)
+
+    def drop(self, count: int) -> None:
+        """Skip the next `count` items as lost, to be reported."""
+        self._add_loss(self.position + 1, self.position + count, count)
+        self.position += count
+
+    def count_final_loss(self) -> None:
+        """Before the subscription ends: count what it has lost, in every mode."""
+        lost = self.lost
+        if lost and self.log.conflates:
+            self._add_loss(self.position + 1, self.log.floor, lost)
+        elif lost:
+            self.drop(lost)
+
+    def _add_loss(self, first: int, last: int, count: int) -> None:
+        self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)
+        self.dropped += count
+        self.is_plain = False
+
+    def report_gap(self, held_by: str, timestamp: str) -> Entry:
+        """The `$gap` that reports the gap, which is thereby done. Its `seq` is where the loss begins."""
+        assert self.gap is not None
+        first, last, lost = self.gap
+        self.gap = None
+        reason = "retention" if self.log.channel.mode == "durable" else held_by
+        span = {"from": first, "to": last}
+        item = control_item("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+        return Entry(0, first, item, self.log.name)
+
+
+class Detached:
+    """The readers, rate and pace of a session that is in no cohort."""
+
+    __slots__ = ("bucket", "held_by", "not_before", "readers")
+
+    def __init__(self, readers: dict[str, Reader], bucket: TokenBucket) -> None:
+        self.readers = readers
+        self.bucket = bucket
+        self.not_before = 0.0
+        self.held_by = "rate"
