@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 
 from .regressions import REGRESSIONS
+from .strategies import LARGE_INPUTS
 from .targets import TARGETS
 
 PHASES = [Phase.generate, Phase.shrink]  # failing inputs are kept in `regressions.py`, not in hypothesis' database
@@ -21,7 +22,7 @@ def test_samples_and_regressions_break_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_generated_input_breaks_it(name: str) -> None:
-    @settings(phases=PHASES, suppress_health_check=[*HealthCheck])
+    @settings(phases=PHASES, suppress_health_check=LARGE_INPUTS)
     @given(TARGETS[name].inputs)
     def check(data: bytes) -> None:
         TARGETS[name].check(data)  # raises for an input that breaks the parser

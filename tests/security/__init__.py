@@ -1,6 +1,6 @@
 """Attacks on real servers: every row of the catalogue in `docs/security.md`, each test named after its row.
 
-A file of tests says which servers it attacks::
+A file of tests declares the servers that it attacks::
 
     environment = targets(*NATIVE)
 

@@ -95,7 +95,7 @@ def open_stalled(target: Target) -> Peer:
 
 
 class Clients:
-    """Clients of a server that will drain: one that reads, one whose next item is due later, a stalled one."""
+    """Clients of a server that will drain: one that reads, one with a later item, a stalled one."""
 
     def __init__(self, target: Target, stack: ExitStack) -> None:
         self.target = target
