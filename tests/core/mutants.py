@@ -709,9 +709,7 @@ Without any mutant the machines pass all {unbroken.examples} examples, in {unbro
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Try deliberate faults in the core; the machines must find each."
-    )
+    parser = argparse.ArgumentParser(description="Try deliberate faults in the core; the machines must find each.")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")

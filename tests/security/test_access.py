@@ -48,9 +48,9 @@ def assert_invalid(target: Target, subtests: pytest.Subtests, cases: Cases) -> N
             else:
                 assert refusal_of(send_request(target, "/ticket", bearer(token))) == (401, INVALID)
     assert len(answers) == 1, answers
-    target.wait_counted("token-invalid", 2 * len(cases))
+    target.assert_counted("token-invalid", 2 * len(cases))
     for detail, number in Counter(detail for _, detail in cases.values()).items():
-        target.wait_counted(f"invalid-{detail}", 2 * number)
+        target.assert_counted(f"invalid-{detail}", 2 * number)
     log = target.log()
     assert not [name for name, (token, _) in cases.items() if len(token) > 3 and token[-20:] in log]
 
@@ -85,7 +85,7 @@ def test_a01_long_tokens_are_refused(target: Target) -> None:
     assert try_first_message(target, "x" * 100_000).code == 1009
     if not target.is_asgi:  # uvicorn never answers
         assert try_handshake(target, bearer("x" * 100_000)).status == 431
-    target.wait_counted("invalid-too-long", 2)
+    target.assert_counted("invalid-too-long", 2)
 
 
 def test_a01_missing_and_expired_tokens_have_answers_of_their_own(target: Target) -> None:
@@ -95,8 +95,8 @@ def test_a01_missing_and_expired_tokens_have_answers_of_their_own(target: Target
     assert refusal_of(try_handshake(target, bearer(expired))) == (401, EXPIRED)
     assert refusal_of(send_request(target, "/ticket", bearer(expired))) == (401, EXPIRED)
     assert try_first_message(target, expired) == (4401, EXPIRED)
-    target.wait_counted("token-missing", 2)
-    target.wait_counted("token-expired", 3)
+    target.assert_counted("token-missing", 2)
+    target.assert_counted("token-expired", 3)
 
 
 def test_a01_pages_get_a_close_code(target: Target) -> None:

@@ -54,4 +54,4 @@ def test_h03_a_body_in_chunks_of_one_byte_is_refused(target: Target) -> None:
 
         answer = peer.read_last_response()
     assert refusal_of(answer) == (400, "a body may come in 4096 pieces")
-    target.wait_counted("refused-request")
+    target.assert_counted("refused-request")

@@ -69,7 +69,7 @@ def test_d01_d02_unread_clients_lose_the_oldest_items_and_are_closed(target: Tar
         )
         assert is_served(hesitant)
         assert is_served(reader)
-    target.wait_counted("closed-4503", number + 1)
+    target.assert_counted("closed-4503", number + 1)
 
 
 def read_all_of_burst(peer: Peer, until: int) -> int:
@@ -106,9 +106,9 @@ def test_d14_d15_silent_clients_are_closed_and_idle_ones_stay(environments: Envi
             assert (close.code, close.reason) == (4408, f"no sign of life for {LOW['silence_timeout']:g} s")
         for target, peer in silent.items():
             assert peer.read_close().code == ENDS[target.name]
-            target.wait_counted("closed-silent" if target.name in NATIVE else "disconnected")
+            target.assert_counted("closed-silent" if target.name in NATIVE else "disconnected")
         for target in attacked:
-            target.wait_counted("closed-4408")
+            target.assert_counted("closed-4408")
         for peer in idle:
             assert is_served(peer) if isinstance(peer, LinePeer) else peer.send_close()
         assert {end.result().code for end in ends} == {1000}
@@ -199,7 +199,7 @@ def test_d10_clients_get_only_their_subscriptions(target: Target) -> None:
             target.publish(f"room:{name}", 11)
             before = [] if name == "nowhere" else [*range(1, 11)]
             assert items_until(peer, f"room:{name}", 11) == [(f"room:{name}", n) for n in (*before, *range(1, 12))]
-    target.wait_counted("error-forbidden", 2)
+    target.assert_counted("error-forbidden", 2)
 
 
 def test_d11_all_subscribers_get_the_same_items_in_the_same_order(target: Target) -> None:

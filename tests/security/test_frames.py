@@ -35,7 +35,7 @@ def assert_closed(
             assert close.code == code, close
             assert close.reason
             assert peer.read_end() == b""
-    target.wait_counted("protocol-fault", len(cases))
+    target.assert_counted("protocol-fault", len(cases))
 
 
 def closing(code: int, reason: bytes = b"") -> bytes:
@@ -114,7 +114,7 @@ def test_f04_a_valid_close_code_is_echoed(target: Target) -> None:
 
             assert peer.read_close().code == code
             assert peer.read_end() == b""
-    target.wait_counted("disconnected", 5)
+    target.assert_counted("disconnected", 5)
 
 
 NOT_UTF8 = {
@@ -255,8 +255,8 @@ def test_f15_a_peer_that_does_not_disconnect_after_a_close_is_disconnected(targe
         target.wait_disconnected()
         for peer in (closing_peer, violating, malformed_peer):
             assert peer.read_end() == b"", "nothing follows the close"
-    target.wait_counted("protocol-fault")
-    target.wait_counted("closed-4400")
+    target.assert_counted("protocol-fault")
+    target.assert_counted("closed-4400")
 
 
 def test_f16_resets_within_frames_leave_nothing(target: Target) -> None:

@@ -34,7 +34,7 @@ def test_h01_h02_slow_and_silent_handshakes_time_out(target: Target) -> None:
         assert silent.read_end() == b""
         for peer in (bytewise, linewise, stuck):
             assert peer.read_end().startswith(b"HTTP/1.1 408 ")
-    target.wait_counted("handshake-timeout", 4)
+    target.assert_counted("handshake-timeout", 4)
 
 
 def assert_refused(
@@ -50,7 +50,7 @@ def assert_refused(
             assert answer.body.strip()
             if status == 426:
                 assert answer.headers["sec-websocket-version"] == "13"
-    target.wait_counted(counter, len(cases))
+    target.assert_counted(counter, len(cases))
 
 
 LONG = {
@@ -168,7 +168,7 @@ def test_h07_other_origins_are_refused_before_the_token(target: Target, subtests
                 assert peer.read_frame().code == 4403
                 peer.send_close(4403)
                 assert peer.read_end() == b""
-    target.wait_counted("refused-origin", 2 * len(OTHER_ORIGINS))
+    target.assert_counted("refused-origin", 2 * len(OTHER_ORIGINS))
 
 
 def test_h07_the_own_and_the_listed_origins_are_admitted(target: Target) -> None:

@@ -80,8 +80,8 @@ def test_d03_malformed_commands_are_answered(target: Target, subtests: pytest.Su
                     assert (error["code"], error["retry"]) == (code, "never"), error
                     assert 0 < len(error["message"]) < 400
                     assert is_served(peer)
-    target.wait_counted("error-bad-request", len(MALFORMED))
-    target.wait_counted("error-unknown-action", len(UNKNOWN))
+    target.assert_counted("error-bad-request", len(MALFORMED))
+    target.assert_counted("error-unknown-action", len(UNKNOWN))
 
 
 def test_d03_ten_malformed_commands_in_a_row_close_a_client_and_nine_do_not(target: Target) -> None:
@@ -92,8 +92,8 @@ def test_d03_ten_malformed_commands_in_a_row_close_a_client_and_nine_do_not(targ
         peer.send_texts(*[b"{}"] * 10)
 
         assert closed_with(peer) == (4400, "10 malformed commands in a row")
-    target.wait_counted("error-bad-request", 28)
-    target.wait_counted("closed-4400")
+    target.assert_counted("error-bad-request", 28)
+    target.assert_counted("closed-4400")
 
 
 def test_d05_unknown_channels_leave_nothing(target: Target) -> None:
@@ -115,9 +115,9 @@ def test_d05_unknown_channels_leave_nothing(target: Target) -> None:
         elapsed = time.monotonic() - started
         assert RATE <= unknown <= RATE * (1 + elapsed) + SHARE, f"{unknown} in {elapsed} s"
         assert target.report().subscriptions == target.before.subscriptions
-    target.wait_counted("error-unknown-channel", unknown)
+    target.assert_counted("error-unknown-channel", unknown)
     if refused:
-        target.wait_counted("error-rate-limited", refused)
+        target.assert_counted("error-rate-limited", refused)
 
 
 def test_d05_a_session_holds_128_subscriptions(target: Target) -> None:
@@ -132,7 +132,7 @@ def test_d05_a_session_holds_128_subscriptions(target: Target) -> None:
         assert subscribe(peer, rooms[128], rooms[0]) == {rooms[128]: "too-many-subscriptions", rooms[0]: "ok"}
         assert set(subscribe(peer, "x" * 256, "a b", "", "x" * 60_000).values()) == {"bad-request"}
         assert target.report().subscriptions == target.before.subscriptions + 128
-    target.wait_counted("error-too-many-subscriptions")
+    target.assert_counted("error-too-many-subscriptions")
 
 
 def count_answers(peer: Peer, most: int) -> tuple[Counter[str], int | None]:
@@ -160,8 +160,8 @@ def test_d08_many_more_commands_than_the_rate_close_a_client(target: Target) -> 
         assert code == 4429
         assert counted["$error"] >= RATE
         assert is_served(neighbour)
-    target.wait_counted("error-rate-limited", counted["$error"])
-    target.wait_counted("closed-4429")
+    target.assert_counted("error-rate-limited", counted["$error"])
+    target.assert_counted("closed-4429")
 
 
 def test_d08_commands_within_the_burst_are_served(target: Target) -> None:
@@ -185,7 +185,7 @@ def test_d08_a_flood_is_served_at_the_rate(target: Target) -> None:
         assert code in (4429, None)
         assert counted["$pong"] <= RATE * (1 + elapsed) + 1, f"{counted} in {elapsed} s"
     if code:
-        target.wait_counted("closed-4429")
+        target.assert_counted("closed-4429")
 
 
 def array(number: int) -> bytes:
@@ -201,7 +201,7 @@ def test_f07_a_message_over_the_limit_is_refused(target: Target) -> None:
         code, reason = closed_with(peer)
         assert code == 1009
         assert str(MAX_MESSAGE) in reason
-    target.wait_counted("protocol-fault")
+    target.assert_counted("protocol-fault")
 
 
 def test_f07_a_message_at_the_limit_is_accepted(target: Target) -> None:
