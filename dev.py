@@ -25,8 +25,9 @@ PYTHON, UV = BIN / f"python{EXE}", BIN / f"uv{EXE}"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 GROUPS = {"demo": "", "test": "test", "lint": "lint", "check": "lint", "audit": "audit"}
-# A file of tests stays in one process, where its fixtures are set up once; tests/runner.py starts the longest first.
-PYTEST = ("pytest", "-p", "tests.runner", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+# A file of tests stays in one process, where its fixtures are set up once; tools/progress.py starts the longest
+# first.
+PYTEST = ("pytest", "-p", "tools.progress", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("pyright",))
 
 
@@ -75,7 +76,7 @@ def main(command: str = "help", *arguments: str) -> None:
         asked = command in ("help", "-h", "--help")
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # whoever runs this has chosen a Python
+    os.environ["UV_PYTHON_DOWNLOADS"] = "never"  # the Python that runs this was chosen
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("XDG_CACHE_HOME", str(VENV / "cache"))
     prepare(GROUPS[command])

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one command, one table. A row that cannot run says why, and the others go on."""
+"""`python -m benchmarks`: one command, one table. A row that cannot run states the reason, and the others continue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RESULTS: Final = machine.HERE / "results"
 
 
 def run_group(name: str, effort: Effort) -> list[Row]:
-    """The rows of a group; where it cannot run, or fails, one row says so and the others go on."""
+    """The rows of a group; one row with the reason where it cannot run or fails."""
     doc = (GROUPS[name].__doc__ or "").partition("\n")[0]
     try:
         return GROUPS[name](effort)
@@ -49,10 +49,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Every claim of speed, measured.")
     add = parser.add_argument
     add("--only", action="append", choices=sorted(GROUPS), help="measure only this; may be repeated")
-    add("--quick", action="store_true", help="a minute: shows that it works, measures nothing")
+    add("--quick", action="store_true", help="a minute: shows that it works, its figures mean nothing")
     add("--json", action="store_true", help="print JSON instead of the table")
-    add("--save", action="store_true", help="keep both in benchmarks/results/")
-    add("--seed", type=int, default=FULL.seed, help="for what is drawn at random (default %(default)s)")
+    add("--save", action="store_true", help="write both to benchmarks/results/")
+    add("--seed", type=int, default=FULL.seed, help="of random choices (default %(default)s)")
     add("--rounds", type=int, help=f"turns of each server (default {FULL.rounds})")
     add("--seconds", type=float, help=f"of each measured window (default {FULL.seconds:g})")
     add("--loops", default="asyncio", help="of asyncio,uvloop,trio: the first for all rows, fan-out on each")
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(names: Sequence[str], effort: Effort) -> list[Row]:
     if machine.is_busy():
-        print("somebody else is using this machine: expect ratios that wander", file=sys.stderr)
+        print("other processes use this machine: expect ratios that vary", file=sys.stderr)
     rows: list[Row] = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)

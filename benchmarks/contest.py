@@ -1,4 +1,4 @@
-"""Servers measured side by side: all are up at once, one at a time is at work, in turns."""
+"""Servers measured side by side: all run at once, and work one at a time, in turns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from .processes import Clients, Load, Mark, Server
 T = TypeVar("T")
 
 CALM: Final = 0.03
-"""The part of a window that others may have of our cores."""
+"""The part of a window for which other processes may have our cores."""
+QUIET: Final = 0.25
+"""Seconds without an item after which all items have arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is measured: `clients` and `connections` are the big numbers of the rows."""
+    """How much is measured: `clients` and `connections` are the large numbers of the rows."""
 
     rounds: int = 3
     seconds: float = 3.0
@@ -37,7 +39,7 @@ QUICK: Final = Effort(rounds=1, seconds=0.4, warm=0.2, clients=50, connections=2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What one server did in one measured window."""
+    """One server in one measured window."""
 
     clients: int
     rate: float
@@ -45,7 +47,7 @@ class Window:
     cpu: float
     load_cpu: float
     waited: float
-    """The part of the window in which others had the cores of the server or of the load."""
+    """The part of the window in which other processes had the cores of the server or of the load."""
 
     @property
     def cpu_per_million(self) -> float:
@@ -54,7 +56,7 @@ class Window:
 
     @property
     def delivered(self) -> float:
-        """The part of what was offered, at `rate` items a second for each client, that arrived in the window."""
+        """The part of the published items, `rate` a second for each client, that arrived in the window."""
         return self.mark.items / (self.rate * self.mark.seconds * self.clients)
 
     @property
@@ -73,13 +75,13 @@ class Window:
 
     @property
     def load_share(self) -> float:
-        """How busy the load generator was: near 1 it is what was measured."""
+        """The load of the load generator: near 1 it limits the figures."""
         return self.load_cpu / self.mark.seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """A server, its clients and the line that sets it to work, which may depend on what the first of the round did."""
+    """A server, its clients and the command that starts its work, which may depend on the first window of the round."""
 
     name: str
     command: Callable[[], Sequence[str]]
@@ -89,7 +91,7 @@ class Contestant:
 
 
 class Running:
-    """A contestant that is up, with its clients connected."""
+    """A running contestant with connected clients."""
 
     def __init__(self, contestant: Contestant, stack: ExitStack) -> None:
         self.contestant = contestant
@@ -98,14 +100,14 @@ class Running:
         self.answer: dict[str, Any] = {}
 
     def measure(self, first: Window | None, effort: Effort) -> Window:
-        """Warm up, measure, stop, and wait until all has arrived."""
-        self.server.tell(self.contestant.go(first))
+        """Warm up, measure, stop, and wait until all items have arrived."""
+        self.server.send(self.contestant.go(first))
         time.sleep(effort.warm)
         before, waited = self.load.mark(), self._waited()
         time.sleep(effort.seconds)
         after, waited = self.load.mark(), self._waited() - waited
-        self.answer = self.server.ask("stop")
-        self.settle()
+        self.answer = self.server.request("stop")
+        self.wait_until_quiet(min(QUIET, effort.seconds))
         return Window(
             clients=self.contestant.clients.count - self.contestant.clients.deaf,
             rate=self.contestant.rate,
@@ -118,9 +120,9 @@ class Running:
     def _waited(self) -> float:
         return sum(machine.waited_seconds(child.pid) for child in (self.server, self.load))
 
-    def settle(self, quiet: float = 0.25, patience: float = 30.0) -> None:
-        """Wait until nothing has arrived for `quiet` seconds, so that the next in turn has the machine to itself."""
-        deadline = time.monotonic() + patience
+    def wait_until_quiet(self, quiet: float = QUIET, timeout: float = 30.0) -> None:
+        """Wait until nothing has arrived for `quiet` seconds, so that the next contestant has the machine to itself."""
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             time.sleep(quiet)
             if self.load.mark().items == 0:
@@ -128,7 +130,7 @@ class Running:
 
 
 def compete(contestants: Sequence[Contestant], effort: Effort) -> dict[str, list[Window]]:
-    """Measure all in turns, A B A B; the first of a round sets the pace for those that copy its frames."""
+    """Measure all in turns, A B A B; contestants that copy frames copy those of the first of the round."""
     with ExitStack() as stack:
         running = [Running(contestant, stack) for contestant in contestants]
 
@@ -143,7 +145,7 @@ def compete(contestants: Sequence[Contestant], effort: Effort) -> dict[str, list
 
 
 def calmest(play: Callable[[], T], noise: Callable[[T], float], rounds: int) -> list[T]:
-    """Play `rounds` rounds, and for each in which somebody else used our cores one more; return the calmest."""
+    """Play `rounds` rounds, one more for each in which other processes used our cores; return the calmest."""
     played: list[T] = []
     while len(played) < 2 * rounds and sum(noise(one) < CALM for one in played) < rounds:
         played.append(play())
@@ -159,6 +161,6 @@ def median(windows: Sequence[Window], what: Callable[[Window], float]) -> float:
 
 
 def median_ratio(ours: Sequence[Window], theirs: Sequence[Window], what: Callable[[Window], float]) -> float:
-    """The median over the rounds of the ratio within a round, so that what slows the whole machine cancels out."""
+    """The median over the rounds of the ratio within a round, so that a slow machine cancels out."""
     pairs = zip(ours, theirs, strict=True)
     return statistics.median(what(mine) / max(what(other), 1e-9) for mine, other in pairs)

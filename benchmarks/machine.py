@@ -1,4 +1,4 @@
-"""The machine underneath: which core does what, what a process has used, and the C compiler."""
+"""The machine: cores, resources of processes, and the C compiler."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PACKAGES: Final = ("anyio", "msgspec", "trio", "uvloop", "websockets", "wsproto"
 
 
 class CannotRun(Exception):
-    """A row needs something that this machine does not have; the message says what."""
+    """A row needs something that this machine does not have; the message names it."""
 
 
 def cores() -> tuple[int, int]:
-    """The core of the servers and that of the load; on a machine with one core they are the same, and share it."""
+    """The core of the servers and that of the load; the same on a machine with one core."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
@@ -37,7 +37,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def waited_seconds(pid: int) -> float:
-    """How long a process was ready to run while somebody else had its core; 0 where the kernel does not tell."""
+    """How long a process was ready to run while another had its core; 0 where the kernel does not report it."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError):
@@ -55,9 +55,9 @@ def raise_file_limit(wanted: int) -> None:
 
 
 def build(name: str, *libraries: str) -> Path:
-    """Compile `native/<name>.c` unless that has been done since it last changed.
+    """Compile `native/<name>.c` unless it is up to date.
 
-    With `libraries` (`z`) into a program of its own that uses them, so that all else runs where they are missing.
+    With `libraries` (`z`) into a separate program, so that the other rows run where they are missing.
     """
     source, target = NATIVE / f"{name}.c", BUILD / "-".join([name, *libraries])
     newest = max(path.stat().st_mtime for path in NATIVE.iterdir())
@@ -77,7 +77,7 @@ def build(name: str, *libraries: str) -> Path:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other run from this checkout measures: two at once measure each other."""
+    """Wait until no other run from this checkout measures: two at once would disturb each other."""
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "lock").open("w", encoding="ascii") as lock:
         try:
@@ -93,7 +93,7 @@ def is_busy() -> bool:
 
 
 def describe() -> dict[str, object]:
-    """What the figures depend on, without the name of the machine."""
+    """The environment of the figures, without the name of the machine."""
     server, load = cores()
     return {
         "python": platform.python_version(),

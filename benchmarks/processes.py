@@ -1,4 +1,4 @@
-"""Servers and loads as child processes, each on its core, that are spoken to in lines."""
+"""Servers and loads as child processes, each on its core, that execute commands in lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from . import machine
 
-PATIENCE_S: Final = 120.0
+TIMEOUT_S: Final = 120.0
 ROOT: Final = machine.HERE.parent
 
 
@@ -35,7 +35,7 @@ class Child:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Let it end by itself, as at the end of its input; kill it where it does not."""
+        """Close its input, at which it ends; kill it if it does not."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -46,22 +46,22 @@ class Child:
             self._process.wait()
         self._process.stdout.close()
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self._process.stdin
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
 
-    def ask(self, line: str) -> dict[str, Any]:
-        self.tell(line)
+    def request(self, line: str) -> dict[str, Any]:
+        self.send(line)
         return self.answer()
 
-    def answer(self, patience: float = PATIENCE_S) -> dict[str, Any]:
+    def answer(self, timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """The next line of JSON. Raises `RuntimeError` when the process ends or stays silent instead."""
         assert self._process.stdout
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._unread:
-            if not select.select([descriptor], [], [], patience)[0]:
-                raise RuntimeError(f"{self._process.args!r} said nothing for {patience:g} s")
+            if not select.select([descriptor], [], [], timeout)[0]:
+                raise RuntimeError(f"{self._process.args!r} was silent for {timeout:g} s")
             data = os.read(descriptor, 1 << 20)
             if not data:
                 raise RuntimeError(f"{self._process.args!r} ended with code {self._process.wait()}")
@@ -72,7 +72,7 @@ class Child:
 
 
 class Server(Child):
-    """A server under test: it has said its `port` once this object exists."""
+    """A server under test, which reports its `port` when it is ready."""
 
     def __init__(self, command: Sequence[str]) -> None:
         super().__init__(command, machine.cores()[0])
@@ -81,7 +81,7 @@ class Server(Child):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What a load saw between two marks; `least` and `most` are the items of a client. Latencies in milliseconds."""
+    """Counts of a load between two marks; `least` and `most` are the items of a client. Latencies in milliseconds."""
 
     at: int
     seconds: float
@@ -102,7 +102,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clients:
-    """How a load connects: each client sends its line of `commands`, again from the first when there are fewer."""
+    """How a load connects: each client sends its line of `commands`, from the first again if there are fewer lines."""
 
     count: int
     commands: Sequence[str] = ()
@@ -130,11 +130,11 @@ class Load(Child):
             self.answer()
 
     def mark(self) -> Mark:
-        return Mark(**self.ask("mark"))
+        return Mark(**self.request("mark"))
 
 
 def handshakes(server: Server, seconds: float, path: str) -> dict[str, float]:
-    """Let the load shake hands for `seconds`; return the number, the seconds and the CPU seconds of the server."""
+    """Handshakes in a loop for `seconds`: their number, the seconds and the CPU seconds of the server."""
     command = [str(machine.build("load")), "--port", str(server.port), "--server-pid", str(server.pid)]
     command += ["--handshakes", str(seconds), "--path", path]
     with Child(command, machine.cores()[1]) as load:

@@ -1,4 +1,4 @@
-"""Where a server spends its time: one row's server under cProfile."""
+"""The server of one row under cProfile."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ PROFILED: Final[dict[str, Callable[[Effort, str], Contestant]]] = {
 
 
 def profile(name: str, effort: Effort) -> str:
-    """The functions in which the server of `name` spent most, by their own time. cProfile makes small Python functions
-    look dearer than they are; system calls keep their true price."""
+    """The functions of the server of `name` with the longest own time.
+
+    cProfile makes small Python functions look more expensive than they are, and system calls not.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "profile"
         with ExitStack() as stack:

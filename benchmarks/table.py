@@ -1,4 +1,4 @@
-"""What a benchmark reports: rows, as a table of text and as JSON."""
+"""The report of a benchmark: rows, as a table of text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADERS: Final = ("row", "what", "measured", "against", "ratio", "bar", "met")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measured claim. `met` is None where there is no bar, or where the row could not run (`note` says why)."""
+    """One measured claim. `met` is None where there is no bar, or the row could not run (`note` has the reason)."""
 
     name: str
     what: str

@@ -18,7 +18,7 @@ hub = Hub([Channel("trades", publishers=frozenset({"worker"}))], authenticate=au
 
 
 async def live(app: web.Application) -> AsyncIterator[None]:
-    # The hub is entered last: it says goodbye to its clients first, then the server has nobody left and ends.
+    # The hub is entered last, so that it is left first: it closes its clients, and then the server ends.
     async with anyio.create_task_group() as tasks, hub:
         await tasks.start(serve, hub, "127.0.0.1", int(os.environ.get("HUB_PORT", "7999")))
         yield

@@ -26,7 +26,7 @@ async def main() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # The hub is entered last: it says goodbye to its clients first, then the server has nobody left and ends.
+    # The hub is entered last, so that it is left first: it closes its clients, and then the server ends.
     async with asyncio.TaskGroup() as tasks, hub:
         tasks.create_task(serve(hub, port=int(os.environ.get("PORT", "7999"))))
         tasks.create_task(watch_market())

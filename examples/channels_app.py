@@ -1,4 +1,4 @@
-"""Django Channels: the hub beside your consumers, and a sync view that publishes. In one file, to be short.
+"""Django Channels: the hub beside your consumers, and a sync view that publishes. In one file for brevity.
 
 export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32); uvicorn channels_app:application
 """

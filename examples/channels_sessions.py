@@ -11,7 +11,7 @@ from django.http import JsonResponse
 from django.urls import path, re_path
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.auth.sessions import SessionAuthenticator
+from analytics_hub.auth import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 settings.configure(ROOT_URLCONF=__name__, SECRET_KEY=os.environ["SESSION_SECRET"], ALLOWED_HOSTS=["127.0.0.1"])
@@ -19,16 +19,16 @@ settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 settings.MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
 
 
-async def identify(scope: Any) -> Identity | None:  # inside of AuthMiddlewareStack there is scope["user"] as well
+async def identify(scope: Any) -> Identity | None:  # AuthMiddlewareStack adds scope["user"]
     user = await scope["session"].aget("user")
     return Identity(id=user) if user else None
 
 
 async def log(request: Any, way: str) -> JsonResponse:
     if way == "in":
-        await request.session.aset("user", request.GET["user"])  # once you have checked the password
+        await request.session.aset("user", request.GET["user"])  # after you have checked the password
         return JsonResponse({})
-    return JsonResponse({"ended": hub.revoke(await request.session.apop("user"))})  # async, as it belongs to the loop
+    return JsonResponse({"ended": hub.revoke(await request.session.apop("user"))})  # async: it runs on the event loop
 
 
 urlpatterns = [path("log<way>", log)]

@@ -1,4 +1,4 @@
-"""daphne has no lifespan, so the first request starts what the application's own lifespan would.
+"""daphne has no lifespan, so the first request starts the lifespan of the application.
 
 export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32); daphne daphne_app:application
 """
@@ -10,7 +10,7 @@ import channels_app
 
 
 class WithLifespan:
-    """An ASGI application that gets its lifespan from its first request. It is not told of the end."""
+    """An ASGI application that starts its lifespan with the first request, and never ends it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

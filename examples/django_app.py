@@ -1,4 +1,4 @@
-"""Django: a project's `asgi.py` with the hub under /hub, and a sync view that publishes. In one file, to be short.
+"""Django: a project's `asgi.py` with the hub under /hub, and a sync view that publishes. In one file for brevity.
 
 export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32); uvicorn django_app:application
 """

@@ -1,4 +1,4 @@
-"""uvicorn, and clients that are told of the end: SIGTERM and SIGINT reach the hub first, and then the server.
+"""uvicorn with a drain: SIGTERM and SIGINT reach the hub first, and then the server.
 
 export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32); uvicorn draining_app:app
 """
@@ -24,7 +24,7 @@ hub = Hub([Channel("trades", publishers=frozenset({"worker"}))], authenticate=au
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    servers: dict[int, Any] = {}  # the server's own handlers
+    servers: dict[int, Any] = {}  # the handlers of uvicorn
 
     def drain_first(number: int, frame: object) -> None:
         drained = asyncio.run_coroutine_threadsafe(hub.shutdown(), loop)

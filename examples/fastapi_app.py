@@ -1,4 +1,4 @@
-"""FastAPI: the hub under /hub, and a sync path operation that publishes what it has checked.
+"""FastAPI: the hub under /hub, and a sync path operation that publishes.
 
 export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32); uvicorn fastapi_app:app
 """

@@ -1,4 +1,4 @@
-"""FastAPI: whoever has logged in to the application may watch the hub.
+"""FastAPI: users that are logged in to the application may subscribe.
 
 export SESSION_SECRET=$(openssl rand -hex 32); uvicorn fastapi_sessions:app
 """
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.middleware.sessions import SessionMiddleware
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.auth.sessions import SessionAuthenticator
+from analytics_hub.auth import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 USERS = {"ann": Identity(id="ann", roles=frozenset({"trader"}))}
@@ -31,9 +31,9 @@ app.mount("/hub", HubApp(hub))
 
 @app.post("/login")
 async def login(request: Request, user: str) -> None:
-    request.session["user"] = user  # once you have checked the password
+    request.session["user"] = user  # after you have checked the password
 
 
 @app.post("/logout")
 async def logout(request: Request) -> int:
-    return hub.revoke(request.session.pop("user"))  # what is connected ends at once
+    return hub.revoke(request.session.pop("user"))  # open connections end at once

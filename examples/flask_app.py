@@ -26,7 +26,7 @@ def book() -> tuple[dict[str, object], int]:
     return trade, 201
 
 
-# An event loop in a thread, with the hub and its server; at the end the clients are told to come back.
+# An event loop in a thread, with the hub and its server; at the end clients are told to reconnect.
 stack = ExitStack()
 atexit.register(stack.close)
 portal = stack.enter_context(start_blocking_portal())

@@ -24,5 +24,5 @@ def book() -> tuple[dict[str, object], int]:
     return trade, 201
 
 
-# The dispatcher hands the server's lifespan to both, and `HubApp` runs the hub in its own.
+# The dispatcher passes the lifespan of the server to both; `HubApp` runs the hub in it.
 asgi_app = DispatcherMiddleware({"/hub": HubApp(hub), "": app})

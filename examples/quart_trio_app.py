@@ -25,5 +25,5 @@ def book() -> tuple[dict[str, object], int]:
     return trade, 201
 
 
-# The dispatcher hands the server's lifespan to both, and `HubApp` runs the hub in its own.
+# The dispatcher passes the lifespan of the server to both; `HubApp` runs the hub in it.
 asgi_app = TrioDispatcherMiddleware({"/hub": HubApp(hub), "": app})

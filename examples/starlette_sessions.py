@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from analytics_hub import Channel, Hub, Identity
-from analytics_hub.auth.sessions import SessionAuthenticator
+from analytics_hub.auth import SessionAuthenticator
 from analytics_hub.transports.asgi import HubApp
 
 USERS = {"ann": Identity(id="ann", roles=frozenset({"trader"}))}
@@ -25,12 +25,12 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def login(request: Request) -> JSONResponse:
-    request.session["user"] = request.query_params["user"]  # once you have checked the password
+    request.session["user"] = request.query_params["user"]  # after you have checked the password
     return JSONResponse(None)
 
 
 async def logout(request: Request) -> JSONResponse:
-    return JSONResponse(hub.revoke(request.session.pop("user")))  # what is connected ends at once
+    return JSONResponse(hub.revoke(request.session.pop("user")))  # open connections end at once
 
 
 routes = [Route("/login", login, methods=["POST"]), Route("/logout", logout, methods=["POST"])]

@@ -17,7 +17,7 @@ hub = Hub([Channel("prices", mode="latest")], authenticate=anonymous)
 
 
 def watch_market() -> None:
-    """Runs in a thread of its own, as code around a blocking feed does."""
+    """Runs in a thread of its own, like code with a blocking feed."""
     try:
         for tick in range(1_000_000):
             hub.publish("prices", {"EURUSD": 1.0842 + tick / 10_000})
@@ -27,7 +27,7 @@ def watch_market() -> None:
 
 
 async def main() -> None:
-    # The hub is entered last: it says goodbye to its clients first, then the server has nobody left and ends.
+    # The hub is entered last, so that it is left first: it closes its clients, and then the server ends.
     async with trio.open_nursery() as nursery, hub:
         port = await nursery.start(serve, hub, "127.0.0.1", int(os.environ.get("PORT", "7999")))
         print(f"ws://127.0.0.1:{port}/ws/analytics", flush=True)

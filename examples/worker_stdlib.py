@@ -1,4 +1,4 @@
-"""The same without analytics-hub installed, as a program in any other language would do it.
+"""The same with the standard library only, as in any other language.
 
 export HUB_URL=http://127.0.0.1:8000/hub HUB_TOKEN=$(analytics-hub token --sub nightly --role worker)
 python worker_stdlib.py

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 _CALM: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=100, **_CALM)
 # The same examples at every run, and a failure prints the line that reproduces it.
-settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=True, **_CALM)
+settings.register_profile("ci", max_examples=100, derandomize=True, print_blob=True, **_CALM)
 # For a night: `HYPOTHESIS_PROFILE=long python3 dev.py test -k machine`.
 settings.register_profile("long", max_examples=20_000, stateful_step_count=200, print_blob=True, **_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))

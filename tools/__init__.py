@@ -1,1 +1,1 @@
-"""Commands for those who work on the project: pages that are generated, and checks that need a network."""
+"""Commands for developers: generated pages, and checks that need a network."""

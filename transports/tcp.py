@@ -1,7 +1,7 @@
 """The `tcp` transport: newline-delimited JSON for services and terminals, on the loop of the `websocket` transport.
 
 Each line of the client is a command or an array of them, each line of the server an array of items. The first command
-is `auth`, unless the hub lets everyone in. The last item is `$close`.
+is `auth`, unless the hub is open to anonymous clients. The last item is `$close`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ async def serve(
 ) -> None:
     """Serve TCP clients of `hub` until cancelled, or until the hub has shut down and all have left.
 
-    Reports the port through `task_status`, which with `port=0` is a free one. Tokens travel as text: beyond this
-    machine give it an `ssl_context`, a `Certificate` or a context of your own. Raises `OSError` if it cannot listen.
+    Reports the port through `task_status`; `port=0` chooses a free one. Tokens are sent as plain text, so clients on
+    other machines need TLS: `ssl_context` is a `Certificate`, or a context of your own. Raises `OSError` if it cannot
+    listen.
     """
 
     def make_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> LineServer:

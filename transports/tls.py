@@ -1,4 +1,4 @@
-"""Certificates for `websocket` and `tcp`: from files, and again from the files when they have been renewed."""
+"""Certificates for `websocket` and `tcp`: loaded from files, and reloaded when the files were renewed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_
 
 
 class CertificateError(HubError):
-    """Files that are no certificate and its key; the message is a sentence that says which and why."""
+    """The files are not a certificate and its key; the message says which file is invalid, and why."""
 
 
 class Certificate:
     """A certificate and its key, from files in PEM; give it to `serve` as `ssl_context`.
 
-    `certfile` holds the server's certificate and after it those that signed it (`fullchain.pem`), and may hold the key
-    as well. Clients need TLS 1.2 or later, and nobody may renegotiate. One object may serve several transports.
-    Raises `CertificateError`.
+    `certfile` has the server's certificate and after it those that signed it (`fullchain.pem`), and may have the key as
+    well. Clients need TLS 1.2 or later, and cannot renegotiate. One object may serve several transports. Raises
+    `CertificateError`.
     """
 
     def __init__(
@@ -43,41 +43,41 @@ class Certificate:
         self._password = password
         self._context = self._load()
         self.counts: list[Callable[[str], None]] = []
-        """Who is told of reloads: kept by whoever serves with it."""
+        """Functions that count reloads: maintained by the transports that serve with it."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.certfile!r}, {self.keyfile!r})"
 
     @property
     def context(self) -> ssl.SSLContext:
-        """What new handshakes use. Settings that are changed in it last until the next reload."""
+        """The context of new handshakes. Settings that are changed in it last until the next reload."""
         return self._context
 
     def reload(self) -> bool:
-        """Read the files again: for new handshakes, while who is connected stays so.
+        """Read the files again, for new handshakes; established connections stay open.
 
-        If they cannot be used, what was loaded before stays, a warning is logged, and it returns False. Whoever serves
-        with it counts `certificate-reloaded` or `certificate-failed`. To be called in the thread of the event loop,
-        which waits for the files.
+        If they are invalid, the certificate before stays in use, a warning is logged, and it returns False. Hubs that
+        use it count `certificate-reloaded` or `certificate-failed`. Call it in the thread of the event loop, which
+        waits for the files.
         """
-        return self._use(self._try())
+        return self._use(self._try_load())
 
     async def reload_on_hangup(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Reload at each SIGHUP until cancelled, without waiting for the files; once for each process, main thread.
+        """Reload at each SIGHUP until cancelled, without blocking the event loop. One call in a process, main thread.
 
-        Start it with `await tasks.start(certificate.reload_on_hangup)`: without a receiver SIGHUP ends a process.
-        Raises `CertificateError` where there is no such signal.
+        Start it with `await tasks.start(certificate.reload_on_hangup)`: without a handler SIGHUP ends the process.
+        Raises `CertificateError` on a system without this signal.
         """
         if not hasattr(signal, "SIGHUP"):
             raise CertificateError("this system has no SIGHUP; call `reload` instead")
         with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
             task_status.started()
             async for _ in hangups:
-                self._use(await anyio.to_thread.run_sync(self._try))
+                self._use(await anyio.to_thread.run_sync(self._try_load))
 
-    # --- loading ---
+    # --- loading
 
-    def _try(self) -> ssl.SSLContext | CertificateError:
+    def _try_load(self) -> ssl.SSLContext | CertificateError:
         try:
             return self._load()
         except CertificateError as error:
@@ -86,17 +86,17 @@ class Certificate:
     def _use(self, outcome: ssl.SSLContext | CertificateError) -> bool:
         if isinstance(outcome, ssl.SSLContext):
             self._context = outcome
-            logger.info("the certificate in %s was loaded again", self.certfile)
+            logger.info("the certificate in %s was reloaded", self.certfile)
         else:
-            logger.warning("the certificate was not loaded again, the one before stays: %s", outcome)
-        is_good = outcome is self._context
+            logger.warning("the certificate was not reloaded; the one before stays in use: %s", outcome)
+        is_valid = outcome is self._context
         for count in dict.fromkeys(self.counts):
-            count("certificate-reloaded" if is_good else "certificate-failed")
-        return is_good
+            count("certificate-reloaded" if is_valid else "certificate-failed")
+        return is_valid
 
     def _load(self) -> ssl.SSLContext:
         for path, what in ((self.certfile, "certificate"), (self.keyfile, "key")):
-            try:  # OpenSSL does not say which file it cannot read
+            try:  # OpenSSL does not report which file it cannot read
                 Path(path).open("rb").close()
             except OSError as error:
                 raise CertificateError(f"cannot read the {what} in {path}: {error.strerror}") from None
@@ -105,30 +105,30 @@ class Certificate:
         refuse_renegotiation(context)
         passwords: list[str] = []
 
-        def tell_password() -> str:
-            if self._password is None:  # OpenSSL would ask on the terminal, and wait
-                raise CertificateError(f"the key in {self.keyfile} is encrypted; give its password, or one without")
+        def get_password() -> str:
+            if self._password is None:  # OpenSSL would prompt on the terminal, and wait
+                raise CertificateError(f"the key in {self.keyfile} is encrypted; password is missing")
             passwords.append(self._password)
             return self._password
 
         try:
-            context.load_cert_chain(self.certfile, self.keyfile, tell_password)
+            context.load_cert_chain(self.certfile, self.keyfile, get_password)
         except (OSError, ValueError) as error:
             raise CertificateError(self._explain(getattr(error, "reason", None), was_asked=bool(passwords))) from None
         return context
 
     def _explain(self, reason: str | None, *, was_asked: bool) -> str:
-        """Why OpenSSL has not taken the files, of which it says little."""
+        """Why OpenSSL rejects the files, from the little that it reports."""
         if reason in _MISMATCHES:
-            return f"the key in {self.keyfile} is not that of the certificate in {self.certfile}"
+            return f"the key in {self.keyfile} does not match the certificate in {self.certfile}"
         if not _holds_certificates(self.certfile):
-            return f"{self.certfile} is no certificate in PEM, or not whole"
+            return f"{self.certfile} is not a certificate in PEM, or is incomplete"
         if was_asked:
-            return f"the password does not open the key in {self.keyfile}"
+            return f"the password for the key in {self.keyfile} is wrong"
         if reason is None:
-            return f"{self.keyfile} is no private key in PEM, or not whole"
-        sentence = reason.lower().replace("_", " ")  # such as EE_KEY_TOO_SMALL
-        return f"OpenSSL takes neither {self.certfile} nor its key: {sentence}"
+            return f"{self.keyfile} is not a private key in PEM, or is incomplete"
+        text = reason.lower().replace("_", " ")  # such as EE_KEY_TOO_SMALL
+        return f"OpenSSL rejects {self.certfile} or its key: {text}"
 
 
 def _holds_certificates(path: str) -> bool:
@@ -144,9 +144,9 @@ Security: TypeAlias = ssl.SSLContext | Certificate
 
 @contextmanager
 def using(source: Security | None, count: Callable[[str], None]) -> Iterator[None]:
-    """Serve with `source`; `count` is told of its reloads, once however many servers it has.
+    """Serve with `source`, and count its reloads: with each `count` once, however many servers use it.
 
-    Raises `TypeError` or `ValueError` for what no server can use. Switches renegotiation off in a context.
+    Raises `TypeError` or `ValueError` for an invalid source. Disables renegotiation in a context.
     """
     if isinstance(source, Certificate):
         source.counts.append(count)
@@ -162,13 +162,13 @@ def using(source: Security | None, count: Callable[[str], None]) -> Iterator[Non
 
 def _check(source: object) -> None:
     if not isinstance(source, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an SSLContext or a Certificate, not {source!r}")
+        raise TypeError(f"ssl_context is {source!r}; it must be an SSLContext or a Certificate")
     if source.protocol == ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError("ssl_context is one for clients; make it with `create_default_context(Purpose.CLIENT_AUTH)`")
+        raise ValueError("ssl_context is for clients; create it with `create_default_context(Purpose.CLIENT_AUTH)`")
 
 
 def refuse_renegotiation(context: ssl.SSLContext) -> None:
-    """A handshake costs a server far more than a client, who could ask for one after the other."""
+    """A handshake costs a server far more than a client, which could request one after the other."""
     context.options |= ssl.OP_NO_RENEGOTIATION
 
 

@@ -1,8 +1,8 @@
-"""The `websocket` transport: RFC 6455 on sockets of its own, and plain HTTP next to it on the same port.
+"""The `websocket` transport: RFC 6455 on sockets of its own, and plain HTTP on the same port.
 
-One task waits on one selector for all clients; frames leave with a direct `send` from the hub's flush. There is no
-task, no stream and no decoder for a client that only listens. `_sockets` is what it shares with `tcp`, `_websocket`
-what it adds, `_http` the hub's own HTTP.
+One task waits on one selector for all clients; frames are sent with a direct `send` from the hub's flush. A client that
+only listens has no task, no stream and no decoder. `_sockets` is shared with `tcp`, `_websocket` is what this transport
+adds, and `_http` the hub's own HTTP.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ async def serve(
 ) -> None:
     """Serve WebSocket clients of `hub` at `path` until cancelled, or until the hub has shut down and all have left.
 
-    Reports the port through `task_status`, which with `port=0` is a free one. On the same port the hub answers HTTP
-    itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/asyncapi.json` and `/healthz`; `respond` answers for
-    other paths. `origins` are those of pages that may connect besides pages at the host and port of the server itself,
-    such as `https://dashboard.example.com`; clients that are no browsers send none and are let in, unless
+    Reports the port through `task_status`; `port=0` chooses a free one. On the same port the hub answers HTTP itself
+    (`has_endpoints`): `/events`, `/commands`, `/publish`, `/ticket`, `/asyncapi.json` and `/healthz`; `respond` answers
+    for other paths. `origins` are the pages that may connect besides those at the host and port of the server itself,
+    such as `https://dashboard.example.com`; clients other than browsers send none and are admitted, unless
     `requires_origin`. `ssl_context` is a `Certificate`, or a context of your own. With `compression`, clients that
-    offer permessage-deflate get compressed frames, each compressed once for all of them. Raises `OSError` if it cannot
-    listen.
+    offer permessage-deflate receive compressed frames, each compressed once for all of them. Raises `OSError` if it
+    cannot listen.
     """
     pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):
-        raise TypeError(f"compression must be True, False or Compression(...), not {compression!r}")
+        raise TypeError(f"compression is {compression!r}; it must be True, False or Compression(...)")
     gateway = hub.gateway
     options = Compression() if compression is True else compression or None
 

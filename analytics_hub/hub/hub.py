@@ -127,12 +127,12 @@ class Hub:
     @property
     def is_open(self) -> bool:
         """Whether the hub was entered, and accepts clients and items."""
-        return self._life.state == "open"
+        return self._gateway.is_open
 
     @property
     def is_draining(self) -> bool:
         """Whether the shutdown has begun."""
-        return self._life.state in ("draining", "closed")
+        return self._gateway.is_draining
 
     async def shutdown(self, grace: float | None = None) -> None:
         """Tell every client when to reconnect, in a slot of its own; write what is pending; close with 1012.

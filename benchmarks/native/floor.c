@@ -1,13 +1,13 @@
-/* The floor: what it costs in C to send these frames to these clients, with `send` in a loop and nothing else.
+/* The floor: the cost of sending these frames to these clients in C, with `send` in a loop.
  *
- *     floor CLIENTS          prints {"port": ...}, then obeys lines on standard input:
+ *     floor CLIENTS          prints {"port": ...}, then executes lines of standard input:
  *     go RATE INTERVAL_US ITEM_BYTES MAX_BATCH MODE
  *     stop                   prints what was sent
  *
  * Every INTERVAL_US it sends to each client the items that RATE (items a second for each client) has made due, as
  * text frames of at most MAX_BATCH items. MODE: `each` is a send for each frame, `joined` one send for all frames of
  * a tick, `distinct` as `joined` but with bytes of its own for each client, `single` a frame and a send for each item.
- * It computes no Sec-WebSocket-Accept: the load generator does not ask for one.
+ * It computes no Sec-WebSocket-Accept: the load generator does not check it.
  */
 #include "common.h"
 
@@ -15,7 +15,7 @@ enum mode { EACH, JOINED, DISTINCT };
 
 struct client {
     int fd;
-    char *tail; /* what the kernel did not take: the bytes from tail_start to tail_end */
+    char *tail; /* what the kernel did not accept: the bytes from tail_start to tail_end */
     size_t tail_start, tail_end, tail_cap;
 };
 
@@ -32,7 +32,7 @@ static char *frames;       /* the frames of this tick, one after the other */
 static size_t *frame_ends; /* where each ends in `frames` */
 static size_t frame_count, frames_cap, frame_ends_cap;
 /* DISTINCT: for each number of items a copy of the frames for each client, so that each send reads memory of its own.
- * They are made once, without stamps: the floor of distinct frames is the price of sending them, not of making them. */
+ * They are made once, without stamps: the floor of distinct frames is the cost of sending, not of making them. */
 #define MAX_DISTINCT 256
 static char *copies[MAX_DISTINCT];
 
@@ -114,7 +114,7 @@ static void send_one(struct client *c, const char *data, size_t len) {
     }
     ssize_t sent = send(c->fd, data, len, MSG_NOSIGNAL);
     sends++;
-    if (sent < 0) sent = 0; /* EAGAIN, or a peer that has gone */
+    if (sent < 0) sent = 0; /* EAGAIN, or a peer that has disconnected */
     if ((size_t)sent < len) keep_tail(c, data + sent, len - (size_t)sent);
 }
 
@@ -144,7 +144,7 @@ static char *distinct_copies(size_t items) {
 }
 
 /* Sends what was due at `now`, the time of a tick: one that comes late sends its frames as they were to be, and the next
- * follows at once, so that a disturbed floor does not save itself work by merging frames. */
+ * follows at once, so that a disturbed floor does not save work by merging frames. */
 static void tick(int64_t now) {
     int64_t due = (int64_t)((double)(now - started) / 1e9 * rate);
     if (mode == DISTINCT && due - published >= MAX_DISTINCT) due = published + MAX_DISTINCT - 1;
@@ -159,7 +159,7 @@ static void tick(int64_t now) {
     if (next_tick < now_ns() - 250000000) next_tick = now_ns(); /* it cannot keep up: merge after all */
 }
 
-static void obey(char *line) {
+static void execute(char *line) {
     char name[16];
     long long interval_us;
     if (sscanf(line, "go %lf %lld %zu %zu %15s", &rate, &interval_us, &item_bytes, &max_batch, name) == 5) {
@@ -223,7 +223,7 @@ int main(int argc, char **argv) {
         int64_t wait = running ? next_tick - now_ns() : 1000000000;
         if (wait < 0) wait = 0;
         struct timespec timeout = {wait / 1000000000, wait % 1000000000};
-        if (ppoll(&input, 1, &timeout, NULL) == 1) read_lines(obey);
+        if (ppoll(&input, 1, &timeout, NULL) == 1) read_lines(execute);
         if (running && now_ns() >= next_tick) tick(next_tick);
     }
 }

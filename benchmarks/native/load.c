@@ -4,9 +4,9 @@
  *     load --port P --handshakes SECONDS [--concurrency C] [--path /ws]
  *
  * Each client shakes hands and sends its line of FILE (client i the line i modulo their number), if there is a FILE.
- * Once all are connected and each has its `$subscribed`, it prints {"ready": ...} and obeys lines on standard input:
- *     mark      prints what happened since the last mark, and begins anew
- *     listen    the first K clients, deaf until now, begin to read
+ * Once all are connected and each has its `$subscribed`, it prints {"ready": ...} and executes lines of standard input:
+ *     mark      prints the counts since the last mark
+ *     listen    the first K clients, which have not read until now, begin to read
  *     clients   prints for each client [items received, items that its `$gap`s name]
  *
  * It counts items by MARKER, hopping from one to the next by the distance of the last two, so that it reads a few
@@ -27,7 +27,7 @@ struct client {
     int fd;
     int shaken, subscribed;
     struct inflating inflating;
-    char *rest; /* the start of a frame whose end has not come yet */
+    char *rest; /* the start of an incomplete frame */
     size_t rest_len;
     uint64_t items, at_mark, lost;
 };
@@ -283,7 +283,7 @@ static void print_clients(void) {
     say("]}");
 }
 
-static void obey(char *line) {
+static void execute(char *line) {
     if (strcmp(line, "mark") == 0) mark();
     if (strcmp(line, "listen") == 0) listen_at_last();
     if (strcmp(line, "clients") == 0) print_clients();
@@ -367,7 +367,7 @@ int main(int argc, char **argv) {
         connect_more();
         int n = epoll_wait(poller, events, 1024, -1);
         for (int i = 0; i < n; i++) {
-            if (events[i].data.ptr == &input) read_lines(obey);
+            if (events[i].data.ptr == &input) read_lines(execute);
             else read_client(events[i].data.ptr);
         }
     }

@@ -1,1 +1,1 @@
-"""The rows of the table, by what has to be set up to measure them."""
+"""The rows of the table, grouped by their set-up."""

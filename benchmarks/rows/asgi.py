@@ -22,7 +22,7 @@ SERVERS: Final = {
     "hypercorn-trio": ("trio", 0.15),
     "granian": ("granian", 0.4),
 }
-"""Server -> the package that it needs, and what part of the clients it can serve on one core with room to spare."""
+"""Server -> the package that it needs, and the part of the clients that it serves on one core with room to spare."""
 BARS: Final = {"uvicorn": 0.7}
 
 
@@ -89,7 +89,7 @@ def _one(server: str, effort: Effort) -> list[Row]:
 
 
 def _cpu_per_frame(window: Window) -> float:
-    """Microseconds. Where one side has merged batches, what each frame costs still compares."""
+    """Microseconds. Comparable even where one side has merged batches."""
     return window.cpu / max(window.mark.frames, 1) * 1e6
 
 
@@ -113,7 +113,7 @@ def _memory(server: str, effort: Effort) -> Row:
 
 
 def _resident(which: str, server: str, connections: int) -> float:
-    """Bytes that each connection adds to the process, after a first few that pay for what is allocated once."""
+    """Bytes that each connection adds to the process, after a first few that cause one-time allocations."""
     commands = [SUBSCRIBE] if which == "ours" else []
     with (
         Server(_command(which, server)) as process,

@@ -1,4 +1,4 @@
-"""What a connection costs: memory while it is idle, and the handshake."""
+"""The cost of a connection: memory while it is idle, and the handshake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KIB: Final = 1024
 def memory(effort: Effort) -> list[Row]:
     """Resident memory of an idle connection.
 
-    A first few connections pay for what is allocated once; what the rest adds is divided by their number.
+    The first connections cause one-time allocations; the memory of the others is divided by their number.
     """
     each = idle_bytes(effort)
     return [

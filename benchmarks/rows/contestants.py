@@ -1,4 +1,4 @@
-"""Who takes part: the hub, the floor in C that copies its frames, and `websockets.broadcast`."""
+"""The contestants: the hub, the floor in C that copies its frames, and `websockets.broadcast`."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def floor(
     interval: float | None = None,
     sample: int = 16,
 ) -> Contestant:
-    """C that sends frames of the size and number that the first of the round sent.
+    """C that sends frames of the size and number of the first contestant of the round.
 
-    With an `interval` in seconds it keeps that pace and `rate` instead: for frames of which several go in one write.
+    With an `interval` in seconds it uses that pace and `rate` instead, for several frames in one write.
     """
     return Contestant(
         name=name,
@@ -71,7 +71,7 @@ def floor(
 
 
 def copy_frames(first: Window | None, mode: str, pace: tuple[float, float] | None) -> str:
-    """`pace`: items a second for each client, and seconds between two ticks, where they are not those of `first`."""
+    """`pace`: items a second for each client, and seconds between two ticks, instead of those of `first`."""
     assert first is not None
     copied = (first.mark.items / first.mark.seconds / first.clients, 1 / max(first.frames_per_second, 0.1))
     rate, interval = pace or copied

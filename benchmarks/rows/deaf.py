@@ -1,4 +1,4 @@
-"""Clients that never read: what they do to the others, and whether the ledger knows what they lost."""
+"""Clients that never read: their effect on the others, and whether the ledger has their losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEAF = 10
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """What the hub says of all its sessions, and what their clients found when the deaf ones listened at last."""
+    """The sums of the hub, and the counts of its clients after the deaf ones have read."""
 
     published: int
     hub_delivered: int
@@ -26,7 +26,7 @@ class Accounts:
 
     @property
     def is_exact(self) -> bool:
-        """Each client's items and the counts of its `$gap`s make up what was published, and so do the hub's sums."""
+        """Items and `$gap`s of each client add up to the published items, and the sums of the hub are equal."""
         each = all(got + lost == self.published for got, lost in zip(self.received, self.lost, strict=True))
         return each and self.hub_delivered == sum(self.received) and self.hub_dropped == sum(self.lost)
 
@@ -61,14 +61,14 @@ def deaf(effort: Effort) -> list[Row]:
 
 
 def _run(contestant: Contestant, effort: Effort) -> tuple[Window, Accounts]:
-    """On a server of its own, so that no client is deaf for longer than a transport puts up with."""
+    """On a new server, so that no client is unread for longer than `write_timeout`."""
     with ExitStack() as stack:
         running = Running(contestant, stack)
         window = running.measure(None, effort)
-        running.load.tell("listen")
-        running.settle()
-        clients = running.load.ask("clients")["clients"]
-        channel = running.server.ask("statistics")["channels"]["bench"]
+        running.load.send("listen")
+        running.wait_until_quiet()
+        clients = running.load.request("clients")["clients"]
+        channel = running.server.request("statistics")["channels"]["bench"]
     received, lost = zip(*clients, strict=True)
     ledger = channel["ledger"]
     return window, Accounts(running.answer["published"], ledger["delivered"], ledger["dropped"], received, lost)

@@ -1,4 +1,4 @@
-"""Compression that is shared: what it costs and what it saves."""
+"""Shared compression: its cost and its savings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .contestants import ours, websockets
 from .fanout import CPU, RATE, sizes
 
 FEW: Final = 5
-"""`websockets` compresses for each client: it does a fifth of the clients."""
+"""`websockets` compresses for each client: it gets a fifth of the clients."""
 IDLE: Final = 5
-"""A fifth of the connections says as much about one."""
+"""A fifth of the connections gives the same figure for one."""
 
 
 def deflate(effort: Effort) -> list[Row]:
-    """1000 clients with permessage-deflate against the same without, and against `websockets` as it comes."""
+    """1000 clients with permessage-deflate against the same without, and against `websockets` with its defaults."""
     return [*_against_plain(effort, "bench"), *_against_plain(effort, "varied"), _against_a_peer(effort), _idle(effort)]
 
 
@@ -36,8 +36,8 @@ def _against_plain(effort: Effort, scenario: str) -> list[Row]:
     size = _row(windows, f"deflate bytes {scenario}", lambda window: window.mark.bytes / max(window.mark.items, 1))
     cost = _row(windows, f"deflate CPU {scenario}", lambda window: window.cpu_per_million)
     return [
-        _judge(replace(size, what=what, unit="bytes / item"), 0.12 if is_claim else None),
-        _judge(replace(cost, what=what, unit=CPU, note=sizes(windows["plain"])), 1.05 if is_claim else None),
+        _with_bar(replace(size, what=what, unit="bytes / item"), 0.12 if is_claim else None),
+        _with_bar(replace(cost, what=what, unit=CPU, note=sizes(windows["plain"])), 1.05 if is_claim else None),
     ]
 
 
@@ -53,7 +53,7 @@ def _row(windows: dict[str, list[Window]], name: str, measure: Callable[[Window]
     )
 
 
-def _judge(row: Row, bar: float | None) -> Row:
+def _with_bar(row: Row, bar: float | None) -> Row:
     assert row.ratio is not None
     return row if bar is None else replace(row, bar=f"<= {bar:g} x", met=row.ratio <= bar)
 

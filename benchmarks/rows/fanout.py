@@ -26,8 +26,8 @@ def fanout(effort: Effort) -> list[Row]:
 
 
 def peers(effort: Effort) -> list[Row]:
-    """Half the clients: with all of them `websockets` needs longer than 16 ms for a batch and sends fewer, bigger ones,
-    which would compare different frames."""
+    """Half the clients: with all of them `websockets` needs longer than 16 ms for a batch, and would send fewer, larger
+    frames, which cannot be compared."""
     clients = effort.clients // 2
     windows = compete(
         [
@@ -61,21 +61,21 @@ def _against_the_floor(windows: dict[str, list[Window]], name: str, effort: Effo
 
 
 def sizes(windows: Sequence[Window]) -> str:
-    """What stood on the wire, so that a reader can tell what a message is here."""
+    """The traffic, so that a reader knows the size of a message here."""
     return (
         f"items of {median(windows, lambda w: w.item_bytes):.0f} bytes, "
         f"{median(windows, lambda w: w.frames_per_second):.1f} frames a second to each client "
         f"of {median(windows, lambda w: w.items_per_frame):.1f} items; "
-        f"{median(windows, lambda w: w.delivered):.2%} of what was offered arrived in the window; "
+        f"{median(windows, lambda w: w.delivered):.2%} of the published items arrived in the window; "
         f"load generator {median(windows, lambda w: w.load_share):.0%} busy, "
-        f"others had {max(window.waited for window in windows):.1%} of the cores"
+        f"other processes had {max(window.waited for window in windows):.1%} of the cores"
     )
 
 
 def _against_a_peer(windows: dict[str, list[Window]], mode: str, clients: int, rate: float, bar: float) -> Row:
     mine, theirs = windows["ours"], windows[f"websockets-{mode}"]
     ratio = median_ratio(mine, theirs, lambda window: window.cpu_per_million)
-    slower = f"websockets at {rate:g} msg/s, because one by one it does not keep up with {RATE:g}; "
+    slower = f"websockets at {rate:g} msg/s, because it does not sustain {RATE:g} single messages; "
     return Row(
         name=f"websockets {mode}",
         what=f"{clients} clients x {RATE:g} msg/s",
@@ -102,7 +102,7 @@ def _quantile(windows: Sequence[Window], quantile: str, bar: float, name: str, w
 
 
 def sparse(effort: Effort) -> list[Row]:
-    """One item a second: the leading edge. Clients are served one after the other, so their number is part of it."""
+    """One item a second, written at once. Clients are served one after the other, so their number matters."""
     few = replace(effort, clients=min(SPARSE_CLIENTS, effort.clients), seconds=max(effort.seconds, 2.5))
     contestants = [ours(few, 1.0, loop=effort.loops[0], sample=1), floor(few, 1.0, interval=1.0, sample=1)]
     windows = compete(contestants, few)

@@ -1,4 +1,4 @@
-"""What single calls cost, in this process and without a socket."""
+"""The cost of single calls, in this process and without a socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_LIMIT = Tuning(rate=None)
 
 def publish(effort: Effort) -> list[Row]:
     """`publish` of the engine for few and for many subscribers, in turns, with a flush after each burst."""
-    rows = [_struct(effort)]  # first, while the caches are not full of subscribers
+    rows = [_struct(effort)]  # first, before the caches are full of subscribers
     many = effort.connections
     rigs = {"few": Rig(NO_LIMIT), "one cohort": Rig(NO_LIMIT), "cohorts": Rig(NO_LIMIT)}
     rigs["few"].connect([["bench"]] * FEW)
@@ -38,7 +38,7 @@ def publish(effort: Effort) -> list[Row]:
         for _ in range(5 * effort.rounds):
             for name, rig in rigs.items():
                 call = _publish_call(rig, data)
-                per_call_us(call, BURST)  # the first calls find the caches full of the last flush
+                per_call_us(call, BURST)  # the first calls run with the caches of the last flush
                 times[name].append(per_call_us(call, BURST))
                 rig.pump(elapsed=0.02)
     assert rigs["cohorts"].engine.statistics().cohorts == many
@@ -86,7 +86,7 @@ def _struct(effort: Effort) -> Row:
 
 
 def flush(effort: Effort) -> list[Row]:
-    """One item published, encoded, framed and handed to ten clients that swallow it."""
+    """One item published, encoded, framed and written to ten transports that discard it."""
     rig = Rig(NO_LIMIT)
     rig.connect([["bench"]] * FEW)
     data = b'{"t":%b}' % (b"1" * (DATA_BYTES - 6))

@@ -1,4 +1,4 @@
-"""More than a client gets or a core can send: the flood, the rate limit, and a subscription set for each client."""
+"""Overload: more items than a core can send, the rate limit, and a separate subscription set for each client."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def flood(effort: Effort) -> list[Row]:
 
 
 def limited(effort: Effort) -> list[Row]:
-    """Twice of what the default rate lets through: what is delivered is compared, what is dropped costs too."""
-    patient = replace(effort, warm=max(effort.warm, 1.5))  # until the second of burst is spent
+    """Twice the default rate limit: the cost of dropped items is part of the cost of delivered ones."""
+    patient = replace(effort, warm=max(effort.warm, 1.5))  # until the burst of one second is used up
     windows = compete([limited_contestant(effort), floor(effort, RATE)], patient)
     what = f"{effort.clients} clients x {2 * RATE:g} msg/s, rate {RATE:g}/s"
     return [_cost("rate-limited", what, windows, "floor", 1.25)]

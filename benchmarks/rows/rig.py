@@ -1,4 +1,4 @@
-"""An engine with sessions that swallow what they are sent, and a clock that is moved by hand."""
+"""An engine with transports that discard frames, and a manual clock."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Rig:
     def confirmed(self, frames: int) -> None: ...
 
     def pump(self, elapsed: float = 0.0) -> None:
-        """Let time pass, write all that is due, and forget it."""
+        """Advance the time, and write everything that is due."""
         self.now += elapsed
         engine = self.engine
         engine.handle_timer(self.now)

@@ -1,4 +1,4 @@
-"""Timing of single calls in this process, in CPU time of the thread: others who want the core do not count."""
+"""Timing of single calls in this process, in CPU time of the thread, so that other processes do not count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def median_us(call: Callable[[], object], calls: int, rounds: int) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the garbage collector, whose visits would be charged to whatever runs when it comes."""
+    """Without the garbage collector: its runs would be charged to unrelated calls."""
     gc.collect()
     gc.disable()
     try:

@@ -1,1 +1,1 @@
-"""The servers that are compared, each a process of its own that obeys lines (`protocol/control_items.py`)."""
+"""The compared servers, each a process of its own that executes commands in lines (`control.py`)."""

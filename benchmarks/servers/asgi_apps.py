@@ -1,4 +1,4 @@
-"""The hub in a Starlette application, and what one writes there without it, under the same server.
+"""The hub in a Starlette application, and the usual code without it, under the same server.
 
 python -m benchmarks.servers.asgi_apps (ours | manager) SERVER
 
@@ -36,14 +36,14 @@ QUEUE: Final = 256
 PATH: Final = "/ws/analytics"
 
 
-async def obey(work: control.Publisher) -> None:
+async def execute_commands(work: control.Publisher) -> None:
     async for line in control.lines():
         verb, _, rest = line.partition(" ")
         if verb == "go":
             work.go(float(rest))
         elif verb == "stop":
-            control.say({"published": work.stop()})
-    os._exit(0)  # some servers have no other way out that takes no time
+            control.send({"published": work.stop()})
+    os._exit(0)  # some servers have no other fast exit
 
 
 # --- ours ---------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def ours() -> Starlette:
         work = control.Publisher(lambda number, stamp: hub.publish("bench", stamped(stamp)))
         async with hub, anyio.create_task_group() as tasks:
             tasks.start_soon(work.run)
-            tasks.start_soon(obey, work)
+            tasks.start_soon(execute_commands, work)
             yield
 
     return Starlette(routes=[Mount("/ws", HubApp(hub))], lifespan=lifespan)
@@ -75,7 +75,7 @@ class Item(msgspec.Struct):
 
 
 class Queue:
-    """One client's: asyncio's own, or a channel of Trio's; the oldest batch goes when it is full."""
+    """The queue of one client, of asyncio or Trio; it drops its oldest batch when it is full."""
 
     def __init__(self, is_trio: bool) -> None:
         if is_trio:
@@ -102,7 +102,7 @@ class ConnectionManager:
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._waiting.append(self._encode(Item("bench", number + 1, "order", timestamp, stamped(stamp))))
 
-    async def flush_for_ever(self) -> None:
+    async def flush_forever(self) -> None:
         due = anyio.current_time()
         while True:
             due = max(due + INTERVAL_S, anyio.current_time())
@@ -147,8 +147,8 @@ def by_hand(is_trio: bool) -> Starlette:
         work = control.Publisher(manager.publish)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(work.run)
-            tasks.start_soon(manager.flush_for_ever)
-            tasks.start_soon(obey, work)
+            tasks.start_soon(manager.flush_forever)
+            tasks.start_soon(execute_commands, work)
             yield
 
     return Starlette(routes=[WebSocketRoute(PATH, manager.serve)], lifespan=lifespan)
@@ -156,7 +156,7 @@ def by_hand(is_trio: bool) -> Starlette:
 
 def main(which: str, server: str) -> None:
     app = ours() if which == "ours" else by_hand(server == "hypercorn-trio")
-    host(app, server, lambda port: control.say({"port": port}))
+    host(app, server, lambda port: control.send({"port": port}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An ASGI application under each server that is measured, in this process, on a port of its own."""
+"""An ASGI application under each of the measured servers, in this process, on a port of its own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ UVICORN: Final = {
 
 
 def listen() -> socket.socket:
-    # asyncio switches Nagle's algorithm off only for sockets that say that they are TCP; else a p99 of 42 ms is what
-    # delayed acknowledgements make of it.
+    # asyncio disables Nagle's algorithm only for sockets created with this protocol; otherwise delayed
+    # acknowledgements cause a p99 of 42 ms.
     sock = socket.socket(proto=socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
@@ -35,7 +35,7 @@ def listen() -> socket.socket:
 def host(app: Application, server: str, ready: Callable[[int], None]) -> None:
     """Run `app` under `server` until it ends; `ready` is called with the port before that."""
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # uvicorn's about its older implementation
+    warnings.simplefilter("ignore")  # uvicorn warns about its older implementation
     if server in UVICORN:
         _uvicorn(app, UVICORN[server], ready)
     elif server == "granian":
@@ -95,7 +95,7 @@ def _granian(app: Application, ready: Callable[[int], None]) -> None:
 
 
 def _when_open(port: int, ready: Callable[[int], None]) -> None:
-    """For a server that says nothing once it listens."""
+    """For a server that does not report when it listens."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

@@ -1,4 +1,4 @@
-"""Lines in, lines out, and a task that publishes at a set rate. Runs on asyncio, uvloop and Trio."""
+"""Commands in lines, and a task that publishes at a set rate. Runs on asyncio, uvloop and Trio."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import anyio
 
 PACE_S: Final = 0.005
 """Between two turns of the publisher. Each turn costs a timer and a wake-up, which are the application's, not the
-server's: 5 ms keeps them near 1 % of the work, and is well under the 16 ms of a batch. And 16 is no multiple of it: who
-sends on a fixed beat would always meet the publisher in the same phase, and have a latency that says nothing."""
+server's: 5 ms keeps them near 1 % of the work, and is well under the 16 ms of a batch. And 16 is not a multiple of it:
+a server that sends at a fixed interval would otherwise always meet the publisher in the same phase."""
 TIMER_S: Final = 0.0015
-"""What a timer of an event loop may be late by itself: epoll counts in milliseconds."""
+"""The usual lateness of a timer of an event loop: epoll counts in milliseconds."""
 
 
 async def lines() -> AsyncIterator[str]:
@@ -34,7 +34,7 @@ async def lines() -> AsyncIterator[str]:
             yield line.decode()
 
 
-def say(answer: dict[str, Any]) -> None:
+def send(answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
@@ -43,8 +43,8 @@ def say(answer: dict[str, Any]) -> None:
 class Publisher:
     """Calls `publish(n, stamp)` for n = 0, 1, 2 ... at `rate` a second while it works; it catches up when late.
 
-    The stamp is that of the turn in which it should have been called. A server that keeps the event loop to itself for
-    long would else look fast, because nothing is published meanwhile ("coordinated omission").
+    The stamp is the time at which the call was due. Otherwise a server that blocks the event loop would look fast,
+    because nothing is published meanwhile ("coordinated omission").
     """
 
     publish: Callable[[int, int], None]

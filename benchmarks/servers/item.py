@@ -1,4 +1,4 @@
-"""What every server publishes: a routing decision whose JSON is 200 bytes, with the stamp that the load looks for."""
+"""The item of every server: a routing decision of 200 bytes of JSON, with the stamp that the load finds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stamped(at: int) -> Decision:
 
 
 def _draw(chance: random.Random) -> dict[str, object]:
-    """The fields of a decision as they differ from one to the next in an office, and a note that repeats nothing."""
+    """Fields of a decision with realistic variation, and a random note."""
     return {
         "symbol": chance.choice(("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "BTCUSD", "US30")),
         "side": chance.choice(("buy", "sell")),
@@ -51,5 +51,5 @@ _turns: Final = itertools.cycle(_DRAWN)
 
 
 def varied(at: int) -> Decision:
-    """An item of `at` that differs from those before it: what compression finds in practice."""
+    """An item of `at` that differs from the ones before it, for realistic compression."""
     return Decision(t=at, **next(_turns))  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ python -m benchmarks.servers.ours SCENARIO LOOP TUNING [PROFILE]
 
 SCENARIO: `bench` (one channel), `varied` (the same with items that differ), `sets` (500 channels, published in turn)
 or `trading` (the four of the profile).
-TUNING: the fields that differ from the default, as JSON. PROFILE: a file for what cProfile finds between go and stop.
+TUNING: the fields that differ from the default, as JSON. PROFILE: a file for the profile between go and stop.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _serial = itertools.count()
 
 
 def authenticate(handshake: Handshake) -> Identity:
-    """Everyone is let in, with an identity of his own, as a token would give him."""
+    """Admits every client, with an identity of its own, as a token would give it."""
     return Identity(id=f"user-{next(_serial)}", roles=frozenset({"admin"}))
 
 
@@ -56,7 +56,7 @@ def publisher(hub: Hub, scenario: str) -> Callable[[int, int], None]:
     return lambda number, stamp: hub.publish(names[number % len(names)], item(stamp))
 
 
-async def obey(hub: Hub, work: control.Publisher, profile: cProfile.Profile | None) -> None:
+async def execute_commands(hub: Hub, work: control.Publisher, profile: cProfile.Profile | None) -> None:
     async for line in control.lines():
         verb, _, rest = line.partition(" ")
         if verb == "go":
@@ -66,9 +66,9 @@ async def obey(hub: Hub, work: control.Publisher, profile: cProfile.Profile | No
         elif verb == "stop":
             if profile:
                 profile.disable()
-            control.say({"published": work.stop()})
+            control.send({"published": work.stop()})
         elif verb == "statistics":
-            control.say(msgspec.to_builtins(hub.statistics()))
+            control.send(msgspec.to_builtins(hub.statistics()))
 
 
 async def main(scenario: str, loop: str, tuning: str, *profile_file: str) -> None:
@@ -79,8 +79,8 @@ async def main(scenario: str, loop: str, tuning: str, *profile_file: str) -> Non
         work = control.Publisher(publisher(hub, scenario))
         port = await start_serving(tasks, hub)
         tasks.start_soon(work.run)
-        control.say({"port": port})
-        await obey(hub, work, profile)
+        control.send({"port": port})
+        await execute_commands(hub, work, profile)
         tasks.cancel_scope.cancel()
     if profile:
         profile.dump_stats(profile_file[0])

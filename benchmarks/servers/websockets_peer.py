@@ -30,7 +30,7 @@ class Item(msgspec.Struct):
 
 
 class Peer:
-    """What an application has to write around `broadcast` to send what the hub sends."""
+    """The code that an application needs around `broadcast` to send the same items as the hub."""
 
     def __init__(self, *, batches: bool) -> None:
         self._batches = batches
@@ -50,7 +50,7 @@ class Peer:
             broadcast(self._connections, (b"[" + b",".join(self._waiting) + b"]").decode())
             self._waiting.clear()
 
-    async def flush_for_ever(self) -> None:
+    async def flush_forever(self) -> None:
         loop_time = anyio.current_time
         due = loop_time()
         while True:
@@ -73,14 +73,14 @@ async def main(mode: str) -> None:
     listening = serve(peer.hold, "127.0.0.1", 0, compression=compression, ping_interval=None, backlog=4096)
     async with listening as server, anyio.create_task_group() as tasks:
         tasks.start_soon(publisher.run)
-        tasks.start_soon(peer.flush_for_ever)
-        control.say({"port": next(iter(server.sockets)).getsockname()[1]})
+        tasks.start_soon(peer.flush_forever)
+        control.send({"port": next(iter(server.sockets)).getsockname()[1]})
         async for line in control.lines():
             verb, _, rest = line.partition(" ")
             if verb == "go":
                 publisher.go(float(rest))
             elif verb == "stop":
-                control.say({"published": publisher.stop()})
+                control.send({"published": publisher.stop()})
         tasks.cancel_scope.cancel()
 
 

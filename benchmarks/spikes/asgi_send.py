@@ -14,7 +14,7 @@ the server's own work in them:
     daphne             52.0   56.3    42.3
     hypercorn-trio     77.9   67.3    63.2   (stream, event, parked)
 
-So on asyncio nothing should wake up for a frame that the server takes at once, and only Trio, whose `send` always
+So on asyncio no task should wake up for a frame that the server accepts at once, and only Trio, where `send` always
 yields and uses the task it is called in, gets a task for each connection. How that task waits is worth little:
 "channel" (Trio's own), "event" and "parked" are between 58 and 75 in any order, nearly all of it the server's.
 "ours" is "driven" and 1 microsecond: for that the current task is never that of the flush. Granian's `send` returns a

@@ -15,7 +15,9 @@ from analytics_hub import (
     Handshake,
     HubError,
     Identity,
+    Overloaded,
     PermissionDenied,
+    TooManyRequests,
     Tuning,
     UnknownChannel,
 )
@@ -165,7 +167,7 @@ FAILING: dict[str, Any] = {
     "expires that is a text": lambda handshake: Identity(id="a", expires="tomorrow"),  # type: ignore[arg-type]
     "expires that is not a number": lambda handshake: Identity(id="a", expires=float("nan")),
     "issued that is a text": lambda handshake: Identity(id="a", issued="today"),  # type: ignore[arg-type]
-    "a token id that is none": lambda handshake: Identity(id="a", token_id=["x"]),  # type: ignore[arg-type]
+    "a token id that is not text": lambda handshake: Identity(id="a", token_id=["x"]),  # type: ignore[arg-type]
     "channels that are a text": lambda handshake: Identity(id="a", channels="user:*"),  # type: ignore[arg-type]
 }
 
@@ -192,6 +194,24 @@ async def test_a_failure_of_authenticate_refuses_the_client(authenticate: Any) -
         assert SECRET not in transport.text
         assert hub.statistics().counters["authenticate-failed"] == 2
         assert hub.statistics().sessions == 1
+
+
+@pytest.mark.parametrize(
+    "error", [TooManyRequests("too many logins", 7.0), Overloaded("the database is busy")], ids=repr
+)
+async def test_authenticate_may_refuse_for_a_limit_of_its_own(error: HubError) -> None:
+    async with running(authenticate=raising(error)) as hub:
+        with pytest.raises(type(error)) as refused:
+            await hub.gateway.authenticate(Handshake(token=SECRET))
+        transport = FakeTransport()
+        session = hub.gateway.connect(transport, WIRE, Peer(Handshake()))
+        hub.gateway.receive_data(session, json.dumps({"action": "auth", "token": SECRET}))
+        await transport.until(lambda: transport.ended is not None)
+
+        assert refused.value is error
+        assert transport.ended == (error.close_code, str(error))
+        assert '"code":"rate-limited"' in transport.text
+        assert hub.statistics().counters["authenticate-limited"] == 2
 
 
 @pytest.mark.parametrize(

@@ -336,11 +336,11 @@ def test_schemas_go_into_a_folder(app: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample_app"], "'sample_app' names nothing; right is module:name"),
+        (["sample_app"], "module:name, where name is a Hub, a list of channels, or a function"),
         (["nowhere.to_be:found"], "there is no module 'nowhere'"),
-        (["sample_app:missing"], "sample_app has no 'missing'; right is module:name"),
-        (["sample_app:State"], "sample_app:State is of type type; right is"),
-        (["sample_app:nothing"], "sample_app:nothing is of type list; right is"),
+        (["sample_app:missing"], "sample_app has no 'missing'; "),
+        (["sample_app:State"], "sample_app:State is of type type; "),
+        (["sample_app:nothing"], "sample_app:nothing is of type list; "),
         (["--url", "localhost"], "server_url is 'localhost'; it must be like"),
         (["--schemas", "sample_app.py"], "cannot write to sample_app.py: "),
     ],

@@ -76,10 +76,10 @@ def published(**options: Any) -> Peer:
     peer = rig.connect(ADMIN)
     peer.subscribe(*ITEMS, "user:7")
     for channel, data in ITEMS.items():
-        rig.tell(channel, data, key="LMAX" if channel == "lp-performance" else None, **options)
+        rig.deliver(channel, data, key="LMAX" if channel == "lp-performance" else None, **options)
         rig.advance(1.0)
     rig.commit("alerts")
-    rig.tell("user:7", {"whatever": None})
+    rig.deliver("user:7", {"whatever": None})
     rig.engine.delete("lp-performance", "LMAX", rig.now)
     rig.advance(1.0)
     return peer
@@ -139,7 +139,7 @@ def lose(rig: Rig) -> set[str]:
     rig.advance(1.0)
     peer.resume()
     rig.advance(1.0)
-    assert [gap["reason"] for gap in peer.said("$gap")] == ["buffer"]
+    assert [gap["reason"] for gap in peer.items_of("$gap")] == ["buffer"]
     return check(peer.items)
 
 
@@ -147,7 +147,7 @@ def offend(rig: Rig) -> set[str]:
     """The control items for a client that exceeds its limits."""
     peer = rig.connect(ALICE)
     peer.send(*({"action": "ping"} for _ in range(4)))
-    assert peer.said("$error")[-1]["code"] == "rate-limited"
+    assert peer.items_of("$error")[-1]["code"] == "rate-limited"
     for _ in range(MALFORMED_IN_A_ROW):
         rig.advance(10.0)
         peer.send_raw("[1")

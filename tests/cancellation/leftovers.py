@@ -1,4 +1,4 @@
-"""What a cancelled operation may not leave behind, in the process and in a hub, and whether the hub still works."""
+"""What a cancelled operation must not leave in the process and in a hub, and whether the hub still works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers: Final = count(1)
 
 
 def descriptors() -> dict[str, str]:
-    """What is open, by number; nothing where the platform does not tell."""
+    """Open descriptors, by number; empty on platforms without /proc."""
     if not _DESCRIPTORS.is_dir():
         return {}
     found = {}
@@ -35,13 +35,13 @@ def descriptors() -> dict[str, str]:
 
 
 def tasks() -> dict[int, str]:
-    """Those of this event loop, by identity."""
+    """The tasks of this event loop, by id."""
     return {task.id: task.name or "" for task in anyio.get_running_tasks()}
 
 
 @dataclass(frozen=True)
 class Process:
-    """The tasks and descriptors of a moment."""
+    """The tasks and descriptors of one moment."""
 
     tasks: dict[int, str]
     descriptors: dict[str, str]
@@ -51,7 +51,7 @@ class Process:
         return cls(tasks(), descriptors())
 
     def more_than(self, before: Process) -> list[str]:
-        """What is there now and was not `before`."""
+        """Tasks and descriptors that did not exist `before`."""
         found = [f"task {name}" for id, name in self.tasks.items() if id not in before.tasks]
         found += [
             f"descriptor {number}: {target}"
@@ -62,7 +62,7 @@ class Process:
 
 
 def kept_for_clients(hub: Hub) -> list[str]:
-    """What the hub keeps although there is no client."""
+    """Objects that the hub keeps although it has no client."""
     if hub._life.state == "new":
         return []
     found = []
@@ -86,7 +86,7 @@ def kept_for_clients(hub: Hub) -> list[str]:
 
 
 class Sweeper:
-    """Looks after each cancellation whether the process is as it was, and each of `places` empty."""
+    """Checks after each cancellation that the process is unchanged, and each of `places` empty."""
 
     def __init__(self, *places: Callable[[], list[str]]) -> None:
         self._before = Process.now()
@@ -99,7 +99,7 @@ class Sweeper:
         return found
 
     async def sweep(self) -> None:
-        """Wait until everything is gone; what is under way in the event loop or the kernel may still end by itself."""
+        """Wait until nothing is left; work in progress in the event loop or the kernel may still end."""
         with anyio.move_on_after(HANG / 2):
             while self.found():
                 await checkpoint()
@@ -107,17 +107,17 @@ class Sweeper:
 
 
 async def is_served_once(hub: Hub) -> None:
-    """A witness comes, gets what is published then, once and in order, and leaves."""
+    """A new client receives the items that are published then, once and in order, and leaves."""
     first = next(_numbers)
-    async with subscribe(hub, "events", "durable", identity=Identity(id="witness")) as witness:
+    async with subscribe(hub, "events", "durable", identity=Identity(id="observer")) as observer:
         for number in (first, next(_numbers)):
             hub.publish("events", number)
-        items = await read(witness, lambda item: item.get("data") == number)
+        items = await read(observer, lambda item: item.get("data") == number)
         assert [item["data"] for item in items if item.get("channel") == "events"] == [first, number]
         hub.publish("durable", number)
-        await read(witness, lambda item: item["type"] == "durable" and item["data"] == number)
+        await read(observer, lambda item: item["type"] == "durable" and item["data"] == number)
 
 
 def lines(*commands: dict[str, Any]) -> bytes:
-    """Commands as the TCP transport takes them."""
+    """Commands as the TCP transport reads them."""
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)

@@ -1,4 +1,4 @@
-"""A hub whose application takes its time: whatever it is asked, the answer comes some turns of the event loop later."""
+"""A hub with hooks and a journal that take some turns of the event loop to answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANNELS: Final = tuple(replace(channel, publishers=frozenset({"trader"})) for c
 
 
 async def patient_authenticate(handshake: Handshake) -> Identity:
-    """Lets in everyone who has a token that is not called wrong; who comes over sockets comes from one address."""
+    """Accepts every token except `wrong`."""
     await checkpoint()
     await checkpoint()
     if handshake.token is None:

@@ -1,7 +1,7 @@
-"""Cancels an operation at its first wait, then at its second, and so on until it gets through.
+"""Cancels an operation at its first wait, then at its second, and so on until it completes.
 
-A wait is any moment at which a task of the operation hands control to the event loop: the task that runs it, and every
-task that comes of it.
+A wait is any moment at which a task of the operation yields to the event loop: the task that runs it, and every task
+that it starts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, object]]
 Check = Callable[[], Awaitable[None]]
 
-PATIENCE: Final = 2000
-"""Waits after which an operation is taken to go on for ever."""
+MAX_WAITS: Final = 2000
+"""Waits after which an operation counts as endless."""
 
 _on_wait: ContextVar[Callable[[], None] | None] = ContextVar("on_wait", default=None)
-"""Called at each wait of the tasks in this context; tasks inherit it from those that start them."""
+"""Called at each wait of the tasks in this context, which tasks inherit."""
 
 
 async def cancelled_at(number: int, work: Work, *, once: bool = False) -> bool:
     """Run `work` and cancel it at its wait of this number; False if it had fewer.
 
-    `once`: as asyncio does it, whose `Task.cancel` throws one exception and then lets the task do what it likes; else
-    as anyio and Trio do, where whatever it awaits from then on raises again.
+    `once`: like `Task.cancel` of asyncio, which throws one exception; otherwise like anyio and Trio, where every later
+    await raises again.
     """
     seen = 0
     scope = anyio.CancelScope()
@@ -53,7 +53,7 @@ async def cancelled_at(number: int, work: Work, *, once: bool = False) -> bool:
                 await task
         else:
             with scope:
-                await _told_by_itself(work())
+                await _reporting_task(work())
     return seen >= number
 
 
@@ -62,14 +62,14 @@ def on_each_wait(call: Callable[[], None]) -> Iterator[None]:
     """Call `call` at each wait of the tasks that begin in here, and on Trio of the running one."""
     token = _on_wait.set(call)
     try:
-        with _every_wait_told():
+        with _all_waits_reported():
             yield
     finally:
         _on_wait.reset(token)
 
 
 async def cancel_everywhere(work: Work, check: Check) -> int:
-    """Cancel `work` at each of its waits in turn; after each run, the last one included, `check`. How many it has."""
+    """Cancel `work` at each of its waits in turn, and `check` after each run and the last; the number of waits."""
     waits = 0
     for once in ways():
         waits = await _cancel_everywhere(work, check, once=once)
@@ -77,29 +77,29 @@ async def cancel_everywhere(work: Work, check: Check) -> int:
 
 
 def ways() -> Sequence[bool]:
-    """The values of `once` that there are in this event loop."""
+    """The values of `once` that this event loop has."""
     return (False,) if _is_trio() else (False, True)
 
 
 async def _cancel_everywhere(work: Work, check: Check, *, once: bool) -> int:
-    for number in range(1, PATIENCE):
+    for number in range(1, MAX_WAITS):
         was_reached = await cancelled_at(number, work, once=once)
         try:
             await check()
         except Exception as error:
-            error.add_note(f"after it was cancelled at wait {number}, {'once' if once else 'for good'}")
+            error.add_note(f"after a cancellation at wait {number}, {'once' if once else 'persistent'}")
             raise
         if not was_reached:
             return number - 1
-    raise AssertionError(f"still not through after {PATIENCE} waits")
+    raise AssertionError(f"not complete after {MAX_WAITS} waits")
 
 
-# --- asyncio: what runs as a task tells of itself
+# --- asyncio: tasks report their waits
 
 
 @coroutine
-def _told(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Run `work` as it is, and tell whenever it hands control to the event loop."""
+def _reporting(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run `work` unchanged, and report whenever it yields to the event loop."""
     step: Callable[[], Any] = lambda: work.send(None)  # noqa: E731
     while True:
         try:
@@ -111,28 +111,28 @@ def _told(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
             on_wait()
         try:
             value = yield trap
-        except BaseException as error:  # noqa: BLE001 - whatever the event loop throws is for `work`
+        except BaseException as error:  # noqa: BLE001 - the event loop throws it into `work`
             thrown = error
             step = lambda: work.throw(thrown)  # noqa: B023, E731
         else:
             step = lambda: work.send(value)  # noqa: B023, E731
 
 
-async def _tell(work: Coroutine[Any, Any, T]) -> T:
-    return await _told(work)
+async def _reporting_coroutine(work: Coroutine[Any, Any, T]) -> T:
+    return await _reporting(work)
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-    # One that was begun by hand, before it had a task, has to be left as it is.
+    # A coroutine that was started before it had a task must stay unwrapped.
     if _on_wait.get() is not None and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-        work = _tell(work)
+        work = _reporting_coroutine(work)
     return asyncio.Task(work, loop=loop, **options)
 
 
-# --- Trio: the scheduler tells
+# --- Trio: the scheduler reports waits
 
 
-class _Witness(trio.abc.Instrument):
+class _Instrument(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         on_wait = task.context.get(_on_wait)
         if on_wait is not None and inspect.getcoroutinestate(task.coro) != inspect.CORO_CLOSED:
@@ -147,20 +147,20 @@ def _is_trio() -> bool:
     return False
 
 
-def _told_by_itself(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """`work` for the task that runs now, which nobody else will wrap."""
-    return work if _is_trio() else _tell(work)
+def _reporting_task(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """`work` for the running task, which no task factory wraps."""
+    return work if _is_trio() else _reporting_coroutine(work)
 
 
 @contextmanager
-def _every_wait_told() -> Iterator[None]:
+def _all_waits_reported() -> Iterator[None]:
     if _is_trio():
-        witness = _Witness()
-        trio.lowlevel.add_instrument(witness)
+        instrument = _Instrument()
+        trio.lowlevel.add_instrument(instrument)
         try:
             yield
         finally:
-            trio.lowlevel.remove_instrument(witness)
+            trio.lowlevel.remove_instrument(instrument)
     else:
         loop = asyncio.get_running_loop()
         before = loop.get_task_factory()

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 SUBSCRIBE: Final = {"action": "subscribe", "channels": ["events", {"channel": "durable", "last": 5}]}
 TURNS: Final = 12
-"""Of the event loop, in which a server that has been spoken to does what it does."""
+"""Turns of the event loop in which a server processes what it has received."""
 
 Visit = Callable[[Hub, int], Awaitable[None]]
 
@@ -43,7 +43,7 @@ async def sessions(hub: Hub, number: int) -> None:
 # --- what clients do
 
 
-async def nobody(hub: Hub, port: int) -> None:
+async def no_client(hub: Hub, port: int) -> None:
     await let_turns_pass()
 
 
@@ -60,7 +60,7 @@ async def half_a_line(hub: Hub, port: int) -> None:
 
 
 async def three_tokens(hub: Hub, port: int) -> None:
-    """Checked at the same time; one is wrong, and one peer leaves before it is answered."""
+    """Checked at the same time; one is invalid, and one peer leaves before it is answered."""
     async with await Peer.connect(port) as first, await Peer.connect(port) as second, await Peer.connect(port) as third:
         for peer, token in ((first, "right"), (second, "wrong"), (third, "gone")):
             await peer.send(upgrade(f"Authorization: Bearer {token}"))
@@ -71,7 +71,7 @@ async def three_tokens(hub: Hub, port: int) -> None:
 
 
 async def a_websocket(hub: Hub, port: int) -> None:
-    """From the handshake to the goodbye, with a subscription in the packet of the handshake."""
+    """From the handshake to the close frame, with a subscription in the packet of the handshake."""
     async with await Peer.connect(port) as peer:
         await peer.send(upgrade("Authorization: Bearer t") + frame(TEXT, lines(SUBSCRIBE)))
         await peer.read_head()
@@ -130,22 +130,22 @@ async def until_subscribed(peer: Peer) -> None:
 
 
 @asynccontextmanager
-async def seen_servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Server]]:
-    """Every server that is made."""
+async def created_servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Server]]:
+    """Every server that is created."""
     made: list[Server] = []
     init = Server.__init__
 
-    def noted(self: Server, *arguments: Any, **options: Any) -> None:
+    def record(self: Server, *arguments: Any, **options: Any) -> None:
         init(self, *arguments, **options)
         made.append(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Server, "__init__", noted)
+        patch.setattr(Server, "__init__", record)
         yield made
 
 
 def kept_by(servers: list[Server]) -> list[str]:
-    """What is left in servers whose server has ended."""
+    """What is left in servers that have ended."""
     found: list[str] = []
     for server in servers:
         counts = (server.clients, len(server.connections), len(server.pending._keys), server._running_checks)
@@ -155,7 +155,7 @@ def kept_by(servers: list[Server]) -> list[str]:
 
 
 async def sweep(serve: Callable[..., Any], visit: Visit, patch: pytest.MonkeyPatch, **options: Any) -> int:
-    """Cancel a server, with what visits it, at each wait; how many there are."""
+    """Cancel a server and its clients at each wait; returns the number of waits."""
 
     async def work() -> None:
         async with anyio.create_task_group() as group:
@@ -173,7 +173,7 @@ async def sweep(serve: Callable[..., Any], visit: Visit, patch: pytest.MonkeyPat
         servers.clear()
 
     with anyio.fail_after(2 * HANG):
-        async with patient_hub() as hub, seen_servers(patch) as servers:
+        async with patient_hub() as hub, created_servers(patch) as servers:
             await is_served_once(hub)
             sweeper = Sweeper(lambda: kept_for_clients(hub), lambda: kept_by(servers))
             return await cancel_everywhere(work, check)
@@ -181,19 +181,19 @@ async def sweep(serve: Callable[..., Any], visit: Visit, patch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "visit",
-    [nobody, half_a_head, three_tokens, a_websocket, a_websocket_that_vanishes, a_request, a_stream_of_events],
+    [no_client, half_a_head, three_tokens, a_websocket, a_websocket_that_vanishes, a_request, a_stream_of_events],
 )
 async def test_websocket(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await sweep(websocket.serve, visit, monkeypatch) >= 10
 
 
-@pytest.mark.parametrize("visit", [nobody, half_a_line, a_line_client])
+@pytest.mark.parametrize("visit", [no_client, half_a_line, a_line_client])
 async def test_tcp(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await sweep(tcp.serve, visit, monkeypatch) >= 10
 
 
 async def test_tls(monkeypatch: pytest.MonkeyPatch, server_side: ssl.SSLContext, client_side: ssl.SSLContext) -> None:
-    """In the middle of its handshake, too."""
+    """Also in the middle of its handshake."""
 
     async def visit(hub: Hub, port: int) -> None:
         async with await Peer.connect(port) as peer:

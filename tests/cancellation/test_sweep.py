@@ -1,4 +1,4 @@
-"""The sweep itself: it cancels where it says, in whatever task of the operation."""
+"""The sweep itself: it cancels at each wait of every task of the operation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sweep import cancel_everywhere, cancelled_at, ways
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_cancels_where_it_says() -> None:
+async def test_it_cancels_at_the_given_wait() -> None:
     reached: list[int] = []
 
     async def work() -> None:
@@ -26,13 +26,13 @@ async def test_it_cancels_where_it_says() -> None:
         reached.clear()
         outcomes.append((await cancelled_at(number, work), list(reached)))
 
-    # Trio and asyncio count the waits within `checkpoint` differently, but the first and the last run are clear.
+    # Trio and asyncio count the waits within `checkpoint` differently; the first and the last run are the same.
     assert outcomes[0] == (True, [0])
     assert outcomes[-1] == (False, [0, 1, 2, 3])
 
 
 async def test_it_cancels_at_the_waits_of_every_task() -> None:
-    """While the one that started them waits for them, and the same wait never comes."""
+    """Also while the task that started them waits for them."""
     ends: list[str] = []
 
     async def child(name: str) -> None:
@@ -62,7 +62,7 @@ async def test_it_cancels_at_the_waits_of_every_task() -> None:
     assert len(runs) == len(ways()) * (waits + 1)
 
 
-async def test_it_sees_what_is_left_behind() -> None:
+async def test_it_finds_leftovers() -> None:
     sweeper = Sweeper()
     async with anyio.create_task_group() as group:
         assert sweeper.found() == []

@@ -315,7 +315,7 @@ class TestResuming:
         line.advance(1)
         line.protocol.refresh("fewer rights", line.now)
         line.transmit()
-        (check,) = line.server.asked(CheckToken)
+        (check,) = line.server.events_of(CheckToken)
         line.server.engine.authenticated(check.session, Identity(id=ALICE.id, channels=("table",)), line.now)
         line.deliver()
 
@@ -480,7 +480,7 @@ class TestTokens:
         line = Line(Server(CHANNELS, QUICK))
         subscription = line.subscribe("events")
         line.connect(None, token="secret")
-        (check,) = line.server.asked(CheckToken)
+        (check,) = line.server.events_of(CheckToken)
         line.server.engine.authenticated(check.session, ALICE, line.now)
         line.deliver()
 
@@ -497,7 +497,7 @@ class TestTokens:
     def test_a_refused_first_token_ends_with_the_close_code(self) -> None:
         line = Line(Server(CHANNELS, QUICK))
         line.connect(None, token="old")
-        session = line.server.asked(CheckToken)[0].session
+        session = line.server.events_of(CheckToken)[0].session
         line.server.engine.authenticated(session, AuthenticationError("expired"), line.now)
         line.deliver()
 
@@ -523,7 +523,7 @@ class TestTokens:
         for result in (ALICE, AuthenticationError("expired"), Identity(id="bob")):
             line.protocol.refresh("fresh", line.now, outcomes.append)
             line.transmit()
-            check = line.server.asked(CheckToken)[-1]
+            check = line.server.events_of(CheckToken)[-1]
             line.server.engine.authenticated(check.session, result, line.now)
             line.deliver()
 

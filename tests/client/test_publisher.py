@@ -228,8 +228,11 @@ def test_a_request_that_may_have_been_processed_is_repeated_only_with_may_repeat
 
 
 def test_a_permanent_failure_is_not_repeated() -> None:
-    with answering(MISSING) as (url, _), pytest.raises(PublishFailed):
-        publisher_for(url, attempts=5, may_repeat=True)[0]()
+    with answering(MISSING) as (url, _):
+        publish, delays = publisher_for(url, attempts=5, may_repeat=True)
+        with pytest.raises(PublishFailed, match="HTTP 404"):
+            publish()
+    assert delays == []
 
 
 def test_an_exception_of_the_token_function_is_raised_unchanged() -> None:

@@ -137,40 +137,6 @@ async def test_a_refresh_keeps_the_session_and_drops_nothing(transport: Transpor
             assert code == 4401
 
 
-async def test_a_refused_refresh_leaves_the_session_as_it_is(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served, served.reader("routing") as reader:
-        await reader.client.send({"action": "auth", "id": 1, "token": "forged"})
-        await reader.client.send({"action": "auth", "id": 2, "token": "root"})
-        await reader.ping()
-        served.hub.publish("routing", "still here")
-        await reader.reach("routing", 1)
-
-        first, second = reader.control("$error")
-        assert (first["id"], first["code"]) == (1, "unauthenticated")
-        assert (second["id"], second["code"]) == (2, "forbidden")
-        assert "subject" in second["message"]
-
-
-async def test_lost_roles_end_their_subscriptions_at_once(transport: TransportUnderTest) -> None:
-    channels = [Channel("open"), Channel("desk", roles=frozenset({"trader"}))]
-    async with serving(transport, channels=channels) as served:
-        served.tokens.add("demoted", roles=frozenset({"guest"}))
-        async with served.reader("open", "desk") as reader:
-            served.hub.publish("desk", 1)
-            await reader.reach("desk", 1)
-            await reader.client.send({"action": "auth", "token": "demoted"})
-            ended = await reader.next("$unsubscribed")
-            served.hub.publish("desk", 2)
-            served.hub.publish("open", 1)
-            await reader.reach("open", 1)
-            (answer,) = await reader.subscribe("desk", id=2)
-
-            assert ended["reason"] == "forbidden"
-            assert ended["channels"] == [{"channel": "desk", "seq": 1, "abandoned": 0}]
-            assert reader.data("desk") == [1]
-            assert answer["code"] == "forbidden"
-
-
 async def test_gained_roles_open_channels(transport: TransportUnderTest) -> None:
     async with serving(transport) as served:
         served.tokens.add("promoted", roles=frozenset({"trader", "admin"}))
@@ -180,15 +146,6 @@ async def test_gained_roles_open_channels(transport: TransportUnderTest) -> None
             (after,) = await reader.subscribe("secret", id=2)
 
             assert (before["ok"], after["ok"]) == (False, True)
-
-
-async def test_a_token_may_narrow_what_its_roles_allow(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served:
-        served.tokens.add("narrow", channels=("routing", "user:1*"))
-        async with served.reader(token="narrow") as reader:
-            answers = await reader.subscribe("routing", "exposure", "user:1", "user:12", "user:2")
-
-            assert [answer["ok"] for answer in answers] == [True, False, True, True, False]
 
 
 async def test_authorize_decides_about_each_channel(transport: TransportUnderTest) -> None:

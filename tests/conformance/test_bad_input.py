@@ -67,15 +67,6 @@ async def test_bad_input_is_answered_and_the_connection_stays_open(
         assert reader.data("routing") == ["still here"]
 
 
-async def test_an_error_names_the_field_and_echoes_the_id(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served, served.reader() as reader:
-        await reader.client.send({"action": "ping", "id": "mine", "colour": "red"})
-        error = await reader.next("$error")
-
-        assert error["id"] == "mine"
-        assert "colour" in error["message"]
-
-
 async def test_a_binary_frame_on_a_json_session_is_answered(transport: TransportUnderTest) -> None:
     if not transport.abilities.has_binary:
         pytest.skip("this transport has no binary frames")
@@ -106,23 +97,6 @@ async def test_ten_malformed_commands_in_a_row_end_the_connection(transport: Tra
         assert code == 4400
         assert len(reader.control("$error")) == 19
         assert served.hub.statistics().counters["closed-4400"] == 1
-
-
-async def test_commands_over_the_rate_are_refused(transport: TransportUnderTest) -> None:
-    allowed = 5 if transport.abilities.has_handshake else 4  # the token was a command as well
-    async with serving(transport, tuning=Tuning(command_rate=5), manual=True) as served, served.reader() as reader:
-        for number in range(8):
-            await reader.client.send({"action": "ping", "id": number})
-        await reader.until(lambda item: item.get("id") == 7)
-        served.clock.advance(1.0)
-        await reader.ping(id=100)
-
-        errors = reader.control("$error")
-        assert [pong["id"] for pong in reader.control("$pong")] == [*range(allowed), 100]
-        assert [(error["id"], error["code"], error["retry"]) for error in errors] == [
-            (number, "rate-limited", "later") for number in range(allowed, 8)
-        ]
-        assert all(0 < error["after"] <= 1.0 for error in errors)
 
 
 async def test_a_client_far_over_the_command_rate_is_closed(transport: TransportUnderTest) -> None:

@@ -9,7 +9,7 @@ import pytest
 from analytics_hub import Channel
 from analytics_hub.core.statistics import Ledger
 
-from .client import TransportUnderTest, missing
+from .client import TransportUnderTest
 from .harness import ServedHub, serving
 
 pytestmark = pytest.mark.anyio
@@ -49,35 +49,6 @@ async def test_everything_that_was_missed_follows(transport: TransportUnderTest)
             assert reader.ledger(served.hub, "routing") == Ledger(published=6, delivered=6)
 
 
-async def test_a_resume_without_anything_missed_is_a_recovery(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served:
-        served.hub.publish("routing", 0)
-        epoch = await watch(served, "routing", 1)
-        async with served.reader() as reader:
-            (answer,) = await reader.subscribe(since("routing", epoch, 1))
-
-            assert answer["recovered"] is True
-
-
-async def test_items_that_are_no_longer_kept_are_a_gap(transport: TransportUnderTest) -> None:
-    async with serving(transport, channels=[Channel("routing", keep_items=3)]) as served:
-        served.hub.publish("routing", 0)
-        epoch = await watch(served, "routing", 1)
-        for number in range(1, 11):
-            served.hub.publish("routing", number)
-        async with served.reader() as reader:
-            (answer,) = await reader.subscribe(since("routing", epoch, 1))
-            await reader.reach("routing", 11)
-
-            (gap,) = reader.gaps("routing")
-            assert answer["recovered"] is False
-            assert answer["seq"] == 8
-            assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (2, 8, 7, "retention")
-            assert reader.data("routing") == [8, 9, 10]
-            assert missing([gap]) + reader.seqs("routing") == list(range(2, 12))
-            assert reader.ledger(served.hub, "routing") == Ledger(published=10, delivered=3, dropped=7)
-
-
 async def test_another_epoch_is_never_a_recovery(transport: TransportUnderTest) -> None:
     async with serving(transport) as served:
         for number in range(3):
@@ -91,45 +62,6 @@ async def test_another_epoch_is_never_a_recovery(transport: TransportUnderTest) 
             assert (gap["from"], gap["to"], gap["count"]) == (None, None, None)
             assert gap["epoch"] == {"old": "another life", "new": answer["epoch"]}
             assert reader.data("routing") == [0, 1, 2]
-
-
-async def test_a_position_in_the_future_is_a_bad_request(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served:
-        served.hub.publish("routing", 0)
-        epoch = await watch(served, "routing", 1)
-        async with served.reader() as reader:
-            answers = await reader.subscribe(since("routing", epoch, 2), "exposure")
-
-            assert (answers[0]["ok"], answers[0]["code"]) == (False, "bad-request")
-            assert "2" in answers[0]["message"]
-            assert answers[1]["ok"] is True
-
-
-async def test_two_start_options_are_a_bad_request(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served, served.reader() as reader:
-        answers = await reader.subscribe({"channel": "routing", "last": 3, "snapshot": True}, "exposure")
-
-        assert [answer.get("code") for answer in answers] == ["bad-request", None]
-
-
-async def test_a_table_resumes_with_the_newest_of_what_changed(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served:
-        for lp in ("A", "B", "C"):
-            served.hub.publish("lps", {"lp": lp, "n": 1})
-        epoch = await watch(served, "lps", 3)
-        served.hub.publish("lps", {"lp": "A", "n": 2})
-        served.hub.publish("lps", {"lp": "A", "n": 3})
-        served.hub.delete("lps", "B")
-        async with served.reader() as reader:
-            (answer,) = await reader.subscribe(since("lps", epoch, 3))
-            await reader.reach("lps", 6)
-
-            assert answer["recovered"] is True
-            assert [(item["key"], item["data"] and item["data"]["n"]) for item in reader.of("lps")] == [
-                ("A", 3),
-                ("B", None),
-            ]
-            assert reader.ledger(served.hub, "lps") == Ledger(published=3, delivered=2, conflated=1)
 
 
 async def test_a_durable_resume_reads_the_journal(transport: TransportUnderTest) -> None:

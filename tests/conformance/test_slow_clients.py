@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 from analytics_hub import Channel, Tuning
 from analytics_hub.core.statistics import Ledger
 
-from .client import Reader, TransportUnderTest, missing
+from .client import TransportUnderTest, missing
 from .harness import ServedHub, serving
 
 pytestmark = pytest.mark.anyio
@@ -224,44 +224,3 @@ async def test_a_durable_subscriber_is_closed_earlier(transport: TransportUnderT
         await served.all_disconnected()
 
         assert served.hub.statistics().counters["closed-4503"] == 1
-
-
-async def test_a_gap_names_the_rate_as_its_reason(transport: TransportUnderTest) -> None:
-    tuning = Tuning(rate=10, buffer_items=4)
-    async with (
-        serving(transport, channels=CHANNELS, tuning=tuning, manual=True) as served,
-        served.reader("events") as reader,
-    ):
-        for number in range(30):
-            served.hub.publish("events", number)
-        await reader.reach("events", 10)
-        ledger = reader.ledger(served.hub, "events")
-        served.clock.advance(1.0)
-        await reader.reach("events", 30)
-
-        (gap,) = reader.gaps("events")
-        assert ledger == Ledger(published=30, delivered=10, dropped=16, pending=4)
-        assert (gap["from"], gap["to"], gap["count"], gap["reason"]) == (11, 26, 16, "rate")
-        assert reader.data("events") == [*range(10), *range(26, 30)]
-
-
-async def test_the_losses_of_one_client_do_not_affect_others(transport: TransportUnderTest) -> None:
-    async with (
-        serving(transport, channels=CHANNELS, tuning=NARROW) as served,
-        served.reader("events") as flooded,
-        served.reader("latest", "durable") as other,
-    ):
-        head = await publish_until_stalled(served, "events", more=300)
-        for number in range(20):
-            served.hub.publish("latest", number)
-            await served.hub.publish_confirmed("durable", number)
-            await other.reach("durable", number + 1)
-        await flooded.reach("events", head)
-
-        assert other.seqs("durable") == list(range(1, 21))
-        assert other.control("$gap") == []
-        assert _is_complete(flooded, head)
-
-
-def _is_complete(reader: Reader, head: int) -> bool:
-    return sorted(reader.seqs("events") + missing(reader.gaps("events"))) == list(range(1, head + 1))

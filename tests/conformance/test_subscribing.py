@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analytics_hub import Channel, Tuning
+from analytics_hub import Tuning
 
 from .client import TransportUnderTest
 from .harness import serving
@@ -137,15 +137,6 @@ async def test_last_starts_with_the_last_items(transport: TransportUnderTest) ->
             assert reader.data("routing") == [7, 8, 9, 10]
 
 
-async def test_last_beyond_the_first_item_starts_at_the_beginning(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served:
-        served.hub.publish("routing", "one")
-        async with served.reader({"channel": "routing", "last": 1000}) as reader:
-            await reader.reach("routing", 1)
-
-            assert reader.data("routing") == ["one"]
-
-
 async def test_a_table_starts_with_its_newest_items_by_default(transport: TransportUnderTest) -> None:
     async with serving(transport) as served:
         for lp, status in (("A", 1), ("B", 1), ("A", 2), ("C", 1)):
@@ -182,17 +173,6 @@ async def test_latest_starts_with_the_last_item(transport: TransportUnderTest) -
             assert reader.data("exposure") == [2]
 
 
-async def test_a_snapshot_of_events_is_all_that_is_kept(transport: TransportUnderTest) -> None:
-    channels = [Channel("kept", keep_items=4)]
-    async with serving(transport, channels=channels) as served:
-        for number in range(10):
-            served.hub.publish("kept", number)
-        async with served.reader({"channel": "kept", "snapshot": True}) as reader:
-            await reader.reach("kept", 10)
-
-            assert reader.data("kept") == [6, 7, 8, 9]
-
-
 async def test_last_works_on_a_durable_channel(transport: TransportUnderTest) -> None:
     async with serving(transport) as served:
         for number in range(5):
@@ -202,52 +182,6 @@ async def test_last_works_on_a_durable_channel(transport: TransportUnderTest) ->
             await reader.reach("alerts", 6)
 
             assert reader.data("alerts") == [3, 4, 5]
-
-
-async def test_max_hz_limits_one_subscription_only(transport: TransportUnderTest) -> None:
-    async with (
-        serving(transport, manual=True, tuning=Tuning(interval=0.01)) as served,
-        served.reader({"channel": "exposure", "max_hz": 1}, "routing") as reader,
-    ):
-        served.hub.publish("exposure", 1)
-        await reader.reach("exposure", 1)
-        served.clock.advance(0.5)
-        served.hub.publish("exposure", 2)
-        served.hub.publish("routing", "meanwhile")
-        await reader.reach("routing", 1)
-        early = reader.data("exposure")
-        served.clock.advance(0.4)
-        served.hub.publish("exposure", 3)
-        served.clock.advance(0.2)
-        await reader.reach("exposure", 3)
-
-        assert early == [1]
-        assert reader.data("exposure") == [1, 3]
-
-
-async def test_subscribing_again_keeps_the_position(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served, served.reader("routing") as reader:
-        served.hub.publish("routing", 1)
-        await reader.reach("routing", 1)
-        (answer,) = await reader.subscribe({"channel": "routing", "max_hz": 1000}, id=2)
-        served.hub.publish("routing", 2)
-        await reader.reach("routing", 2)
-
-        assert answer["seq"] == 1
-        assert reader.data("routing") == [1, 2]
-        assert reader.control("$unsubscribed") == []
-
-
-async def test_subscribing_again_with_a_start_option_restarts(transport: TransportUnderTest) -> None:
-    async with serving(transport) as served, served.reader("routing") as reader:
-        served.hub.publish("routing", 1)
-        await reader.reach("routing", 1)
-        await reader.subscribe({"channel": "routing", "last": 1}, id=2)
-        await reader.until(lambda item: item.get("seq") == 1)
-
-        (ended,) = reader.control("$unsubscribed")
-        assert ended["channels"] == [{"channel": "routing", "seq": 1, "abandoned": 0}]
-        assert reader.data("routing") == [1, 1]
 
 
 async def test_naming_a_channel_ten_times_delivers_once(transport: TransportUnderTest) -> None:
@@ -279,19 +213,6 @@ async def test_nothing_follows_an_unsubscription(transport: TransportUnderTest) 
         assert [item for item in reader.items[at:] if item.get("channel") == "routing"] == []
 
 
-async def test_an_unsubscription_abandons_what_was_pending(transport: TransportUnderTest) -> None:
-    """The account of a subscription is complete, including items that were never sent."""
-    async with serving(transport, manual=True, tuning=Tuning(rate=10)) as served, served.reader("routing") as reader:
-        for number in range(15):
-            served.hub.publish("routing", number)
-        await reader.reach("routing", 10)
-        await reader.client.send({"action": "unsubscribe", "channels": ["routing"]})
-        answer = await reader.next("$unsubscribed")
-
-        assert answer["channels"] == [{"channel": "routing", "seq": 10, "abandoned": 5}]
-        assert reader.seqs("routing") == list(range(1, 11))
-
-
 async def test_unsubscribing_without_a_subscription_is_harmless(transport: TransportUnderTest) -> None:
     async with serving(transport) as served, served.reader() as reader:
         await reader.client.send({"action": "unsubscribe", "channels": ["routing", "nosuch"]})
@@ -316,16 +237,6 @@ async def test_repeated_subscribing_and_unsubscribing_leaves_nothing(transport: 
 
         assert [item["type"] for item in reader.items[at:]] == ["$pong"]
         assert served.hub.statistics().subscriptions == 0
-
-
-async def test_too_many_subscriptions_are_refused_one_by_one(transport: TransportUnderTest) -> None:
-    tuning = Tuning(interval=0.001, max_subscriptions=3)
-    async with serving(transport, tuning=tuning) as served, served.reader() as reader:
-        first = await reader.subscribe("user:1", "user:2")
-        second = await reader.subscribe("user:3", "user:4", "user:1", id=2)
-
-        assert [answer["ok"] for answer in first] == [True, True]
-        assert [answer.get("code") for answer in second] == [None, "too-many-subscriptions", None]
 
 
 async def test_ten_thousand_channels_in_one_command_are_one_error(transport: TransportUnderTest) -> None:

@@ -1,1 +1,1 @@
-"""Fuzzing in process: every parser that meets a stranger's bytes, fed with mutated ones."""
+"""Fuzzing: every parser of bytes from a peer, with inputs from hypothesis, or from atheris where it is installed."""

@@ -1,8 +1,8 @@
-"""The same targets under atheris, which looks for inputs that reach new code.
+"""One target under atheris, which looks for inputs that reach new code.
 
     python -m tests.fuzz.atheris_main TARGET [options of libFuzzer, and a folder for the corpus]
 
-atheris is not among the dependencies: it is installed by its name, on Linux.
+atheris is not among the dependencies; `pip install atheris` on Linux.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
         samples.mkdir()
         for number, sample in enumerate(target.samples):
             (samples / str(number)).write_bytes(sample)
-        words.write_text("".join(f'"{escaped(word)}"\n' for word in target.words if 0 < len(word) <= 64))
-        # What is found goes to the first folder, so that the caller's comes first.
+        words.write_text("".join(f'"{_escape(word)}"\n' for word in target.words if 0 < len(word) <= 64))
+        # libFuzzer writes new inputs to the first folder, so that of the caller comes first.
         folders = [option for option in options if not option.startswith("-")]
         flags = [option for option in options if option.startswith("-")]
         arguments = [f"-dict={words}", f"-max_len={target.longest}", *flags, *folders, str(samples)]
@@ -38,7 +38,7 @@ def main() -> None:
         atheris.Fuzz()
 
 
-def escaped(word: bytes) -> str:
+def _escape(word: bytes) -> str:
     """As libFuzzer reads it in a dictionary."""
     return "".join(f"\\x{byte:02x}" for byte in word)
 

@@ -1,10 +1,14 @@
-"""What is fuzzed: a parser, what must hold of it for any bytes, and something to begin with."""
+"""The fuzzed parsers: what each must do with any bytes, and inputs to start from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+
+from hypothesis import strategies as st
+
+from .strategies import Inputs, edited
 
 T = TypeVar("T")
 
@@ -14,34 +18,31 @@ _INCREMENT: Final = 1442695040888963407
 
 
 @dataclass(frozen=True, slots=True)
-class Trees:
-    """Values to mutate before `pack` encodes them, for parsers of formats that a mutated byte mostly breaks."""
-
-    values: tuple[Any, ...]
-    words: tuple[str, ...]
-    pack: Callable[[Any], bytes]
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
-    """`check` raises for an input that breaks something, and for nothing else.
+    """`check` raises for an input that breaks the parser, and for nothing else.
 
-    Inputs grow to `longest` bytes. `share` is how often its turn comes, compared with those of the other targets.
+    `samples` are inputs that reach most of the parser, `words` are what its inputs are made of, `documents` are inputs
+    that are well-formed for the most part, for formats that a changed byte mostly breaks. Edited samples grow to
+    `longest` bytes.
     """
 
     name: str
     check: Callable[[bytes], None]
     samples: tuple[bytes, ...]
     words: tuple[bytes, ...] = ()
-    trees: Trees | None = None
+    documents: Inputs | None = None
     longest: int = 2048
-    share: int = 10
+
+    @property
+    def inputs(self) -> Inputs:
+        mutants = edited(self.samples, self.words, self.longest)
+        return mutants if self.documents is None else st.one_of(mutants, self.documents)
 
 
 def cut(how: int, data: bytes) -> Iterator[bytes]:
-    """`data` in portions, as a socket may give it: whole, byte by byte, or in pieces of sizes that `how` gives.
+    """`data` in portions, as a socket may return it: whole, byte by byte, or in pieces of sizes that `how` seeds.
 
-    Only at the beginning: what is left after `PIECES` comes in ever larger ones.
+    After `PIECES` portions the sizes grow, so that long inputs stay cheap.
     """
     if how == 0 or len(data) < 2:
         yield data
@@ -58,11 +59,11 @@ def cut(how: int, data: bytes) -> Iterator[bytes]:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits for anything."""
+    """The result of a coroutine that never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
     coroutine.close()
-    raise AssertionError("this waits")
+    raise AssertionError("the coroutine suspended")

@@ -1,1 +1,1 @@
-"""Every example under every server it can run on: a real process, real clients, and a page that says what was seen."""
+"""Every example under every server that it supports: real processes, real clients, and a table of the results."""

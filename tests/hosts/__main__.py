@@ -1,4 +1,4 @@
-"""Write what is seen now into `docs/hosts.md`: `python -m tests.hosts`. With names, only show: `... Starlette`."""
+"""`python -m tests.hosts` writes the table of `docs/hosts.md`; with names, as `... Starlette`, it prints their rows."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from .matrix import rewrite, row, table
-from .pairs import AT_ONCE, PAIRS
+from .pairs import CONCURRENT, PAIRS
 from .probe import examine
 
 wanted = [pair for pair in PAIRS if not sys.argv[1:] or any(name in str(pair) for name in sys.argv[1:])]
-with ThreadPoolExecutor(AT_ONCE) as pool:
+with ThreadPoolExecutor(CONCURRENT) as pool:
     reports = dict(zip(wanted, pool.map(examine, wanted), strict=True))
 for pair, report in reports.items():
     print(row(pair, report.answers), f"  exit code {report.exit_code}", sep="")

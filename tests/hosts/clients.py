@@ -1,4 +1,4 @@
-"""What connects to the servers: the `websockets` library as most services use it, and an `EventSource` over httpx."""
+"""Clients of the servers: the `websockets` library, as most services use it, and an `EventSource` over httpx."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from websockets import Origin, Subprotocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from .process import GUARD
+from .process import TIMEOUT
 
 Item = dict[str, Any]
 MSGPACK: Final = "analytics-hub.v1.msgpack"
 
 
 class Reader(ABC):
-    """Takes items one by one from the frames of a client."""
+    """Returns the items of frames one by one."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -44,7 +44,7 @@ class Reader(ABC):
                 return item
 
     def rest(self) -> list[str]:
-        """Read to the end, however it comes; the types of the control items on the way."""
+        """Read to the end of the connection; the types of the control items before it."""
         types: list[str] = []
         try:
             while True:
@@ -71,7 +71,7 @@ class Socket(Reader):
 
     def receive(self) -> list[Item]:
         try:
-            frame = self.connection.recv(timeout=GUARD)
+            frame = self.connection.recv(timeout=TIMEOUT)
         except ConnectionClosed as closed:
             self.closed = (1006, "") if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
             raise EOFError(f"closed with {self.closed}") from None
@@ -89,7 +89,7 @@ def dial(
     subprotocols: Sequence[str] = (),
     compression: str | None = None,
 ) -> Iterator[Socket]:
-    """Connect; with an `origin`, as a page in a browser does."""
+    """Connect; with an `origin`, like a page in a browser."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     if cookie is not None:
         headers["Cookie"] = cookie
@@ -97,8 +97,8 @@ def dial(
         url,
         proxy=None,
         ping_interval=None,
-        open_timeout=GUARD,
-        close_timeout=GUARD,
+        open_timeout=TIMEOUT,
+        close_timeout=TIMEOUT,
         compression=compression,
         origin=None if origin is None else Origin(origin),
         subprotocols=[Subprotocol(name) for name in subprotocols] or None,
@@ -108,7 +108,7 @@ def dial(
 
 
 class Stream(Reader):
-    """One `EventSource`: its events are read only when they are asked for."""
+    """One `EventSource`; its events are read on demand."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__()
@@ -134,10 +134,10 @@ class Stream(Reader):
 
 @contextmanager
 def event_source(url: str, last_id: str = "") -> Iterator[Stream]:
-    """What a browser does for `new EventSource(url)`, and with `last_id` when it comes back by itself."""
+    """Like a browser with `new EventSource(url)`; with `last_id`, like its reconnect."""
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
     with ExitStack() as stack:
-        client = stack.enter_context(httpx.Client(timeout=GUARD, trust_env=False))
+        client = stack.enter_context(httpx.Client(timeout=TIMEOUT, trust_env=False))
         response = stack.enter_context(client.stream("GET", url, headers=headers))
         assert response.status_code == 200, response.read()
         yield Stream(response)

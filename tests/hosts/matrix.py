@@ -1,4 +1,4 @@
-"""The table of hosts and servers in `docs/hosts.md`, which is made of what was seen."""
+"""The table of hosts and servers in `docs/hosts.md`, which is generated from the results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Final
 
 from ..project.layout import ROOT
 from .pairs import PAIRS, Pair
-from .probe import ENDED, LOGGED, QUESTIONS
+from .probe import CHECKS, ENDED, LOGGED
 
 PAGE: Final = ROOT / "docs" / "hosts.md"
-COLUMNS: Final = (*QUESTIONS, LOGGED, ENDED)
+COLUMNS: Final = (*CHECKS, LOGGED, ENDED)
 _SECTION: Final = re.compile(r"(?<=<!-- seen by tests/hosts -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -27,9 +27,9 @@ def table(answers: Mapping[Pair, Mapping[str, str]]) -> str:
 
 
 def committed() -> str:
-    """The table as the page has it."""
+    """The table in the page."""
     found = _SECTION.search(PAGE.read_text("utf-8"))
-    assert found is not None, f"{PAGE} has lost its markers"
+    assert found is not None, f"{PAGE} has no markers"
     return found[0]
 
 

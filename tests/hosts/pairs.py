@@ -1,4 +1,4 @@
-"""Which examples run under which servers, and how each pair is started and spoken to."""
+"""Which examples run under which servers, and how each pair is started and reached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET: Final = "a secret of forty characters, for tests!"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """An example, and where things are in it."""
+    """An example and its paths."""
 
     name: str
     target: str
@@ -27,7 +27,7 @@ class Host:
     books: bool = True
     """Whether `POST /trades` makes the application publish."""
     is_program: bool = False
-    """Whether it publishes prices by itself, to everyone; else it has trades, for those with a token."""
+    """Whether it publishes prices by itself, to anonymous clients; otherwise it has trades, which need a token."""
     ended_by: signal.Signals = signal.SIGTERM
 
     @property
@@ -40,7 +40,7 @@ class Host:
 
     @property
     def is_native(self) -> bool:
-        """Whether the hub's own server serves it, on a port of its own."""
+        """Whether the server of the hub itself serves it, on a port of its own."""
         return ":" not in self.target
 
 
@@ -66,11 +66,11 @@ HOSTS: Final = (
         ended_by=signal.SIGINT,
     ),
     Host("aiohttp", "aiohttp_app", prefix="", socket="/ws/analytics"),
-    # Its development server knows no end but this one.
+    # Its development server handles no other signal.
     Host("Flask", "flask_app", prefix="", socket="/ws/analytics", ended_by=signal.SIGINT),
 )
 
-# Access logs are on. A server waits for its clients when it ends; here, as good as not at all.
+# With access logs, and the shortest graceful shutdown.
 SERVERS: Final = {
     "uvicorn": "uvicorn --port {port} --timeout-graceful-shutdown 1 {target}",
     "uvicorn, websockets": "uvicorn --ws websockets --port {port} --timeout-graceful-shutdown 1 {target}",
@@ -82,7 +82,7 @@ SERVERS: Final = {
 }
 NATIVE: Final = "its own"
 PROGRAMS: Final = {"Flask": "flask --app {target} run --port {port}"}
-"""Started otherwise than by `python MODULE.py`."""
+"""Not started by `python MODULE.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Pair:
         return f"{self.host.name} / {self.server}"
 
     def command(self, port: int) -> list[str]:
-        """What a user types, but for the port."""
+        """The command of the documentation, except for the port."""
         line = PROGRAMS.get(self.host.name) if self.host.is_native else SERVERS[self.server]
         if line is None:
             return [sys.executable, f"{self.host.module}.py"]
@@ -117,5 +117,5 @@ _RUNS: Final = {
 }
 
 PAIRS: Final = tuple(Pair(host, server) for host in HOSTS for server in _RUNS.get(host.module, (NATIVE,)))
-AT_ONCE: Final = 3
-"""Pairs under way at the same time: most of a pair is waiting for a process to start or to end."""
+CONCURRENT: Final = 4
+"""Pairs that are examined at the same time, because each waits for its process to start and to end."""

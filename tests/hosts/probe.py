@@ -1,6 +1,6 @@
-"""The questions that every pair is asked, and the answers in the words of the table in `docs/hosts.md`.
+"""The checks of every pair; their results are the cells of the table in `docs/hosts.md`.
 
-What must hold everywhere is asserted; what servers differ in is an answer. Nothing here depends on pace.
+Behaviour that all pairs must have is asserted; a result is behaviour in which they differ.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from analytics_hub.auth import mint
 
 from .clients import MSGPACK, Item, Socket, Stream, dial, event_source
 from .pairs import EXAMPLES, SECRET, Pair
-from .process import GUARD, Server
+from .process import TIMEOUT, Server
 
 YES: Final = "yes"
 NOTHING: Final = "-"
 
 
 class Target:
-    """A running pair, as a client sees it. Each client has a token of its own, so that a log tells whose it shows."""
+    """A running pair, as a client sees it. Each client has a token of its own, which identifies it in a log."""
 
     def __init__(self, pair: Pair, server: Server) -> None:
         self.pair = pair
@@ -48,22 +48,22 @@ class Target:
 
     def publish(self, roles: list[str], body: object) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token('-'.join(['http', *roles]), *roles)}"}
-        return httpx.post(f"http://{self.base}/publish", json=body, headers=headers, timeout=GUARD, trust_env=False)
+        return httpx.post(f"http://{self.base}/publish", json=body, headers=headers, timeout=TIMEOUT, trust_env=False)
 
     def book(self) -> str:
-        """Make the application publish as its users do; the symbol of what it publishes."""
+        """Make the application publish, as its users do; the symbol of the published item."""
         self._booked += 1
         symbol = f"SYM{self._booked}"
         if not self.host.books:
             answer = self.publish(["worker"], {"channel": "trades", "data": {"symbol": symbol}})
         else:
             url = f"http://127.0.0.1:{self.server.port}/trades?symbol={symbol}"
-            answer = httpx.post(url, json={"symbol": symbol}, timeout=GUARD, trust_env=False)
+            answer = httpx.post(url, json={"symbol": symbol}, timeout=TIMEOUT, trust_env=False)
         assert answer.is_success, answer.text
         return symbol
 
-    def check_delivery(self, client: Socket | Stream) -> Item:
-        """What the application publishes reaches the client."""
+    def assert_delivery(self, client: Socket | Stream) -> Item:
+        """An item that the application publishes reaches the client."""
         symbol = self.book() if not self.host.is_program else None
         item = client.item(self.channel)
         assert item["data"].get("symbol") == symbol, item
@@ -71,30 +71,30 @@ class Target:
 
 
 def subscribe(target: Target) -> str:
-    """Subscribe with `?token=` as a browser of the same site would, and get what the application publishes."""
+    """Subscribe with `?token=`, like a page of the same site, and receive the items of the application."""
     origin = f"http://127.0.0.1:{target.server.hub_port}"
     with dial(target.socket_url(target.token("WebSocket")), origin=origin) as client:
         client.subscribe(target.channel)
-        target.check_delivery(client)
-        target.check_delivery(client)
+        target.assert_delivery(client)
+        target.assert_delivery(client)
     return YES
 
 
 def pack(target: Target) -> str:
-    """MessagePack, chosen by subprotocol, with the token beside it: the way for browsers that leaves no trace."""
+    """MessagePack, chosen by subprotocol, with the token beside it, which no server logs."""
     subprotocols = [MSGPACK, f"bearer.{target.token('packer')}"]
     with dial(target.socket_url(), subprotocols=subprotocols) as client:
         assert client.connection.subprotocol == MSGPACK
         client.subscribe(target.channel)
-        target.check_delivery(client)
+        target.assert_delivery(client)
     return YES
 
 
 def compress(target: Target) -> str:
-    """What the server makes of an offer to compress."""
+    """Whether the server accepts an offer of permessage-deflate."""
     with dial(target.socket_url(), token=target.token("shrinker"), compression="deflate") as client:
         client.subscribe(target.channel)
-        target.check_delivery(client)
+        target.assert_delivery(client)
         headers = client.connection.response
         return YES if headers is not None and "permessage-deflate" in headers.headers.get(_EXTENSIONS, "") else "no"
 
@@ -103,12 +103,12 @@ _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
 def resume_events(target: Target) -> str:
-    """An `EventSource` comes back with its `Last-Event-ID` and gets what it has missed."""
+    """An `EventSource` reconnects with its `Last-Event-ID` and receives the items that it missed."""
     if target.host.is_program:
         return _follow_events(target)
     url = target.events_url()
     with event_source(url) as stream:
-        target.check_delivery(stream)
+        target.assert_delivery(stream)
         last_id = stream.last_id
     missed = [target.book() for _ in range(3)]
     with event_source(url, last_id) as stream:
@@ -118,12 +118,12 @@ def resume_events(target: Target) -> str:
 
 def _follow_events(target: Target) -> str:
     with event_source(target.events_url()) as stream:
-        target.check_delivery(stream)
+        target.assert_delivery(stream)
     return YES
 
 
 def publish(target: Target) -> str:
-    """`POST /publish` by those who may, and by those who may not."""
+    """`POST /publish` with and without the role."""
     if target.host.is_program:
         return NOTHING
     with dial(target.socket_url(), token=target.token("reader")) as client:
@@ -136,12 +136,12 @@ def publish(target: Target) -> str:
 
 
 def refuse_service(target: Target) -> str:
-    """A client that is no browser and has a wrong token sees an HTTP status, and if the server can, the reason."""
+    """A service gets an HTTP status for a wrong token, and the reason if the server supports it."""
     if target.host.is_program:
         return NOTHING
     try:
         with dial(target.socket_url(), token="wrong"):
-            raise AssertionError("a wrong token was let in")
+            raise AssertionError("a wrong token was accepted")
     except InvalidStatus as refused:
         response = refused.response
     assert response.status_code in {401, 403}
@@ -149,7 +149,7 @@ def refuse_service(target: Target) -> str:
 
 
 def refuse_page(target: Target) -> str:
-    """A browser with a wrong token sees a close code, and if the server can, the reason."""
+    """A browser gets a close code for a wrong token, and the reason if the server supports it."""
     if target.host.is_program:
         return NOTHING
     origin = f"http://127.0.0.1:{target.server.hub_port}"
@@ -161,16 +161,16 @@ def refuse_page(target: Target) -> str:
     return f"4401{', and why' if reason else ''}"
 
 
-def look(target: Target) -> str:
-    """A request with a token in its URL that is answered and over: some servers log only those."""
+def request(target: Target) -> str:
+    """A request with a token in its URL that is complete, because some servers log only those."""
     url = f"http://{target.base}/healthz?token={target.token('HTTP')}"
-    assert httpx.get(url, timeout=GUARD, trust_env=False).status_code == 200
+    assert httpx.get(url, timeout=TIMEOUT, trust_env=False).status_code == 200
     return YES
 
 
-QUESTIONS: Final[dict[str, Callable[[Target], str]]] = {
+CHECKS: Final[dict[str, Callable[[Target], str]]] = {
     "WebSocket": subscribe,
-    "HTTP": look,
+    "HTTP": request,
     "SSE, resumed": resume_events,
     "MessagePack": pack,
     "`POST /publish`": publish,
@@ -184,7 +184,7 @@ ENDED: Final = "at the end"
 
 @dataclass(slots=True)
 class Report:
-    """What was seen of a pair."""
+    """The results of a pair."""
 
     answers: dict[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
@@ -201,7 +201,7 @@ def running(pair: Pair) -> Iterator[Server]:
 
 
 def examine(pair: Pair) -> Report:
-    """Start the pair, ask everything, end it by a signal. What goes wrong is in the report."""
+    """Start the pair, run all checks, end it by a signal. Failures are in the report."""
     report = Report()
     with ExitStack() as stack:
         try:
@@ -209,26 +209,26 @@ def examine(pair: Pair) -> Report:
         except AssertionError as error:
             report.faults["start"] = str(error)
             return report
-        questions = QUESTIONS | {ENDED: lambda target: end(target, report)}
-        for column, question in questions.items():
+        checks = CHECKS | {ENDED: lambda target: end(target, report)}
+        for column, check in checks.items():
             try:
-                report.answers[column] = question(target)
-            except Exception as error:  # noqa: BLE001 - the report of a pair is complete, whatever fails in it
+                report.answers[column] = check(target)
+            except Exception as error:  # noqa: BLE001 - the report of a pair includes its failures
                 report.faults[column] = f"{type(error).__name__}: {error}"
         report.log = target.server.log()
-        report.answers[LOGGED] = tell_leaks(target, report.log)
+        report.answers[LOGGED] = find_leaks(target, report.log)
     return report
 
 
-# It cancels its applications and leaves in the same turn of the event loop.
+# It cancels its applications and exits in the same turn of the event loop.
 BY_CHANCE: Final = {"daphne": "1006 or 4503; SSE cut or `$close`"}
-# From Python 3.12 on it waits for clients that nobody tells to leave, and only then its graceful timeout begins.
+# From Python 3.12 on it waits for clients that are not told to leave, and only then its graceful timeout begins.
 WAITS_FOR_CLIENTS: Final = {"hypercorn, asyncio"} if sys.version_info >= (3, 12) else set[str]()
 NO_END: Final = "no end before its clients leave"
 
 
 def end(target: Target, report: Report) -> str:
-    """What a WebSocket client and an `EventSource` see of an orderly end."""
+    """What a WebSocket client and an `EventSource` receive at an orderly end."""
     if target.pair.server in WAITS_FOR_CLIENTS:
         report.exit_code = target.server.end(target.host.ended_by)
         return NO_END
@@ -236,20 +236,20 @@ def end(target: Target, report: Report) -> str:
         client = stack.enter_context(dial(target.socket_url(), token=target.token("last")))
         client.subscribe(target.channel)
         stream = stack.enter_context(event_source(target.events_url()))
-        target.check_delivery(stream)
+        target.assert_delivery(stream)
         report.exit_code = target.server.end(target.host.ended_by)
-        words = [f"`{name}`" for name in client.rest()]
+        seen = [f"`{name}`" for name in client.rest()]
         assert client.closed is not None
-        words.append(str(client.closed[0]))
-        last_words = [f"`{name}`" for name in stream.rest()] or ["cut"]
+        seen.append(str(client.closed[0]))
+        stream_seen = [f"`{name}`" for name in stream.rest()] or ["cut"]
     chances = BY_CHANCE.get(target.pair.server)
     if chances is not None:
-        assert all(word in chances for word in [*words, *last_words]), (words, last_words)
+        assert all(word in chances for word in [*seen, *stream_seen]), (seen, stream_seen)
         return chances
-    return f"{', '.join(words)}; SSE {', '.join(last_words)}"
+    return f"{', '.join(seen)}; SSE {', '.join(stream_seen)}"
 
 
-def tell_leaks(target: Target, log: str) -> str:
-    """The ways by which a token got into the log of the server."""
+def find_leaks(target: Target, log: str) -> str:
+    """The clients with tokens in the log of the server."""
     leaks = [subject for subject, token in target.tokens.items() if token.rpartition(".")[2] in log]
     return ", ".join(leaks) or "no"

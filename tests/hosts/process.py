@@ -16,13 +16,13 @@ from typing import Final, Self
 
 from ..project.layout import ROOT
 
-GUARD: Final = 30.0
-"""Seconds after which something is taken to hang; nothing is measured with it."""
+TIMEOUT: Final = 30.0
+"""Seconds after which a call counts as hanging; nothing is measured with it."""
 ATTEMPTS: Final = 3
-"""Starts: another process may take a port between our look at it and the server's."""
+"""Starts: another process may take a port before the server binds it."""
 
-# Below the ports that kernels give to outgoing connections, and none twice: some servers share a port without a word.
-# Test processes that run side by side keep apart.
+# Below the ports of outgoing connections, and each once, because some servers share a port without an error.
+# Test processes that run side by side have ranges of their own.
 _WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS: Final = itertools.count(15_000 + _WORKER % 3 * 5_000 + random.randrange(4_500))
 
@@ -35,13 +35,13 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise AssertionError("never gets here")
+    raise AssertionError("unreachable")
 
 
 class Server:
     """A process that listens on `port` and `hub_port`; a context manager that leaves nothing running.
 
-    What it prints goes to a file: a pipe that nobody reads would stop it.
+    What it prints goes to a file, because a full pipe would stop it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Server:
     def __enter__(self) -> Self:
         for _ in range(ATTEMPTS):
             self._start()
-            if self._is_reached():
+            if self._is_listening():
                 return self
             self._kill()
         log = self.log()
@@ -83,13 +83,13 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # some servers start workers, and nothing is to outlive the test
+            start_new_session=True,  # some servers start workers, which must not outlive the test
         )
-        self._guard = threading.Timer(3 * GUARD, self._kill)
+        self._guard = threading.Timer(3 * TIMEOUT, self._kill)
         self._guard.daemon = True
         self._guard.start()
 
-    def _is_reached(self) -> bool:
+    def _is_listening(self) -> bool:
         """Wait until it accepts connections; False if it has ended instead."""
         for port in {self.port, self.hub_port}:
             while True:
@@ -106,11 +106,11 @@ class Server:
     def end(self, number: signal.Signals) -> int:
         """Signal it and wait; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(GUARD)
+        return self.process.wait(TIMEOUT)
 
     def log(self) -> str:
-        """All that it has printed so far."""
-        # Read by position: the file's own belongs to the process as well.
+        """Everything it has printed."""
+        # By position, because the process shares that of the file.
         return os.pread(self._file.fileno(), 1 << 24, 0).decode(errors="replace")
 
     def _kill(self) -> None:

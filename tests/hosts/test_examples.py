@@ -1,4 +1,4 @@
-"""The examples as texts: short, of public names only, and all of them on the page that explains them."""
+"""The source of the examples: short, with public names only, and all of them in `docs/hosts.md`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .pairs import EXAMPLES, HOSTS, NATIVE, PAIRS, SERVERS
 
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = {f"analytics_hub.{name}" for name in ("auth", "client", "transports.asgi", "transports.websocket")}
-FOREIGN = {
+FRAMEWORKS = {
     *("aiohttp", "channels", "django", "fastapi", "flask", "litestar", "quart", "quart_trio", "starlette"),
     *("daphne", "granian", "hypercorn", "httpx", "twisted", "uvicorn", "websockets"),
 }
 
 
 def imported(path: Path) -> Iterator[tuple[str, str]]:
-    """The names that a file imports from a module of ours."""
+    """The names that a file imports from `analytics_hub`, with their modules."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("analytics_hub"):
             for alias in node.names:
@@ -35,7 +35,7 @@ def imported(path: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_an_example_is_short_and_public(path: Path) -> None:
+def test_an_example_is_short_and_imports_public_names(path: Path) -> None:
     text = path.read_text("utf-8")
     docstring = ast.get_docstring(ast.parse(text))
 
@@ -63,7 +63,7 @@ def test_the_package_imports_no_framework() -> None:
 import importlib, sys
 for name in {modules!r}:
     importlib.import_module(name)
-print(*sorted({FOREIGN!r} & set(sys.modules)))
+print(*sorted({FRAMEWORKS!r} & set(sys.modules)))
 """
 
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

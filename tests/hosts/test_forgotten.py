@@ -1,4 +1,4 @@
-"""An application whose author forgot `async with hub`: what is missing is said where it is missed."""
+"""An application without `async with hub`: the errors name the missing line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from analytics_hub.auth import mint
 from ..project.layout import ROOT
 from .clients import dial
 from .pairs import EXAMPLES, HOSTS, SECRET, Host, Pair
-from .process import GUARD, Server
+from .process import TIMEOUT, Server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals here")
 
@@ -29,14 +29,14 @@ ON_PUBLISH: Final = "add `async with hub:` around the application's lifespan"
 
 
 class Omission(NamedTuple):
-    """What an author has made of an example."""
+    """A change of an example that leaves its hub unentered."""
 
     host: str
     server: str
     changes: Mapping[str, str]
 
 
-# Litestar and Django keep quiet about errors in production, so these two are as their authors see them.
+# Litestar and Django hide errors in production, so these two run in their debug modes.
 OMISSIONS: Final = (
     Omission("Starlette", "uvicorn", {", lifespan=lifespan": ""}),
     Omission("FastAPI", "granian", {"lifespan=lifespan": ""}),
@@ -50,8 +50,8 @@ def host_named(name: str) -> Host:
     return host
 
 
-def forget(host: Host, changes: Mapping[str, str], folder: Path) -> None:
-    """The example with these changes."""
+def write_changed(host: Host, changes: Mapping[str, str], folder: Path) -> None:
+    """Write the example with these changes."""
     source = (EXAMPLES / f"{host.module}.py").read_text("utf-8")
     for old, new in changes.items():
         assert source.count(old) == 1
@@ -60,9 +60,9 @@ def forget(host: Host, changes: Mapping[str, str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("omission", OMISSIONS, ids=lambda omission: f"{omission.host} / {omission.server}")
-def test_a_forgotten_hub_is_named_with_the_line_to_add(omission: Omission, tmp_path: Path) -> None:
+def test_errors_of_an_unentered_hub_name_the_line_to_add(omission: Omission, tmp_path: Path) -> None:
     host = host_named(omission.host)
-    forget(host, omission.changes, tmp_path)
+    write_changed(host, omission.changes, tmp_path)
     token = mint(SECRET, subject="ann")
     environment = {"ANALYTICS_HUB_SECRET": SECRET}
 
@@ -70,7 +70,7 @@ def test_a_forgotten_hub_is_named_with_the_line_to_add(omission: Omission, tmp_p
         with pytest.raises(InvalidStatus) as refused, ExitStack() as stack:
             stack.enter_context(dial(f"ws://127.0.0.1:{server.port}/hub/ws", token=token))
         url = f"http://127.0.0.1:{server.port}/trades?symbol=A"
-        answer = httpx.post(url, json={"symbol": "A"}, timeout=GUARD, trust_env=False)
+        answer = httpx.post(url, json={"symbol": "A"}, timeout=TIMEOUT, trust_env=False)
         server.end(signal.SIGTERM)
         log = server.log()
 
@@ -80,9 +80,9 @@ def test_a_forgotten_hub_is_named_with_the_line_to_add(omission: Omission, tmp_p
     assert token not in log
 
 
-def test_a_forgotten_hub_keeps_the_hubs_own_server_from_starting(tmp_path: Path) -> None:
+def test_the_hubs_own_server_does_not_start_with_an_unentered_hub(tmp_path: Path) -> None:
     host = host_named("Flask")
-    forget(host, {"stack.enter_context(portal.wrap_async_context_manager(hub))\n": ""}, tmp_path)
+    write_changed(host, {"stack.enter_context(portal.wrap_async_context_manager(hub))\n": ""}, tmp_path)
 
     run = subprocess.run(
         [sys.executable, f"{host.module}.py"],
@@ -91,7 +91,7 @@ def test_a_forgotten_hub_keeps_the_hubs_own_server_from_starting(tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=GUARD,
+        timeout=TIMEOUT,
     )
 
     assert run.returncode == 1

@@ -1,4 +1,4 @@
-"""The examples with sessions: who has logged in to the host buys tickets and connects, and pages of others do not."""
+"""The examples with sessions: logged-in users get tickets and connect, and pages of other sites do not."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from .clients import Socket, dial
 from .pairs import EXAMPLES, SECRET, SERVERS
-from .process import GUARD, Server
+from .process import TIMEOUT, Server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals here")
 
-EVIL = "https://evil.example"
+OTHER_SITE = "https://evil.example"
 CASES = [
     ("starlette_sessions:app", "hypercorn, asyncio"),
     ("fastapi_sessions:app", "uvicorn"),
@@ -42,7 +42,7 @@ class Browser:
         return ticket
 
     def socket(self, *, ticket: str | None = None, origin: str | None = None) -> AbstractContextManager[Socket]:
-        """As `new WebSocket` does: with its cookies, or as a page elsewhere with a ticket that it was given."""
+        """Like `new WebSocket`: with its cookies, or like a page of another origin with a ticket."""
         cookie = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
         return dial(
             f"ws://{self.place}/ws",
@@ -59,7 +59,7 @@ def serving(target: str, name: str) -> Iterator[tuple[Browser, Server]]:
 
     with (
         Server(command, EXAMPLES, environment={"SESSION_SECRET": SECRET}) as server,
-        httpx.Client(timeout=GUARD, trust_env=False) as http,
+        httpx.Client(timeout=TIMEOUT, trust_env=False) as http,
     ):
         yield Browser(server, http), server
 
@@ -70,22 +70,22 @@ def closed(socket: Socket) -> tuple[int, str] | None:
 
 
 @pytest.mark.parametrize(("target", "name"), CASES, ids=[target.partition(":")[0] for target, _ in CASES])
-def test_who_has_logged_in_may_watch(target: str, name: str) -> None:
+def test_logged_in_users_may_subscribe_until_they_log_out(target: str, name: str) -> None:
     with serving(target, name) as (browser, server):
-        stranger = browser.post("/hub/ticket")
+        logged_out = browser.post("/hub/ticket")
         assert browser.post("/login?user=ann").status_code == 200
-        foreign = browser.post("/hub/ticket", origin=EVIL)
+        foreign = browser.post("/hub/ticket", origin=OTHER_SITE)
         ticket = browser.ticket()
         with browser.socket(ticket=ticket) as by_ticket, browser.socket() as by_cookie:
             by_ticket.subscribe("trades")
             by_cookie.subscribe("trades")
-            with browser.socket(ticket=ticket) as again, browser.socket(origin=EVIL) as elsewhere:
+            with browser.socket(ticket=ticket) as again, browser.socket(origin=OTHER_SITE) as elsewhere:
                 ends = [closed(again), closed(elsewhere)]
             logout = browser.post("/logout")
             revoked = [closed(by_ticket), closed(by_cookie)]
         after = browser.post("/hub/ticket")
 
-        assert (stranger.status_code, foreign.status_code, after.status_code) == (401, 403, 401)
+        assert (logged_out.status_code, foreign.status_code, after.status_code) == (401, 403, 401)
         assert "ticket." not in foreign.text
         assert ends == [(4401, "invalid token"), (4403, "this origin is not allowed")]
         assert logout.json() in (2, {"ended": 2})

@@ -1,4 +1,4 @@
-"""Publishing from where no event loop is: other processes over HTTP, and many threads at once."""
+"""Publishing without an event loop: from other processes over HTTP, and from many threads at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .probe import Target, running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are ended by signals here")
 
-# Views run in threads here, there beside an event loop of another thread.
+# Starlette runs views in threads of its own, Flask beside the event loop of another thread.
 (STARLETTE,) = [pair for pair in PAIRS if str(pair) == "Starlette / uvicorn"]
 (FLASK,) = [pair for pair in PAIRS if pair.host.name == "Flask"]
 

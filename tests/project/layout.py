@@ -1,4 +1,4 @@
-"""Where the modules of the package are: `transports/` is a folder of its own that belongs to the package."""
+"""The modules of the package: `transports/` is a folder of its own that belongs to it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PACKAGE = "analytics_hub"
 
 
 def source_files() -> dict[str, Path]:
-    """Dotted name -> file of every module of the package, as it is on disk."""
+    """Dotted name -> file of every module of the package."""
     found: dict[str, Path] = {}
     for folder, package in ((ROOT / PACKAGE, PACKAGE), (ROOT / "transports", f"{PACKAGE}.transports")):
         for path in sorted(folder.rglob("*.py")):
             inside = path.relative_to(folder).with_suffix("").parts
-            if package != PACKAGE or inside[0] != "transports":  # what is behind the link comes with its folder
+            if package != PACKAGE or inside[0] != "transports":  # the folder behind the link is listed by itself
                 found[".".join((package, *inside)).removesuffix(".__init__")] = path
     return found

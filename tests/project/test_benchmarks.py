@@ -1,4 +1,4 @@
-"""The benchmarks run and report; what they measure here is not looked at."""
+"""The benchmarks run and report; their figures are not checked here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_table_has_a_line_for_each_row_and_aligned_columns() -> None:
     assert rest == ["", "b: a remark"]
 
 
-def test_a_row_that_cannot_run_says_why() -> None:
+def test_a_row_that_cannot_run_states_the_reason() -> None:
     row = not_run("fanout", "many clients", "no C compiler")
 
     assert "not run" in row.cells
@@ -56,30 +56,32 @@ def test_quick_rows_are_reported_as_json(capsys: pytest.CaptureFixture[str]) -> 
     assert all(row["value"] > 0 for row in report["rows"])
 
 
+FEW = replace(QUICK, clients=10, seconds=0.1, warm=0.05)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_hub_and_floor_send_what_the_load_counts() -> None:
-    rows = run_group("fanout", replace(QUICK, clients=10))
+def test_the_load_counts_items_of_the_hub_and_of_the_floor() -> None:
+    rows = run_group("fanout", FEW)
 
     assert [row.name for row in rows] == ["fanout asyncio", "latency p50 asyncio", "latency p99 asyncio"]
     assert all(row.value for row in rows), [row.note for row in rows]
     assert rows[0].ratio
 
 
-def test_the_load_counts_items_that_come_compressed() -> None:
+def test_the_load_counts_compressed_items() -> None:
     try:
         machine.build("load", "z")
     except machine.CannotRun as reason:
         pytest.skip(str(reason))
-    few = replace(QUICK, clients=10)
 
-    windows = compete([ours(few, 1000.0, deflate=True), ours(few, 1000.0, name="plain")], few)
+    windows = compete([ours(FEW, 1000.0, deflate=True), ours(FEW, 1000.0, name="plain")], FEW)
 
     (packed,), (plain,) = windows["ours"], windows["plain"]
     assert min(packed.mark.items, plain.mark.items) > 0
     assert packed.item_bytes < plain.item_bytes / 2
 
 
-def test_without_a_compiler_the_other_rows_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_a_row_states_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "BUILD", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
@@ -88,5 +90,5 @@ def test_without_a_compiler_the_other_rows_go_on(monkeypatch: pytest.MonkeyPatch
     assert [row.note for row in rows] == ["not run: no C compiler (cc, gcc or clang) was found"]
 
 
-def test_every_group_says_what_it_measures() -> None:
+def test_every_group_has_a_docstring() -> None:
     assert all(group.__doc__ for group in GROUPS.values())

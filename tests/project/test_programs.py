@@ -1,3 +1,5 @@
+"""`need` finds a program, skips the test without it, or fails it in CI."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 from ..support.programs import need
 
 
-def test_a_program_at_hand_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_in_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "cc"
     compiler.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -15,7 +17,9 @@ def test_a_program_at_hand_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert Path(need("cc")) == compiler
 
 
-def test_a_missing_program_skips_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_skips_the_test_and_names_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
 
@@ -23,7 +27,7 @@ def test_a_missing_program_skips_with_what_to_install(monkeypatch: pytest.Monkey
         need("cc")
 
 
-def test_a_missing_program_fails_under_ci(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_fails_the_test_in_ci(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CI", "true")
 

@@ -1,4 +1,4 @@
-"""The example in the README is a program; here it runs, and a real client gets what it publishes."""
+"""The example in the README is a program; here it runs, and a client receives its items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMBEDDING = EXAMPLES[0]
 
 def test_every_example_is_python() -> None:
     for example in EXAMPLES:
-        compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        assert compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_the_embedding_example_is_short() -> None:
@@ -33,8 +33,8 @@ def test_the_embedding_example_is_short() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_embedding_example_serves_whoever_connects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands, but for the port, which may be taken, and the event loop, which is ours."""
+async def test_the_embedding_example_serves_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unchanged, except for the port, which may be in use, and the event loop, which is that of the test."""
     programs: list[Callable[[], Coroutine[Any, Any, None]]] = []
     ports: list[int] = []
     is_serving = anyio.Event()

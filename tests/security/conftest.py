@@ -1,4 +1,4 @@
-"""`target`: what a test attacks, with everything checked that has to hold afterwards."""
+"""The fixture `target`: the attacked server, and the checks after each attack."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from ..transports.conftest import certificate
-from .target import House, Target
-from .watch import Street, watching
+from .environment import Environments, monitored
+from .target import Environment, Target
 
 __all__ = ["certificate"]
 
 
 @pytest.fixture(scope="session")
-def street(certificate: Path) -> Iterator[Street]:
+def environments(certificate: Path) -> Iterator[Environments]:
     if sys.platform != "linux":
-        pytest.skip("what a server holds is read from /proc, which only Linux has")
-    opened = Street(certificate)
+        pytest.skip("the resources of a server are read from /proc, which only Linux has")
+    opened = Environments(certificate)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def target(house: House) -> Iterator[Target]:
-    """The server of the file's `house`, see `targets`. After the test nothing of the attack may be left."""
-    with watching(house) as attacked:
+def target(environment: Environment) -> Iterator[Target]:
+    """The server of the file's `environment`, see `targets`. After the test nothing of the attack may be left."""
+    with monitored(environment) as attacked:
         yield attacked

@@ -1,40 +1,40 @@
-"""A server to be measured and attacked: known feeds, every limit an option, and a control port that tells all.
+"""The attacked server, in a process of its own: known feeds, every limit an option, and commands of the test.
 
-The target of `tests/security/`, not an example of how to host a hub. It must never face a network.
-
-    export ANALYTICS_HUB_SECRET=$(openssl rand -hex 32)
-    python tests/security/server.py --transport websocket --max-clients 100
-
-Prints one line of JSON with its ports. On the control port, `GET /` reports, and `POST` acts: `/publish`, `/revoke`,
-`/roles`, `/peak`; the parameters are in the query. SIGTERM drains, SIGHUP loads the certificate again.
+It sends its port to the test that started it, then the answers to commands (`Control`), and its counters at its end.
+SIGTERM drains, SIGHUP loads the certificate again.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
-import json
 import logging
-import os
 import signal
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import parse_qsl
+from typing import Any, Final, Self
 
 import anyio
 import anyio.abc
+import trio
+import uvicorn
+from cryptography.x509 import load_pem_x509_certificate
+from hypercorn.asyncio import serve as hypercorn_asyncio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_trio
 
 from analytics_hub import Channel, Hub, Identity, Tuning
-from analytics_hub.access.limits import PROXIES
+from analytics_hub.access import limits
+from analytics_hub.access.proxies import PROXIES
 from analytics_hub.auth import JWTAuthenticator
+from analytics_hub.core.session import Session
+from analytics_hub.core.statistics import Ledger
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports import asgi, tcp, websocket
 from analytics_hub.transports.tls import Certificate
@@ -44,7 +44,7 @@ CHANNELS: Final = (
     Channel("board", mode="table", key="name"),  # twenty keys in turn at the same pace
     Channel("price", mode="latest"),
     Channel("alerts", mode="durable"),
-    Channel("burst"),  # says nothing but what `POST /publish` asks for, like the next two
+    Channel("burst"),  # gets only items of `POST /publish`, like the next two
     Channel("archive", mode="durable"),
     Channel("secret", roles=frozenset({"admin"})),
     Channel("desk", publishers=frozenset({"worker"})),
@@ -52,102 +52,100 @@ CHANNELS: Final = (
     Channel("user:*"),
 )
 KEYS: Final = 20
-LIMITS: Final = {"websocket": websocket.Limits, "tcp": tcp.Limits, "asgi": asgi.Limits}
 
 
-class AuditedHub(Hub):
-    """A hub whose every account is checked once it is closed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the server runs. `settings` are fields of `Tuning` and of the limits of its transport, by name."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._unaudited: list[Any] = []
-        self.closed_accounts = 0
+    secret: str
+    transport: str = "websocket"
+    server: str = "uvicorn"
+    """Of the ASGI transport; or `hypercorn`."""
+    backend: str = "asyncio"
+    """Or `uvloop`, or `trio`."""
+    port: int = 0
+    certificate: str | None = None
+    """A file with certificate and key: the server has TLS."""
+    verifies_with: str | None = None
+    """A certificate: tokens are signed with its key, ES256, instead of `secret`, HS256."""
+    origins: Sequence[str] = ()
+    proxies: Sequence[str] = PROXIES
+    authorize: bool = False
+    """Whether `authorize` below decides."""
+    compression: bool = False
+    pace: float = 0.02
+    """Seconds between two items of a feed."""
+    journal_items: int = 100_000
+    grace: float = 1.0
+    load_ttl: float = 0.1
+    """Seconds for which the hub caches how many bytes wait."""
+    log_level: str = "INFO"
+    server_log_level: str = "WARNING"
+    """Of ASGI servers; from INFO on with access logs."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Options from their names and those of settings."""
+        own = {each.name for each in fields(cls)}
+        kinds = (Tuning, websocket.Limits, tcp.Limits, asgi.Limits)
+        known = own | {each.name for kind in kinds for each in fields(kind)}
+        assert given.keys() <= known, f"unknown options: {given.keys() - known}"
+        settings = {name: value for name, value in given.items() if name not in own}
+        return cls(**{name: value for name, value in given.items() if name in own}, settings=settings)
+
+    def pick(self, kind: Any) -> Any:
+        """An object of `kind` with those of its fields that are among the settings."""
+        return kind(**{each.name: self.settings[each.name] for each in fields(kind) if each.name in self.settings})
+
+    @property
+    def logs_access(self) -> bool:
+        return self.server_log_level in ("DEBUG", "INFO")
+
+
+class Audit:
+    """Checks every account of a hub once it is closed. It sees sessions where transports connect them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._open: list[Session] = []
+        self._connect = hub.gateway.connect
         self.unbalanced: list[str] = []
+        hub.gateway.connect = self.connect  # type: ignore[method-assign]
 
-    def connect(self, *args: Any, **options: Any) -> Any:
-        session = super().connect(*args, **options)
-        self._unaudited.append(session)
+    def connect(self, *args: Any, **options: Any) -> Session:
+        session = self._connect(*args, **options)
+        self._open.append(session)
         return session
 
-    def audit(self) -> None:
-        """Check and forget the accounts that were closed. O(sessions)."""
-        for session in self._unaudited:
+    def check_closed(self) -> None:
+        """Check and forget the accounts of closed sessions. O(sessions)."""
+        for session in self._open:
             if session.is_closed:
-                self.closed_accounts += 1
-                self._check(session.id, self.ledger(session))
-        self._unaudited = [session for session in self._unaudited if not session.is_closed]
+                self._check(session.id, self._hub.ledger(session))
+        self._open = [session for session in self._open if not session.is_closed]
 
-    def balance(self) -> dict[str, Any]:
-        """Whether every account there is or was balances, and the sums of all."""
-        self.audit()
-        for session in self.sessions:
-            self._check(session.id, self.ledger(session))
-        totals = {name: channel.ledger for name, channel in self.statistics().channels.items()}
+    async def run(self) -> None:
+        while True:
+            self.check_closed()
+            await anyio.sleep(0.05)
+
+    def check_all(self) -> dict[str, Ledger]:
+        """Check every account, closed or not; the sums of all, by channel."""
+        self.check_closed()
+        for session in self._hub.sessions:
+            self._check(session.id, self._hub.ledger(session))
+        totals = {name: channel.ledger for name, channel in self._hub.statistics().channels.items()}
         self._check("all", totals)
-        return {
-            "is_balanced": not self.unbalanced,
-            "unbalanced": self.unbalanced,
-            "closed_accounts": self.closed_accounts,
-            "totals": {name: asdict(ledger) for name, ledger in totals.items() if ledger.published},
-        }
+        return totals
 
     def _check(self, owner: str, account: Mapping[str, Any]) -> None:
         self.unbalanced += [f"{owner}, {name}: {ledger}" for name, ledger in account.items() if not ledger.is_balanced]
 
 
-# --- options
-
-
-def parse_options(args: list[str] | None = None) -> argparse.Namespace:
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--transport", choices=LIMITS, default="websocket")
-    parser.add_argument("--server", choices=["uvicorn", "hypercorn"], default="uvicorn", help="of the asgi transport")
-    parser.add_argument("--backend", choices=["asyncio", "uvloop", "trio"], default="asyncio")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--control-port", type=int, default=0)
-    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
-    parser.add_argument("--secret", default=os.environ.get("ANALYTICS_HUB_SECRET"), help="of the tokens, HS256")
-    parser.add_argument("--certifies", metavar="CERT", help="tokens are signed with the key of this, ES256, instead")
-    parser.add_argument("--origins", nargs="*", default=[], help="of pages of other sites that may connect")
-    parser.add_argument("--requires-origin", action="store_true")
-    parser.add_argument("--proxies", nargs="*", default=PROXIES, help="default: this machine, which is limited nowhere")
-    parser.add_argument("--authorize", action="store_true", help="user:NAME is for NAME alone; see `authorize`")
-    parser.add_argument("--compression", action="store_true")
-    parser.add_argument("--pace", type=float, default=0.02, help="seconds between two items of a feed")
-    parser.add_argument("--journal-items", type=int, default=100_000, help="kept of each durable channel")
-    parser.add_argument("--grace", type=float, default=1.0, help="seconds that a shutdown takes at most")
-    parser.add_argument("--log-level", default="INFO", help="of the hub")
-    parser.add_argument("--server-log-level", default="WARNING", help="of ASGI servers; from INFO on with access logs")
-    for title, kind in {"tuning": Tuning, **{f"limits of {name}": kind for name, kind in LIMITS.items()}}.items():
-        group = parser.add_argument_group(title)
-        for field in fields(kind):
-            flag = "--" + field.name.replace("_", "-")
-            if flag not in parser._option_string_actions:  # some limits are those of several transports
-                group.add_argument(flag, type=_number, default=argparse.SUPPRESS, help=f"default: {field.default}")
-    options = parser.parse_args(args)
-    if not options.secret:
-        parser.error("a secret is needed: --secret, or ANALYTICS_HUB_SECRET in the environment")
-    return options
-
-
-def _number(text: str) -> float | int | None:
-    """`none` is no limit."""
-    if text == "none":
-        return None
-    return int(text) if text.isdigit() else float(text)
-
-
-def pick(kind: Any, options: argparse.Namespace) -> Any:
-    """An object of `kind` with those of its fields that are among the options."""
-    given = vars(options)
-    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
-
-
 async def authorize(identity: Identity, action: str, channel: str) -> bool:
-    """A hook that behaves as badly as its channel says."""
+    """user:NAME is for NAME alone; two names make the hook fail."""
     if channel == "user:raise":
         raise RuntimeError("the hook fails")
     if channel == "user:hang":
@@ -155,25 +153,24 @@ async def authorize(identity: Identity, action: str, channel: str) -> bool:
     return not channel.startswith("user:") or channel == f"user:{identity.id}"
 
 
-def open_authenticator(options: argparse.Namespace) -> JWTAuthenticator:
-    if options.certifies is None:
+def new_authenticator(options: Options) -> JWTAuthenticator:
+    if options.verifies_with is None:
         return JWTAuthenticator(options.secret, algorithms=["HS256"])
-    from cryptography.x509 import load_pem_x509_certificate
-
-    key = load_pem_x509_certificate(Path(options.certifies).read_bytes()).public_key()
+    key = load_pem_x509_certificate(Path(options.verifies_with).read_bytes()).public_key()
     return JWTAuthenticator(key, algorithms=["ES256"])
 
 
-def open_hub(options: argparse.Namespace) -> AuditedHub:
-    return AuditedHub(
+def new_hub(options: Options) -> Hub:
+    setattr(limits, "LOAD_TTL", options.load_ttl)  # noqa: B010 - a constant for all others
+    return Hub(
         CHANNELS,
-        authenticate=open_authenticator(options),
+        authenticate=new_authenticator(options),
         authorize=authorize if options.authorize else None,
-        tuning=pick(Tuning, options),
+        tuning=options.pick(Tuning),
         proxies=options.proxies,
         journal=MemoryJournal(max_items=options.journal_items),
         grace=options.grace,
-        node="bench",
+        node="attacked",
     )
 
 
@@ -181,7 +178,7 @@ def open_hub(options: argparse.Namespace) -> AuditedHub:
 
 
 async def feed(hub: Hub, pace: float) -> None:
-    """Publish to the known channels until cancelled; catches up when late, as a feed from outside would."""
+    """Publish to the known channels; catches up when it is late, as a feed from outside would."""
     started, n = time.monotonic(), 0
     while hub.is_open:
         while time.monotonic() >= started + n * pace:
@@ -203,91 +200,79 @@ async def publish(hub: Hub, channel: str, *, count: int, size: int, seconds: flo
         hub.publish(channel, {"n": n, "text": "x" * size})
 
 
-# --- the control port
+# --- control
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The process at one moment. Bytes and seconds."""
+
+    sessions: int
+    subscriptions: int
+    counters: Mapping[str, int]
+    heads: Mapping[str, int]
+    descriptors: int
+    tasks: int
+    rss: int
+    peak: int
+    objects: int
+    cpu: float
+    """Its processor time."""
+    waited: float
+    """How long it was ready to run while the machine was busy with other processes."""
+    unbalanced: Sequence[str]
+    """Accounts that do not balance."""
+    totals: Mapping[str, Mapping[str, int]]
+    """The sums of all accounts, by channel."""
 
 
 class Control:
-    """Answers one request on each connection, in JSON."""
+    """Executes the commands of the test, each of which is the name of a method and its arguments."""
 
-    def __init__(self, hub: AuditedHub, backend: str, group: anyio.abc.TaskGroup) -> None:
+    def __init__(self, hub: Hub, audit: Audit, options: Options, group: anyio.abc.TaskGroup) -> None:
         self._hub = hub
-        self._backend = backend
+        self._audit = audit
+        self._is_trio = options.backend == "trio"
         self._group = group
 
-    async def serve(self, port: int, *, task_status: anyio.abc.TaskStatus[int]) -> None:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        task_status.started(port)
-        await listener.serve(self._converse)
+    async def run(self, test: Connection) -> None:
+        while True:
+            await anyio.wait_readable(test)
+            name, arguments = test.recv()
+            test.send(getattr(self, name)(**arguments))
 
-    async def _converse(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            try:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += await stream.receive()
-                method, target, *_ = head.decode().split(" ")
-                answer = await self._answer(method, target)
-                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
-                await stream.send(head + json.dumps(answer).encode())
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                pass  # whoever asked has gone
+    def publish(self, channel: str, count: int, size: int, seconds: float) -> None:
+        self._group.start_soon(partial(publish, self._hub, channel, count=count, size=size, seconds=seconds))
 
-    async def _answer(self, method: str, target: str) -> dict[str, Any]:
-        path, _, query = target.partition("?")
-        given = dict(parse_qsl(query))
-        match method, path:
-            case "GET", "/":
-                return self._report()
-            case "POST", "/publish":
-                self._publish(**given)
-            case "POST", "/peak":
-                _forget_peak()
-            case "POST", "/revoke":
-                return {"ended": self._hub.revoke(given.get("identity"), token_id=given.get("token_id"))}
-            case "POST", "/roles":
-                self._hub.set_roles(given["identity"], given.get("roles", "").split())
-            case _:
-                return {"error": f"there is no {method} {path}"}
-        return {}
+    def revoke(self, identity: str | None = None, token_id: str | None = None) -> int:
+        return self._hub.revoke(identity, token_id=token_id)
 
-    def _publish(self, channel: str, count: str = "1", size: str = "0", seconds: str = "0") -> None:
-        async def run() -> None:
-            await publish(self._hub, channel, count=int(count), size=int(size), seconds=float(seconds))
+    def set_roles(self, identity: str, roles: Sequence[str]) -> int:
+        return self._hub.set_roles(identity, roles)
 
-        self._group.start_soon(run)
+    def reset_peak(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # of resident memory
 
-    def _report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         gc.collect()
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         statistics = self._hub.statistics()
-        return {
-            "sessions": statistics.sessions,
-            "subscriptions": statistics.subscriptions,
-            "counters": statistics.counters,
-            "heads": {name: channel.head for name, channel in statistics.channels.items()},
-            "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
-            "tasks": _count_tasks(self._backend),
-            "rss": int(status["VmRSS"].split()[0]) * 1024,
-            "peak": int(status["VmHWM"].split()[0]) * 1024,
-            "objects": len(gc.get_objects()),
-            "cpu": time.process_time(),
-            "waited": int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9,  # for a processor to run on
-            "ledger": self._hub.balance(),
-        }
-
-
-def _forget_peak() -> None:
-    """The peak of resident memory begins anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _count_tasks(backend: str) -> int:
-    if backend == "trio":
-        import trio
-
-        return trio.lowlevel.current_statistics().tasks_living
-    return len(asyncio.all_tasks())
+        totals = self._audit.check_all()
+        return Report(
+            sessions=statistics.sessions,
+            subscriptions=statistics.subscriptions,
+            counters=dict(statistics.counters),
+            heads={name: channel.head for name, channel in statistics.channels.items()},
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            tasks=trio.lowlevel.current_statistics().tasks_living if self._is_trio else len(asyncio.all_tasks()),
+            rss=int(status["VmRSS"].split()[0]) * 1024,
+            peak=int(status["VmHWM"].split()[0]) * 1024,
+            objects=len(gc.get_objects()),
+            cpu=time.process_time(),
+            waited=int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9,
+            unbalanced=self._audit.unbalanced,
+            totals={name: asdict(ledger) for name, ledger in totals.items() if ledger.published},
+        )
 
 
 # --- transports
@@ -295,20 +280,19 @@ def _count_tasks(backend: str) -> int:
 Ready = Callable[[int], None]
 
 
-async def serve_native(hub: Hub, options: argparse.Namespace, stop: anyio.Event, ready: Ready) -> None:
+async def serve_native(hub: Hub, options: Options, stop: anyio.Event, ready: Ready) -> None:
     """Until the hub has drained."""
-    certificate = Certificate(*options.tls) if options.tls else None
+    certificate = None if options.certificate is None else Certificate(options.certificate, options.certificate)
     common: dict[str, Any] = {"port": options.port, "ssl_context": certificate}
 
     async def run(*, task_status: anyio.abc.TaskStatus[int]) -> None:
         if options.transport == "tcp":
-            await tcp.serve(hub, limits=pick(tcp.Limits, options), task_status=task_status, **common)
+            await tcp.serve(hub, limits=options.pick(tcp.Limits), task_status=task_status, **common)
         else:
             await websocket.serve(
                 hub,
-                limits=pick(websocket.Limits, options),
+                limits=options.pick(websocket.Limits),
                 origins=options.origins,
-                requires_origin=options.requires_origin,
                 compression=options.compression,
                 task_status=task_status,
                 **common,
@@ -322,19 +306,17 @@ async def serve_native(hub: Hub, options: argparse.Namespace, stop: anyio.Event,
         helpers.cancel_scope.cancel()
 
 
-async def serve_uvicorn(hub: Hub, options: argparse.Namespace, stop: anyio.Event, ready: Ready) -> None:
-    import uvicorn
-
+async def serve_uvicorn(hub: Hub, options: Options, stop: anyio.Event, ready: Ready) -> None:
     class Server(uvicorn.Server):
         async def serve(self, sockets: list[socket.socket] | None = None) -> None:
             await self._serve(sockets)  # without its signal handlers: the hub drains first
 
-    sock, limits = _listen(options.port), pick(websocket.Limits, options)  # the same, but they are the server's
-    files: dict[str, Any] = dict(zip(("ssl_certfile", "ssl_keyfile"), options.tls or (), strict=False))
+    sock, timing = _listen(options.port), options.pick(websocket.Limits)  # the timing is the server's here
     config = uvicorn.Config(
-        _open_app(hub, options),
-        lifespan="off", log_config=None, access_log=logs_access(), timeout_graceful_shutdown=1,
-        ws_ping_interval=limits.ping_interval, ws_ping_timeout=limits.silence_timeout - limits.ping_interval, **files,
+        _new_app(hub, options),
+        lifespan="off", log_config=None, access_log=options.logs_access, timeout_graceful_shutdown=1,
+        ws_ping_interval=timing.ping_interval, ws_ping_timeout=timing.silence_timeout - timing.ping_interval,
+        ssl_certfile=options.certificate, ssl_keyfile=options.certificate,
     )  # fmt: skip
     server = Server(config)
     async with anyio.create_task_group() as group:
@@ -344,53 +326,40 @@ async def serve_uvicorn(hub: Hub, options: argparse.Namespace, stop: anyio.Event
         server.should_exit = True
 
 
-async def serve_hypercorn(hub: Hub, options: argparse.Namespace, stop: anyio.Event, ready: Ready) -> None:
-    from hypercorn.config import Config
-
+async def serve_hypercorn(hub: Hub, options: Options, stop: anyio.Event, ready: Ready) -> None:
+    serve: Callable[..., Coroutine[Any, Any, None]] = hypercorn_asyncio
     if options.backend == "trio":
-        from hypercorn.trio import serve as serve_trio
-
-        serve: Callable[..., Coroutine[Any, Any, None]] = serve_trio
-    else:
-        from hypercorn.asyncio import serve as serve_asyncio
-
-        serve = serve_asyncio
+        serve = hypercorn_trio
     sock = _listen(options.port)
     config = Config()
     config.bind = [f"fd://{sock.fileno()}"]
     config.loglevel = options.server_log_level
-    config.accesslog = logging.getLogger("hypercorn.access") if logs_access() else None
+    config.accesslog = logging.getLogger("hypercorn.access") if options.logs_access else None
     config.graceful_timeout = 1.0
-    config.websocket_ping_interval = pick(websocket.Limits, options).ping_interval
-    if options.tls:
-        config.certfile, config.keyfile = options.tls
+    config.websocket_ping_interval = 0.05  # after a client has left, its task stays until the next ping
+    config.certfile = config.keyfile = options.certificate
     ready(sock.getsockname()[1])
     # In a task of its own: on asyncio it leaves the task that it ran in cancelled.
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(serve, _open_app(hub, options), config, shutdown_trigger=stop.wait))
+        group.start_soon(partial(serve, _new_app(hub, options), config, shutdown_trigger=stop.wait))
 
 
-def logs_access() -> bool:
-    return logging.getLogger().isEnabledFor(logging.INFO)
-
-
-def _open_app(hub: Hub, options: argparse.Namespace) -> asgi.HubApp:
-    limits = pick(asgi.Limits, options)
-    return asgi.HubApp(hub, limits=limits, origins=options.origins, requires_origin=options.requires_origin)
+def _new_app(hub: Hub, options: Options) -> asgi.HubApp:
+    return asgi.HubApp(hub, limits=options.pick(asgi.Limits), origins=options.origins)
 
 
 def _listen(port: int) -> socket.socket:
-    sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio switches Nagle's algorithm off only for what says so
+    sock = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio disables Nagle's algorithm only with this protocol
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", port))
     sock.listen(1024)
     return sock
 
 
-# --- all of it
+# --- the process
 
 
-async def obey_signals(hub: Hub, stop: anyio.Event) -> None:
+async def shut_down_on_signal(hub: Hub, stop: anyio.Event) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             await hub.shutdown()
@@ -398,41 +367,32 @@ async def obey_signals(hub: Hub, stop: anyio.Event) -> None:
             return
 
 
-async def main(options: argparse.Namespace) -> None:
-    hub = open_hub(options)
+async def run(test: Connection, options: Options) -> None:
+    hub = new_hub(options)
+    audit = Audit(hub)
     stop = anyio.Event()
     serve: Callable[..., Awaitable[None]] = serve_native
     if options.transport == "asgi":
         serve = serve_uvicorn if options.server == "uvicorn" else serve_hypercorn
     async with hub, anyio.create_task_group() as group:
-        control = await group.start(Control(hub, options.backend, group).serve, options.control_port)
         group.start_soon(feed, hub, options.pace)
-        group.start_soon(audit, hub)
-        group.start_soon(obey_signals, hub, stop)
+        group.start_soon(audit.run)
+        group.start_soon(shut_down_on_signal, hub, stop)
 
         def ready(port: int) -> None:
             gc.collect()
-            gc.freeze()  # what there is now is not looked at again: reports are about what comes
-            print(json.dumps({"port": port, "control": control}), flush=True)
+            gc.freeze()  # objects that exist now are not counted again: reports are about new ones
+            test.send(port)
+            group.start_soon(Control(hub, audit, options, group).run, test)
 
         await serve(hub, options, stop, ready)
-        print(json.dumps({"counters": Counter(hub.statistics().counters)}), flush=True)
+        test.send(dict(hub.statistics().counters))
         group.cancel_scope.cancel()
 
 
-async def audit(hub: AuditedHub) -> None:
-    while True:
-        hub.audit()
-        await anyio.sleep(0.05)
-
-
-if __name__ == "__main__":
-    chosen = parse_options()
-    logging.basicConfig(level=chosen.server_log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("analytics_hub").setLevel(chosen.log_level.upper())
-    anyio.run(
-        main,
-        chosen,
-        backend="trio" if chosen.backend == "trio" else "asyncio",
-        backend_options={} if chosen.backend == "trio" else {"use_uvloop": chosen.backend == "uvloop"},
-    )
+def main(test: Connection, options: Options) -> None:
+    logging.basicConfig(level=options.server_log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("analytics_hub").setLevel(options.log_level)
+    is_trio = options.backend == "trio"
+    backend_options = {} if is_trio else {"use_uvloop": options.backend == "uvloop"}
+    anyio.run(run, test, options, backend="trio" if is_trio else "asyncio", backend_options=backend_options)

@@ -1,10 +1,10 @@
-"""A soak: hours of clients of every kind that come and go, after which nothing may have grown.
+"""A soak test: clients of every kind connect and leave for hours, after which nothing may have grown.
 
     python -m tests.security.soak --hours 8 --target asyncio
 
-In each round some read, some read slowly, some not at all, and some attack; then all leave, and what holds after each
-attack (`watch.py`) must hold. Every minute a line tells what the process has. Fails if memory has grown by more than
-1 MiB an hour once it is warm, or objects or descriptors at all.
+In each round some read, some read slowly, some not at all, and some attack; then all leave, and the checks after each
+attack (`environment.py`) must pass. Every minute a line reports the resources of the process. Fails if memory has grown
+by more than 1 MiB an hour after the warm-up, or objects or descriptors at all.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from typing import Any, Final
 
 from ..transports.certificates import write_certificate
 from ..transports.peer import PING, TEXT
-from .asking import is_alive, subscribe
-from .attack import Peer, crowd, frame
-from .target import MIB, PLANS, Report, Target
-from .watch import SPARE_OBJECTS, settled, watching
+from .client import Peer, connections, frame
+from .environment import SPARE_OBJECTS, monitored, warmed_up
+from .exchanges import is_served, subscribe
+from .server import Report
+from .target import MIB, PLANS, Target
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
 WARM: Final = 0.3
-"""Of the time, after which it counts what there is."""
+"""The part of the time that is warm-up."""
 NOISE: Final = 2 * MIB
-"""By how much resident memory differs between two moments of a process that does not grow."""
+"""The difference of resident memory between two moments of a process that does not grow."""
 
 QUICKLY_FULL: Final[dict[str, Any]] = {"burst_items": 512, "burst_bytes": MIB, "journal_items": 200}
-"""What channels keep is reached within minutes, and not only after hours."""
+"""Channels reach their limits within minutes instead of hours."""
 
 
 def attack(target: Target, peer: Peer, random: Random) -> None:
-    """One of the attacks after which a client is ended; what it is told, the tests look at."""
+    """One of the attacks that end a client; the tests check its answer."""
     ping = b'{"action":"ping"}'
     attacks: list[Callable[[], object]] = [
-        lambda: peer.say_text(*[b"{}"] * 10),
-        lambda: peer.say_text(b"[" + b",".join([ping] * 3000) + b"]"),
-        lambda: peer.say_text(ping.ljust(70_000)),
-        lambda: peer.say_text(b"[" * 30_000, b'{"action":"auth","token":"wrong"}'),
-        lambda: subscribe(peer, *(f"made-up:{number}" for number in range(100))),
-        lambda: peer.send(peer_frame(target, b"half a message")[:-3]),
+        lambda: peer.send_texts(*[b"{}"] * 10),
+        lambda: peer.send_texts(b"[" + b",".join([ping] * 3000) + b"]"),
+        lambda: peer.send_texts(ping.ljust(70_000)),
+        lambda: peer.send_texts(b"[" * 30_000, b'{"action":"auth","token":"wrong"}'),
+        lambda: subscribe(peer, *(f"unknown:{number}" for number in range(100))),
+        lambda: peer.send(message(target, b"half a message")[:-3]),
     ]
     if not target.is_tcp:
         attacks += [
@@ -61,34 +62,33 @@ def attack(target: Target, peer: Peer, random: Random) -> None:
         if random.random() < 0.5:
             peer.reset()
         elif random.random() < 0.5:
-            peer.has_answer(0.1)
+            peer.receives_within(0.1)
 
 
-def peer_frame(target: Target, text: bytes) -> bytes:
+def message(target: Target, text: bytes) -> bytes:
     return text if target.is_tcp else frame(TEXT, text)
 
 
 def read_feed(peer: Peer, count: int) -> None:
-    """So many items, each the next one; of what it is told to have lost, as many."""
+    """Read `count` items or reported losses of the feed, which must be consecutive."""
     feed = (item for item in peer.items() if item.get("channel") == "feed")
-    due = None
+    expected = None
     for item in itertools.islice(feed, count):
         first, last = (item["from"], item["to"]) if item["type"] == "$gap" else (item["seq"], item["seq"])
-        assert due in (None, first), item
-        due = last + 1
+        assert expected in (None, first), item
+        expected = last + 1
 
 
-def churn(target: Target, random: Random) -> None:
-    """One round."""
+def run_round(target: Target, random: Random) -> None:
     with (
-        crowd(target.open() for _ in range(10)) as good,
-        crowd(target.open(room=4096) for _ in range(5)) as deaf,
-        crowd(target.open(room=4096) for _ in range(3)) as slow,
+        connections(target.open() for _ in range(10)) as good,
+        connections(target.open(receive_buffer=4096) for _ in range(5)) as unread,
+        connections(target.open(receive_buffer=4096) for _ in range(3)) as slow,
     ):
-        for peer in (*deaf, *slow):
+        for peer in (*unread, *slow):
             subscribe(peer, "burst", "archive", f"room:{random.randrange(20)}")
         for peer in good:
-            peer.say({"action": "subscribe", "channels": ["feed", "board", "burst"]})
+            peer.send_commands({"action": "subscribe", "channels": ["feed", "board", "burst"]})
         target.publish("burst", 300, size=2000, seconds=0.5)
         target.publish("archive", 20, size=100, seconds=0.5)
         for _ in range(20):
@@ -99,25 +99,25 @@ def churn(target: Target, random: Random) -> None:
                     peer.sock.recv(200)
         for peer in good:
             read_feed(peer, 20)
-        assert is_alive(good[0])
+        assert is_served(good[0])
         for peer in random.sample(good, 5):
             peer.reset()
 
 
 def rounds(name: str, certificate: Path, seconds: float, seed: int) -> Iterator[Report]:
-    """What the process has after each round."""
+    """A report of the process after each round."""
     random = Random(seed)
-    with settled(name, certificate, **QUICKLY_FULL) as house:
+    with warmed_up(name, certificate, **QUICKLY_FULL) as environment:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            with watching(house) as target:
+            with monitored(environment) as target:
                 target.allowance.peak = 64 * MIB
-                churn(target, random)
-            yield house.target.report()
+                run_round(target, random)
+            yield environment.target.report()
 
 
-def judge(first: list[Report], last: list[Report], hours: float) -> list[str]:
-    """What has grown between two stretches of time that are so far apart."""
+def compare(first: list[Report], last: list[Report], hours: float) -> list[str]:
+    """The resources that have grown between two periods."""
     grown = fmean(report.rss for report in last) - fmean(report.rss for report in first)
     faults = []
     if grown > NOISE + hours * MIB:
@@ -138,20 +138,20 @@ def main() -> int:
     parser.add_argument("--target", choices=PLANS, default="asyncio")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     reports: list[tuple[float, Report]] = []
     with tempfile.TemporaryDirectory() as folder:
         certificate = write_certificate(Path(folder) / "localhost.pem")
         for report in rounds(options.target, certificate, options.hours * HOUR, options.seed):
             now = time.monotonic()
             reports.append((now - started, report))
-            if now - told >= MINUTE or len(reports) == 1:
-                told = now
+            if now - reported >= MINUTE or len(reports) == 1:
+                reported = now
                 print(_describe(now - started, len(reports), report), flush=True)
     length = reports[-1][0]
     warm = [report for at, report in reports if WARM * length <= at]
     part = max(1, len(warm) // 4)
-    faults = judge(warm[:part], warm[-part:], (1 - WARM) * length / HOUR)
+    faults = compare(warm[:part], warm[-part:], (1 - WARM) * length / HOUR)
     print(_describe(length, len(reports), reports[-1][1]))
     print("\n".join(faults) or "nothing has grown")
     return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""A: what one address, one identity and all together may cost, and a hook that misbehaves; on servers of their own."""
+"""A: limits of one address, one identity and all clients together, and hooks that fail; on servers of its own."""
 
 from __future__ import annotations
 
@@ -8,36 +8,47 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from .asking import CLAIMS, ask, bearer, coming_from, forge, introduce, is_alive, knock, refusal, subscribe, told
-from .attack import Peer, crowd, upgrade
+from .client import Peer, connections, upgrade
+from .environment import targets
+from .exchanges import (
+    CLAIMS,
+    bearer,
+    closed_with,
+    forge,
+    forwarded_for,
+    is_served,
+    refusal_of,
+    send_request,
+    subscribe,
+    try_first_message,
+    try_handshake,
+)
 from .target import MIB, SOME, Target
-from .watch import targets
 
-# The address of an attacker is what it says: this machine is a proxy. So newcomers and the witness have none.
-house = targets(
+# The address of an attacker is the one of its header, because this machine is a proxy. Other clients have none.
+environment = targets(
     *SOME,
-    certifies=True,
+    asymmetric=True,
     authorize=True,
     token_failures=2,
     max_per_identity=3,
     max_per_address=4,
     max_buffered=MIB,
     ticket_ttl=1.0,
-    silence_timeout=60.0,
 )
 
 
-def test_a04_a_public_key_is_no_secret(target: Target, subtests: pytest.Subtests) -> None:
-    """The server verifies with it; here somebody signs with it."""
+def test_a04_a_token_signed_with_the_public_key_is_refused(target: Target, subtests: pytest.Subtests) -> None:
+    """As an HMAC secret, the public key of the server is known to an attacker."""
     pem = public_key(target)
     for name, key in {"PEM": pem, "PEM without its last line feed": pem.rstrip(), "the middle": pem[27:-26]}.items():
         for algorithm in ("HS256", "ES256"):
             with subtests.test(name, algorithm=algorithm):
                 token = forge({"alg": algorithm}, key=key)
-                assert refusal(knock(target, bearer(token))) == (401, "invalid token")
-                assert introduce(target, token) == (4401, "invalid token")
-    target.wait_counted("invalid-algorithm", 6)
-    target.wait_counted("invalid-signature", 6)
+                assert refusal_of(try_handshake(target, bearer(token))) == (401, "invalid token")
+                assert try_first_message(target, token) == (4401, "invalid token")
+    target.assert_counted("invalid-algorithm", 6)
+    target.assert_counted("invalid-signature", 6)
 
 
 def public_key(target: Target) -> bytes:
@@ -51,10 +62,10 @@ def public_key(target: Target) -> bytes:
 # --- the hook of the application
 
 
-def test_a09_a_hook_that_raises_or_hangs_harms_one_client(target: Target) -> None:
+def test_a09_a_hook_that_raises_or_hangs_refuses_one_client(target: Target) -> None:
     names = ("alice", "bob", "carol")
-    with crowd(target.open(token=target.token(name)) for name in names) as (raising, hanging, neighbour):
-        hanging.say({"action": "subscribe", "channels": ["burst", "user:hang", "user:bob"]})
+    with connections(target.open(token=target.token(name)) for name in names) as (raising, hanging, neighbour):
+        hanging.send_commands({"action": "subscribe", "channels": ["burst", "user:hang", "user:bob"]})
 
         assert subscribe(raising, "user:raise", "user:alice", "user:bob") == {
             "user:raise": "forbidden",
@@ -63,71 +74,72 @@ def test_a09_a_hook_that_raises_or_hangs_harms_one_client(target: Target) -> Non
         }
         assert subscribe(neighbour, "user:carol", "burst") == {"user:carol": "ok", "burst": "ok"}
         answers = hanging.next_item("$subscribed")["channels"]
-        assert [answer["ok"] for answer in answers] == [True, False, False], "what was not answered in time is no"
-        assert is_alive(raising)
-        assert is_alive(neighbour)
-    target.wait_counted("authorize-failed", 2)
+        assert [answer["ok"] for answer in answers] == [True, False, False], "no answer in time is a refusal"
+        assert is_served(raising)
+        assert is_served(neighbour)
+    target.assert_counted("authorize-failed", 2)
 
 
 # --- tickets
 
 
-@pytest.mark.parametrize("house", SOME[:2], indirect=True)
-def test_a12_a_ticket_is_not_good_for_long(target: Target) -> None:
-    ticket = json.loads(ask(target, "/ticket", bearer(target.token())).body)["ticket"]
-    with target.open(token="") as clock:
-        assert told(clock).code == 4408  # after `auth_timeout`, which is no shorter than the life of a ticket
-    assert refusal(knock(target, bearer(ticket))) == (401, "invalid token")
-    target.wait_counted("invalid-ticket")
+@pytest.mark.parametrize("environment", SOME[:2], indirect=True)
+def test_a12_a_ticket_expires(target: Target) -> None:
+    ticket = json.loads(send_request(target, "/ticket", bearer(target.token())).body)["ticket"]
+    for _ in range(2):  # twice `auth_timeout` is longer than `ticket_ttl`
+        with target.open(token="") as clock:
+            assert closed_with(clock).code == 4408
+    assert refusal_of(try_handshake(target, bearer(ticket))) == (401, "invalid token")
+    target.assert_counted("invalid-ticket")
 
 
 # --- failed tokens
 
 
-def test_a14_failed_tokens_of_an_address_run_out(target: Target) -> None:
-    """Then none is looked at, good or bad, however it comes; a longer list of proxies is no way around it."""
-    there, behind = coming_from("192.0.2.1"), coming_from("198.51.100.7", "192.0.2.1")
+def test_a14_refused_tokens_of_an_address_are_bounded(target: Target) -> None:
+    """Beyond the limit no token is checked, valid or not, wherever it is; more proxies in the header change nothing."""
+    there, behind = forwarded_for("192.0.2.1"), forwarded_for("198.51.100.7", "192.0.2.1")
     for _ in range(2):
-        assert refusal(knock(target, there, bearer("wrong"))) == (401, "invalid token")
+        assert refusal_of(try_handshake(target, there, bearer("wrong"))) == (401, "invalid token")
 
     for number in range(100):
-        answer = knock(target, (there, behind)[number % 2], bearer("wrong" if number else target.token()))
+        answer = try_handshake(target, (there, behind)[number % 2], bearer("wrong" if number else target.token()))
         assert answer.status == 429
         assert answer.body.startswith(b"more than 2 refused tokens a minute from this address; try again in ")
         assert 1 <= int(answer.headers["retry-after"]) <= 30
-    assert introduce(target, "wrong", there) == (
+    assert try_first_message(target, "wrong", there) == (
         4429,
         "more than 2 refused tokens a minute from this address",
     )
-    assert ask(target, "/ticket", there, bearer("wrong")).status == 429
-    assert ask(target, "/publish", there, bearer(target.token())).status == 429
+    assert send_request(target, "/ticket", there, bearer("wrong")).status == 429
+    assert send_request(target, "/publish", there, bearer(target.token())).status == 429
     with target.open(there, "Origin: https://friend.example", token="wrong") as page:
-        assert told(page).code == 4429
-    target.open(coming_from("192.0.2.2")).close()
-    target.wait_counted("limited-failures", 104)
-    target.wait_counted("token-invalid", 2)
+        assert closed_with(page).code == 4429
+    target.open(forwarded_for("192.0.2.2")).close()
+    target.assert_counted("limited-failures", 104)
+    target.assert_counted("token-invalid", 2)
 
 
-def test_a14_what_is_looked_at_first_costs_little(target: Target) -> None:
-    """A signature before claims, and neither for a token that cannot be one: 150 of the dearest."""
+def test_a14_invalid_tokens_are_cheap(target: Target) -> None:
+    """The signature is checked before the claims, and the form before the signature: 150 of the most expensive."""
     deep = forge({"alg": "ES256"}, b'{"sub":' + b"[" * 5000)
     for token in (deep, "x" * 8000, f"{forge({'alg': 'ES256'}, CLAIMS)}{'A' * 7000}"):
-        with crowd(target.open(token="") for _ in range(50)) as peers:
+        with connections(target.open(token="") for _ in range(50)) as peers:
             for peer in peers:
-                peer.say({"action": "auth", "token": token})
+                peer.send_commands({"action": "auth", "token": token})
             for peer in peers:
-                assert told(peer) == (4401, "invalid token")
+                assert closed_with(peer) == (4401, "invalid token")
     spent = target.report().cpu - target.before.cpu
-    assert spent < 3.0, f"150 tokens took {spent} s of the processor"
+    assert spent < 3.0, f"150 tokens took {spent} s of processor time"
 
 
 # --- connections
 
 
 @contextmanager
-def guests(target: Target, *headers: str, number: int) -> Iterator[list[Peer]]:
-    """Let in, each as somebody else."""
-    with crowd(target.open(*headers, token=target.token(f"guest-{n}")) for n in range(number)) as peers:
+def admitted(target: Target, *headers: str, number: int) -> Iterator[list[Peer]]:
+    """Clients with `$hello`, each with an identity of its own."""
+    with connections(target.open(*headers, token=target.token(f"client-{n}")) for n in range(number)) as peers:
         for peer in peers:
             peer.next_item("$hello")
         yield peers
@@ -139,91 +151,91 @@ def guests(target: Target, *headers: str, number: int) -> Iterator[list[Peer]]:
     ids=["IPv4", "IPv6"],
 )
 def test_a14_connections_of_an_address_are_bounded(target: Target, addresses: list[str], others: str) -> None:
-    """Whoever they are. Of IPv6 the network counts, which one client may have to itself."""
+    """Of all identities together. An IPv6 address counts by its /64, because one client may have all of that."""
     with ExitStack() as stack:
         peers = [
             stack.enter_context(
-                target.open(coming_from(addresses[n % len(addresses)]), token=target.token(f"guest-{n}"))
+                target.open(forwarded_for(addresses[n % len(addresses)]), token=target.token(f"client-{n}"))
             )
             for n in range(4)
         ]
-        there = coming_from(addresses[0])
+        there = forwarded_for(addresses[0])
         for credentials in ((bearer(target.token("fifth")),), ()):
-            answer = knock(target, there, *credentials)
-            assert refusal(answer) == (429, "more than 4 connections from this address; try again in 5 s")
+            answer = try_handshake(target, there, *credentials)
+            assert refusal_of(answer) == (429, "more than 4 connections from this address; try again in 5 s")
             assert answer.headers["retry-after"] == "5"
         with target.open(there, "Origin: https://friend.example", token=target.token("fifth")) as page:
-            assert told(page).code == 4429
-        target.open(coming_from(others), token=target.token("elsewhere")).close()
-        assert all(map(is_alive, peers))
+            assert closed_with(page).code == 4429
+        target.open(forwarded_for(others), token=target.token("elsewhere")).close()
+        assert all(map(is_served, peers))
 
         peers[0].close()
-        target.wait_until(lambda now: now.sessions == target.before.sessions + 3, "one has left")
+        target.wait_until(lambda now: now.sessions == target.before.sessions + 3, "one client has left")
         target.open(there, token=target.token("fifth")).close()
-    target.wait_counted("limited-address", 3)
+    target.assert_counted("limited-address", 3)
 
 
 def test_a14_connections_of_an_identity_are_bounded(target: Target) -> None:
-    """Exactly, also of eight that ask at once."""
+    """Exactly, even if eight authenticate at once."""
     token = target.token("many")
-    with crowd(target.open(token="") for _ in range(8)) as peers:
+    with connections(target.open(token="") for _ in range(8)) as peers:
         for peer in peers:
-            peer.say({"action": "auth", "token": token})
+            peer.send_commands({"action": "auth", "token": token})
         assert sum(map(survives, peers)) == 3
 
-        answer = knock(target, bearer(token))
-        assert refusal(answer) == (429, "more than 3 connections of one identity; try again in 5 s")
+        answer = try_handshake(target, bearer(token))
+        assert refusal_of(answer) == (429, "more than 3 connections of one identity; try again in 5 s")
         target.open(token=target.token("another")).close()
-    target.wait_counted("closed-4429", 5)
-    target.wait_counted("limited-identity", 6)
+    target.assert_counted("closed-4429", 5)
+    target.assert_counted("limited-identity", 6)
 
 
 def survives(peer: Peer) -> bool:
-    """Whether somebody who has sent a token was let in, and was not sent away after all."""
+    """Whether a client that has sent a token is served, and not closed with 4429."""
     try:
-        return is_alive(peer)
+        return is_served(peer)
     except EOFError as end:
         if "4429" in str(end):
             return False
         raise
 
 
-# --- all together
+# --- load
 
 
-# Not hypercorn: it goes on sending pings to a client that left while it was full, and its task stays for ever.
-@pytest.mark.parametrize("house", SOME[:-1], indirect=True)
-def test_a14_an_overloaded_hub_takes_nobody_new_and_keeps_those_it_has(target: Target) -> None:
-    """So many do not read that more waits for them than may wait."""
+# Not hypercorn: it goes on sending pings to a client that left while its buffer was full, and its task stays.
+@pytest.mark.parametrize("environment", SOME[:-1], indirect=True)
+def test_a14_an_overloaded_hub_refuses_new_clients_and_serves_the_others(target: Target) -> None:
+    """More bytes wait for clients that do not read than `max_buffered`."""
     target.allowance.peak = target.allowance.growth = 40 * MIB
     with target.open(token=target.token("neighbour")) as neighbour, page(target) as early:
-        with guests(target, number=16) as deaf:
-            for peer in deaf:
+        with admitted(target, number=16) as unread:
+            for peer in unread:
                 assert subscribe(peer, "burst") == {"burst": "ok"}
             target.publish("burst", 300, size=20_000)
-            target.wait_until(lambda _: not is_served(target), "it has noticed")
+            target.wait_until(lambda _: not admits_clients(target), "it refuses new clients")
 
-            answer = knock(target, bearer(target.token()))
-            assert refusal(answer) == (503, "the hub is overloaded")
+            answer = try_handshake(target, bearer(target.token()))
+            assert refusal_of(answer) == (503, "the hub is overloaded")
             assert int(answer.headers["retry-after"]) > 0
-            assert refusal(ask(target, "/ticket", bearer(target.token()))) == (503, "the hub is overloaded")
-            assert ask(target, "/events?channels=burst", bearer(target.token()), method="GET").status == 503
+            assert refusal_of(send_request(target, "/ticket", bearer(target.token()))) == (503, "the hub is overloaded")
+            assert send_request(target, "/events?channels=burst", bearer(target.token()), method="GET").status == 503
             with page(target) as late:
-                assert told(late) == (1013, "the hub is overloaded")
-            assert is_alive(neighbour)
+                assert closed_with(late) == (1013, "the hub is overloaded")
+            assert is_served(neighbour)
             assert subscribe(neighbour, "feed") == {"feed": "ok"}
             assert neighbour.next_item("feed")
-        target.wait_until(lambda _: is_served(target), "it recovers")
-        assert is_alive(early)
+        target.wait_until(lambda _: admits_clients(target), "it admits clients again")
+        assert is_served(early)
 
 
 def page(target: Target) -> Peer:
-    """A client that hides the status of a handshake from who uses it."""
+    """A page, from which the browser hides the status of a handshake."""
     return target.open("Origin: https://friend.example", token=target.token("reader"))
 
 
-def is_served(target: Target) -> bool:
-    with target.dial() as peer:
+def admits_clients(target: Target) -> bool:
+    with target.connect() as peer:
         peer.send(upgrade(bearer(target.token())))
         status = peer.read_head().status
     assert status in (101, 503)

@@ -1,4 +1,4 @@
-"""H: before it is a WebSocket."""
+"""H: handshakes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Mapping
 import pytest
 
 from ..transports.peer import KEY
-from .attack import crowd, trickle, upgrade
+from .client import connections, trickle, upgrade
+from .environment import assert_recovers, targets
 from .target import NATIVE, Target
-from .watch import targets
 
-house = targets(*NATIVE)
+environment = targets(*NATIVE)
 
 HEADERS = [f"X-{number}: y\r\n".encode() for number in range(1000)]
 BLANKS = " ," * 4000
-"""As long as one line may be: what is quadratic in it takes seconds."""
+"""As long as one line may be: an algorithm that is quadratic in it takes seconds."""
 
 
-def test_h01_h02_the_slow_and_the_silent_are_ended(target: Target) -> None:
-    """One timer runs from accept, whatever trickles in: bytes, headers, or nothing."""
+def test_h01_h02_slow_and_silent_handshakes_time_out(target: Target) -> None:
+    """One timer runs from accept, whatever arrives: bytes, headers, or nothing."""
     start = b"GET / HTTP/1.1\r\nHost: x\r\n"
-    with crowd(target.dial() for _ in range(4)) as (bytewise, linewise, stuck, silent):
+    with connections(target.connect() for _ in range(4)) as (bytewise, linewise, stuck, silent):
         streams = {
             bytewise: [bytes([byte]) for byte in start + b"X: " + b"y" * 200],
             linewise: [start, *HEADERS[:200]],
@@ -30,88 +30,76 @@ def test_h01_h02_the_slow_and_the_silent_are_ended(target: Target) -> None:
             silent: itertools.repeat(b"", 200),
         }
 
-        assert trickle(streams), "the server waits for ever"
+        assert trickle(streams), "the server waits without end"
         assert silent.read_end() == b""
         for peer in (bytewise, linewise, stuck):
             assert peer.read_end().startswith(b"HTTP/1.1 408 ")
-    target.wait_counted("handshake-timeout", 4)
+    target.assert_counted("handshake-timeout", 4)
 
 
-def refuse(target: Target, subtests: pytest.Subtests, cases: Mapping[str, tuple[bytes, int]], counter: str) -> None:
+def assert_refused(
+    target: Target, subtests: pytest.Subtests, cases: Mapping[str, tuple[bytes, int]], counter: str
+) -> None:
+    """Each head is answered with its status and a reason, and counted."""
     for name, (head, status) in cases.items():
-        with subtests.test(name), target.dial() as peer:
+        with subtests.test(name), target.connect() as peer:
             peer.send(head)
 
-            answer = peer.read_answer()
+            answer = peer.read_last_response()
             assert answer.status == status
-            assert answer.body.strip(), "it is told why"
+            assert answer.body.strip()
             if status == 426:
                 assert answer.headers["sec-websocket-version"] == "13"
-    target.wait_counted(counter, len(cases))
+    target.assert_counted(counter, len(cases))
 
 
 LONG = {
     "many headers": (upgrade(*[f"X-{number}: y" for number in range(5000)]), 431),
-    "a long header": (upgrade(f"X-Long: {'y' * 8190}"), 431),
-    "long in all": (upgrade(*[f"X-{number}: {'y' * 6000}" for number in range(3)]), 431),
-    "headers without end": (b"GET / HTTP/1.1\r\n" + b"".join(HEADERS) * 2, 431),
-    "a header without end": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000, 431),
+    "an endless header": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000, 431),
     "a long request line": (upgrade(path="/" + "a" * 9000), 414),
-    "a request line without end": (b"GET /" + b"a" * 20_000, 414),
+    "an endless request line": (b"GET /" + b"a" * 20_000, 414),
 }
+"""`tests/transports/test_handshake.py` has all kinds, as of malformed ones."""
 
 
 def test_h03_a_head_is_bounded(target: Target, subtests: pytest.Subtests) -> None:
-    refuse(target, subtests, LONG, "refused-size")
+    assert_refused(target, subtests, LONG, "refused-size")
 
 
-def test_h03_blanks_in_a_list_are_read_in_linear_time(target: Target) -> None:
+def test_h03_blanks_in_a_list_are_parsed_in_linear_time(target: Target) -> None:
     names = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Cookie")
     for name in names * 10:
-        with target.dial() as peer:
+        with target.connect() as peer:
             peer.send(upgrade("Authorization: Bearer wrong", f"{name}: {BLANKS}"))
 
-            assert peer.read_answer().status == 401
+            assert peer.read_last_response().status == 401
 
     spent = target.report().cpu - target.before.cpu
-    assert spent < 3.0, f"50 lists took {spent} s of the processor"
+    assert spent < 3.0, f"50 lists took {spent} s of processor time"
 
 
 def replaced(*headers: str) -> bytes:
-    """An upgrade with other headers than the usual ones of these names."""
+    """An upgrade with these headers instead of the usual ones of the same names."""
     return upgrade(*headers, drop=tuple(header.partition(":")[0] for header in headers))
 
 
 MALFORMED = {
-    "no host": (upgrade(drop=("Host",)), 400),
     "two hosts": (upgrade("Host: other"), 400),
-    "HTTP 1.0": (upgrade(version="HTTP/1.0"), 400),
     "HTTP 2.0": (upgrade(version="HTTP/2.0"), 400),
     "POST": (upgrade().replace(b"GET", b"POST", 1), 405),
-    "small letters": (upgrade().replace(b"GET", b"get", 1), 405),
     "no upgrade": (upgrade(drop=("Upgrade",)), 426),
-    "another upgrade": (replaced("Upgrade: h2c"), 426),
-    "no connection": (upgrade(drop=("Connection",)), 426),
-    "another connection": (replaced("Connection: close"), 426),
-    "no version": (upgrade(drop=("Sec-WebSocket-Version",)), 400),
     "an old version": (replaced("Sec-WebSocket-Version: 8"), 426),
-    "two versions": (upgrade("Sec-WebSocket-Version: 13"), 400),
-    "no key": (upgrade(drop=("Sec-WebSocket-Key",)), 400),
-    "a short key": (replaced("Sec-WebSocket-Key: abc"), 400),
-    "a bad key": (replaced(f"Sec-WebSocket-Key: {KEY[:-2]}!="), 400),
     "two keys": (upgrade(f"Sec-WebSocket-Key: {KEY}"), 400),
     "a body": (upgrade("Content-Length: 3") + b"abc", 400),
     "two lengths": (upgrade("Content-Length: 5", "Transfer-Encoding: chunked"), 400),
     "bare line feeds": (upgrade().replace(b"\r\n", b"\n") + b"\r\n\r\n", 400),
-    "a folded header": (upgrade("X-Folded: a\r\n b"), 400),
-    "NUL": (upgrade("X-Nul: a\0b"), 400),
     "not ASCII": (replaced("Host: \xe9\xff"), 400),
     "unknown subprotocols": (upgrade("Sec-WebSocket-Protocol: mqtt"), 400),
 }
 
 
 def test_h04_malformed_upgrades_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    refuse(target, subtests, MALFORMED, "refused-request")
+    assert_refused(target, subtests, MALFORMED, "refused-request")
 
 
 OFFERS = (
@@ -124,9 +112,9 @@ OFFERS = (
 
 
 def test_h04_malformed_offers_are_declined(target: Target, subtests: pytest.Subtests) -> None:
-    """One request with such an offer ends a server that hands it to wsproto."""
+    """wsproto raises for each of them, outside of its own exceptions."""
     for offer in OFFERS:
-        with subtests.test(offer), target.dial() as peer:
+        with subtests.test(offer), target.connect() as peer:
             peer.send(upgrade(f"Authorization: Bearer {target.token()}", f"Sec-WebSocket-Extensions: {offer}"))
 
             answer = peer.read_head()
@@ -134,55 +122,46 @@ def test_h04_malformed_offers_are_declined(target: Target, subtests: pytest.Subt
             assert "sec-websocket-extensions" not in answer.headers
 
 
-FOREIGN = (
+OTHER_ORIGINS = (
     "null",
-    "",
-    "file://",
     "https://evil.example",
     "https://friend.example.evil.example",
-    "https://evil-friend.example",
-    "https://sub.friend.example",
     "https://friend.example:8443",
     "http://friend.example",
-    "https://friend.example/path",
     "https://x@friend.example",
-    "https://friend.example, https://friend.example",
-    "https://friend.example:port",
     "https://[friend.example",
-    "https://localhost:1",
-    "*",
 )
 
 
-def test_h07_pages_of_other_sites_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    """Before the token is looked at: who is foreign learns nothing about it."""
-    for origin in FOREIGN:
+def test_h07_other_origins_are_refused_before_the_token(target: Target, subtests: pytest.Subtests) -> None:
+    """A page of another site learns nothing about a token."""
+    for origin in OTHER_ORIGINS:
         for token in (target.token(), "wrong"):
-            with subtests.test(origin), target.dial() as peer:
+            with subtests.test(origin), target.connect() as peer:
                 peer.send(upgrade(f"Origin: {origin}", f"Authorization: Bearer {token}"))
 
                 assert peer.read_head().status == 101  # the page sees only a close code
                 assert peer.read_frame().code == 4403
                 peer.send_close(4403)
                 assert peer.read_end() == b""
-    target.wait_counted("refused-origin", 2 * len(FOREIGN))
+    target.assert_counted("refused-origin", 2 * len(OTHER_ORIGINS))
 
 
-def test_h07_our_own_pages_and_friends_are_let_in(target: Target) -> None:
+def test_h07_the_own_and_the_listed_origins_are_admitted(target: Target) -> None:
     scheme = "https" if target.is_tls else "http"
     for origin in ("https://friend.example", f"{scheme}://127.0.0.1"):
         with target.open(f"Origin: {origin}") as peer:
             assert peer.next_item("$hello")["protocol"] == 1
 
 
-def test_h09_half_a_handshake_and_gone(target: Target) -> None:
-    """The server counts its own descriptors, afterwards."""
+def test_h09_aborted_handshakes_leave_nothing(target: Target) -> None:
     whole = upgrade(f"Authorization: Bearer {target.token()}")
     for _ in range(50):
-        with crowd(target.dial() for _ in range(4)) as (first, second, third, fourth):
+        with connections(target.connect() for _ in range(4)) as (first, second, third, fourth):
             first.send(whole[:10])
             second.send(whole[: len(whole) // 2])
             third.send(whole[:-1])
             fourth.send(whole[:-2])
             third.reset()
             fourth.reset()
+    assert_recovers(target)

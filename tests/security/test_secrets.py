@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from ..transports.peer import PATH
-from .asking import ask, bearer, forge, request
-from .attack import Peer, frame, upgrade
+from .client import Peer, frame, upgrade
+from .environment import targets
+from .exchanges import bearer, forge, request, send_request
 from .target import SECRET, SOME, Target
-from .watch import targets
 
-house = targets(*SOME, log_level="DEBUG", server_log_level="INFO")
+environment = targets(*SOME, log_level="DEBUG", server_log_level="INFO")
 
 
-def test_a12_s01_no_token_is_ever_repeated(target: Target) -> None:
-    """Good and bad, handed in wherever one may be, and where none is expected: in no log, answer or counter."""
+def test_a12_s01_no_token_is_repeated(target: Target) -> None:
+    """Valid or not, sent wherever a token may be and elsewhere: it is in no log, answer or counter."""
     target.allowance.lines = 1000
     tokens = (
         target.token("alice"),
@@ -26,21 +26,21 @@ def test_a12_s01_no_token_is_ever_repeated(target: Target) -> None:
         "opensesame-" * 3,
     )
     for token in tokens:
-        heard = b"".join(hand_in(target, token))
-        assert secret_parts(token).isdisjoint(find(token, heard)), heard
-    tickets = [json.loads(ask(target, "/ticket", bearer(tokens[0])).body)["ticket"] for _ in range(2)]
+        received = b"".join(answers_to(target, token))
+        assert secret_parts(token).isdisjoint(find(token, received)), received
+    tickets = [json.loads(send_request(target, "/ticket", bearer(tokens[0])).body)["ticket"] for _ in range(2)]
     for ticket in tickets:
-        heard = b"".join(hand_in(target, ticket))
-        assert not find(ticket, heard), heard
+        received = b"".join(answers_to(target, ticket))
+        assert not find(ticket, received), received
 
     shown = target.log() + json.dumps(target.report().counters)
-    assert (PATH if target.is_asgi else "client connected") in shown, "it does log"
+    assert (PATH if target.is_asgi else "client connected") in shown, "the server logs"
     for token in (*tokens, *tickets, SECRET):
         assert not find(token, shown.encode()), [line for line in shown.splitlines() if find(token, line.encode())]
 
 
 def secret_parts(token: str) -> set[str]:
-    """What must not be seen of it; the header of a JWT is everybody's."""
+    """What must not be shown; the header of a JWT is public."""
     if token.startswith("ticket."):
         return {token.removeprefix("ticket.")}
     _, *parts = token.split(".") if token.count(".") == 2 else ("", token)
@@ -51,8 +51,8 @@ def find(token: str, text: bytes) -> set[str]:
     return {part for part in secret_parts(token) if part.encode() in text}
 
 
-def hand_in(target: Target, token: str) -> Iterator[bytes]:
-    """What a server says to it."""
+def answers_to(target: Target, token: str) -> Iterator[bytes]:
+    """The answers of the server to requests with the token."""
     encoded = "".join(f"%{byte:02x}" for byte in b"token")
     first = frame(0x1, json.dumps({"action": "auth", "token": token}).encode())
     twice = frame(0x1, json.dumps({"action": "auth", "token": [token]}).encode())
@@ -70,9 +70,9 @@ def hand_in(target: Target, token: str) -> Iterator[bytes]:
         request(f"/events?channels=feed&token={token}", method="GET"),
         request("/asyncapi.json", bearer(token), method="PUT"),
     ):
-        with target.dial() as peer:
+        with target.connect() as peer:
             peer.send(sent)
-            yield bytes(hear(peer))
+            yield bytes(read_first(peer))
     for command in (first, twice):
         with target.open(token="") as peer:
             peer.send(command)
@@ -80,8 +80,8 @@ def hand_in(target: Target, token: str) -> Iterator[bytes]:
             yield bytes(peer.buffer)
 
 
-def hear(peer: Peer) -> bytearray:
-    """A head, and what has come with it."""
+def read_first(peer: Peer) -> bytearray:
+    """A head, and the bytes that arrived with it."""
     while b"\r\n\r\n" not in peer.buffer and peer.fill():
         pass
     return peer.buffer

@@ -1,4 +1,4 @@
-"""Certificates for `localhost` that a test makes for itself."""
+"""Certificates for `localhost`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A certificate for the tests with TLS."""
+"""A certificate, and contexts for both sides of TLS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client does that compresses each message by itself."""
+"""permessage-deflate of a client that compresses each message by itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ OFFER: Final = "Sec-WebSocket-Extensions: permessage-deflate"
 
 
 def deflate(data: bytes, level: int = 6) -> bytes:
-    """As a client without context takeover does."""
+    """Compress as a client without context takeover."""
     squeezer = zlib.compressobj(level, zlib.DEFLATED, -15)
     return (squeezer.compress(data) + squeezer.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
 
 def inflate(data: bytes, window: int = 15) -> bytes:
-    """As a client does that was promised `server_no_context_takeover`."""
+    """Inflate as a client that has negotiated `server_no_context_takeover`."""
     return zlib.decompressobj(-window).decompress(data + TAIL)
 
 

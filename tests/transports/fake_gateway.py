@@ -1,4 +1,4 @@
-"""A gateway without a hub: it does what a transport may expect, and remembers what it was told."""
+"""A gateway without a hub: it does what a transport may expect, and records its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records in the name of a client whose keys are known: Python's `ssl` neither updates keys nor renegotiates."""
+"""Records forged with the keys of a client: Python's `ssl` neither updates keys nor renegotiates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAG: Final = 16
 
 
 class Forger:
-    """Goes on where a client of TLS 1.3 has finished its handshake and said nothing yet (RFC 8446 §5.2, §7.2).
+    """Continues after the handshake of a TLS 1.3 client that has sent no data (RFC 8446 §5.2, §7.2).
 
     `context` is the client's, `keylog` a file that does not exist yet; call `learn` once the handshake is done.
     """
@@ -36,7 +36,7 @@ class Forger:
 
     def _use(self, secret: bytes) -> None:
         self._secret, self._number = secret, 0
-        # AES with 256 bits and SHA-384, or 128 and SHA-256: what OpenSSL agrees on with itself is the first.
+        # AES-256 and SHA-384, or AES-128 and SHA-256; OpenSSL negotiates the first with itself.
         self._cipher = AESGCM(self._expand(b"key", 32 if len(secret) == 48 else 16))
         self._iv = int.from_bytes(self._expand(b"iv", 12), "big")
 
@@ -54,7 +54,7 @@ class Forger:
         return head + self._cipher.encrypt(nonce, inner, head)
 
     def key_update(self) -> bytes:
-        """New keys from here on, and the demand that the server takes new ones too."""
+        """Use new keys from here on, and request that the server does too."""
         update = self.record(b"\x18\0\0\x01\x01", HANDSHAKE)
         self._use(self._expand(b"traffic upd", len(self._secret)))
         return update
@@ -70,7 +70,7 @@ class OldForger:
         self._hello = b""
 
     def learn(self, client_flight: bytes, server_flight: bytes) -> None:
-        """From the first that each side has said."""
+        """Derive the keys from the first flight of each side."""
         _, client_random, secret = (bytes.fromhex(word) if at else b"" for at, word in enumerate(self._log()))
         server_random = server_flight[11:43]
         keys = _expand_12(secret, b"key expansion" + server_random + client_random, 2 * 32 + 2 * 4)
@@ -91,7 +91,7 @@ class OldForger:
 
 
 def old_hello(version: int) -> bytes:
-    """The hello of a client that knows no later version than this (RFC 4346 §7.4.1.2), and the suites of its time."""
+    """The hello of a client that supports `version` at most (RFC 4346 §7.4.1.2), with the cipher suites of its time."""
     suites = b"\xc0\x0a\xc0\x09\xc0\x14\xc0\x13\x00\x2f"
     body = version.to_bytes(2, "big") + bytes(32) + b"\0" + len(suites).to_bytes(2, "big") + suites + b"\x01\0"
     message = b"\x01" + len(body).to_bytes(3, "big") + body

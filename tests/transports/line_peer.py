@@ -1,4 +1,4 @@
-"""A TCP client that sends exactly the bytes it is told to, and a server to send them to."""
+"""A TCP client that sends exactly the given bytes, and a server for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serving(hub: FakeGateway | Hub, **options: Any) -> Any:
 
 @asynccontextmanager
 async def calling(gateway: FakeGateway, port: int, **options: Any) -> AsyncIterator[tuple[Peer, FakeSession]]:
-    """A client that the hub knows of, and its session."""
+    """A client with a session, and the session."""
     count = len(gateway.sessions)
     async with await Peer.connect(port, **options) as peer:
         await gateway.until(lambda: len(gateway.sessions) > count)
@@ -39,7 +39,7 @@ async def read_frame(peer: Peer) -> list[Any]:
 
 
 async def read_close(peer: Peer) -> tuple[int, str]:
-    """The `$close` that comes next, after which nothing may."""
+    """The code and reason of the `$close` that comes next; nothing may follow it."""
     (last,) = await read_frame(peer)
     assert last.keys() == {"type", "timestamp", "code", "reason"}
     assert last["type"] == "$close"
@@ -50,5 +50,5 @@ async def read_close(peer: Peer) -> tuple[int, str]:
 
 async def is_served(gateway: FakeGateway, port: int) -> bool:
     async with calling(gateway, port) as (peer, session):
-        session.write(b'"witness"')
-        return await read_frame(peer) == ["witness"]
+        session.write(b'"another"')
+        return await read_frame(peer) == ["another"]

@@ -1,4 +1,4 @@
-"""A client that sends exactly the bytes it is told to, and a server to send them to."""
+"""A client that sends exactly the given bytes, and a server for it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ async def serving(
     serve: Callable[..., Awaitable[None]] = websocket.serve,
     **options: Any,
 ) -> AsyncIterator[int]:
-    """The port of a server for `hub`, which is cancelled in the end, or waited for.
+    """The port of a server for `hub`, which is cancelled at the end, or awaited.
 
-    Where a test moves no clock, nothing happens because the machine stood still for some seconds.
+    Unless a test has a clock or limits of its own, the timeouts are long, so that a pause of the machine ends nothing.
     """
     entered = FakeHub(hub) if isinstance(hub, FakeGateway) else hub
     if serve is websocket.serve and not options.keys() & {"clock", "limits"}:
@@ -68,7 +68,7 @@ async def serving(
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: int | None = None
 ) -> bytes:
-    """A client's frame; `length` declares another one than there is, in the shortest form."""
+    """A client's frame; `length` declares another length, in the shortest form."""
     length = len(payload) if length is None else length
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     mask_bit = 0x80 if masked else 0
@@ -87,7 +87,7 @@ def frame(
 
 
 def upgrade(*headers: str, path: str = PATH, drop: tuple[str, ...] = (), version: str = "HTTP/1.1") -> bytes:
-    """The head of a handshake in order, with `headers` added and those named in `drop` left out."""
+    """The head of a valid handshake, with `headers` added and those named in `drop` removed."""
     usual = {
         "Host": "127.0.0.1",
         "Upgrade": "websocket",
@@ -132,12 +132,12 @@ class Peer:
 
     @classmethod
     async def connect(cls, port: int, *, room: int | None = None, tls: ssl.SSLContext | None = None) -> Self:
-        """`room` bounds what the kernel takes for us while we do not read."""
+        """`room` bounds what the kernel receives while the client does not read."""
         sock = socket.socket()
         if room is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         try:
-            sock.connect(("127.0.0.1", port))  # at once: the kernel takes it before the server does
+            sock.connect(("127.0.0.1", port))  # at once: the kernel accepts before the server does
         except OSError:
             sock.close()
             raise
@@ -155,7 +155,7 @@ class Peer:
 
     @classmethod
     async def open(cls, port: int, *headers: str, then: bytes = b"", path: str = PATH, **options: Any) -> Self:
-        """A WebSocket, after a handshake that must succeed; `then` goes in the same packet."""
+        """A WebSocket, after a handshake that must succeed; `then` is sent in the same packet."""
         peer = await cls.connect(port, **options)
         await peer.send(upgrade(*headers, path=path) + then)
         answer = await peer.read_head()
@@ -173,7 +173,7 @@ class Peer:
                 await anyio.wait_writable(self.sock)
 
     async def send(self, data: bytes) -> None:
-        """Send all of it, or as much as the server takes before it hangs up."""
+        """Send all of it, or as much as the server takes before it closes the connection."""
         view = memoryview(data)
         while view:
             try:
@@ -242,14 +242,14 @@ class Peer:
             pass
         return received
 
-    async def wait_hung_up(self) -> None:
-        """Until the server has closed its socket, and not just said that it will send nothing more."""
+    async def wait_closed(self) -> None:
+        """Wait until the server has closed its socket, and not only its sending side."""
         poll = select.poll()
         poll.register(self.sock, 0)
         assert await anyio.to_thread.run_sync(poll.poll, HANG_GUARD * 1000)
 
     def reset(self) -> None:
-        """Vanish, as a machine does whose power is cut and comes back."""
+        """Vanish, as a machine that loses its power and restarts."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -274,7 +274,7 @@ def feed(peer: Peer, data: bytes) -> None:
 
 
 async def is_served(port: int) -> bool:
-    """Whether a witness is served that did nothing wrong: the proof that others' faults stayed theirs."""
-    async with await Peer.open(port) as witness:
-        await witness.send_frame(PING, b"witness")
-        return await witness.read_frame() == Received(PONG, b"witness")
+    """Whether another, well-behaved client is served."""
+    async with await Peer.open(port) as peer:
+        await peer.send_frame(PING, b"another")
+        return await peer.read_frame() == Received(PONG, b"another")

@@ -1,4 +1,4 @@
-"""Certificates from files: what is wrong with them in a sentence, and reading them again."""
+"""Certificates from files: their errors, and reloading them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_it_makes(folder: Path) -> None:
+def test_a_certificate_and_its_context(folder: Path) -> None:
     certificate = Certificate(folder / "cert.pem", folder / "locked.pem", password="open sesame")
 
     assert tcp.Certificate is websocket.Certificate is Certificate
@@ -47,33 +47,33 @@ def test_what_it_makes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("certfile", "keyfile", "password", "sentence"),
+    ("certfile", "keyfile", "password", "message"),
     [
         ("none.pem", None, None, "cannot read the certificate in F/none.pem: No such file or directory"),
         ("cert.pem", "none.pem", None, "cannot read the key in F/none.pem: No such file or directory"),
         ("", None, None, "cannot read the certificate in F/: Is a directory"),
-        ("cut.pem", "key.pem", None, "F/cut.pem is no certificate in PEM, or not whole"),
-        ("empty.pem", "key.pem", None, "F/empty.pem is no certificate in PEM, or not whole"),
-        ("key.pem", "key.pem", None, "F/key.pem is no certificate in PEM, or not whole"),
-        ("cert.pem", None, None, "F/cert.pem is no private key in PEM, or not whole"),
-        ("cert.pem", "cut-key.pem", None, "F/cut-key.pem is no private key in PEM, or not whole"),
-        ("cert.pem", "other.pem", None, "the key in F/other.pem is not that of the certificate in F/cert.pem"),
-        ("cert.pem", "locked.pem", None, "the key in F/locked.pem is encrypted; give its password, or one without"),
-        ("cert.pem", "locked.pem", "swordfish", "the password does not open the key in F/locked.pem"),
-        ("cert.pem", "locked.pem", "x" * 2000, "the password does not open the key in F/locked.pem"),
+        ("cut.pem", "key.pem", None, "F/cut.pem is not a certificate in PEM, or is incomplete"),
+        ("empty.pem", "key.pem", None, "F/empty.pem is not a certificate in PEM, or is incomplete"),
+        ("key.pem", "key.pem", None, "F/key.pem is not a certificate in PEM, or is incomplete"),
+        ("cert.pem", None, None, "F/cert.pem is not a private key in PEM, or is incomplete"),
+        ("cert.pem", "cut-key.pem", None, "F/cut-key.pem is not a private key in PEM, or is incomplete"),
+        ("cert.pem", "other.pem", None, "the key in F/other.pem does not match the certificate in F/cert.pem"),
+        ("cert.pem", "locked.pem", None, "the key in F/locked.pem is encrypted; password is missing"),
+        ("cert.pem", "locked.pem", "swordfish", "the password for the key in F/locked.pem is wrong"),
+        ("cert.pem", "locked.pem", "x" * 2000, "the password for the key in F/locked.pem is wrong"),
     ],
 )
-def test_what_is_wrong_is_said(
-    folder: Path, certfile: str, keyfile: str | None, password: str | None, sentence: str
+def test_the_message_says_which_file_is_invalid_and_why(
+    folder: Path, certfile: str, keyfile: str | None, password: str | None, message: str
 ) -> None:
     with pytest.raises(CertificateError) as caught:
         Certificate(f"{folder}/{certfile}", keyfile and f"{folder}/{keyfile}", password=password)
 
-    assert str(caught.value) == sentence.replace("F/", f"{folder}/")
+    assert str(caught.value) == message.replace("F/", f"{folder}/")
     assert isinstance(caught.value, HubError)
 
 
-def test_a_reload_that_fails_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_reload_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     certificate = Certificate(folder / "cert.pem", folder / "key.pem")
     before, counted = certificate.context, Counter[str]()
 
@@ -90,7 +90,7 @@ def test_a_reload_that_fails_changes_nothing(folder: Path, caplog: pytest.LogCap
         assert certificate.context is before
         assert counted == {"certificate-failed": 4}
         assert len(caplog.records) == 4
-        assert "the one before stays: cannot read the certificate in " in caplog.text
+        assert "the one before stays in use: cannot read the certificate in " in caplog.text
         assert "Traceback" not in caplog.text
 
         key = make_key()
@@ -103,19 +103,19 @@ def test_a_reload_that_fails_changes_nothing(folder: Path, caplog: pytest.LogCap
     assert counted["certificate-reloaded"] == 1
 
 
-async def test_what_is_no_certificate_is_refused_at_once(client_side: ssl.SSLContext) -> None:
-    with pytest.raises(TypeError, match=r"must be an SSLContext or a Certificate, not 'cert\.pem'"):
+async def test_an_invalid_ssl_context_is_an_error_of_serve(client_side: ssl.SSLContext) -> None:
+    with pytest.raises(TypeError, match=r"ssl_context is 'cert\.pem'; it must be an SSLContext"):
         await websocket.serve(FakeHub(), ssl_context="cert.pem")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is one for clients"):
+    with pytest.raises(ValueError, match="ssl_context is for clients"):
         await tcp.serve(FakeHub(), ssl_context=client_side)  # type: ignore[arg-type]
 
 
-async def test_renegotiation_is_switched_off_in_a_context_of_the_users_own(server_side: ssl.SSLContext) -> None:
+async def test_renegotiation_is_disabled_in_a_context_of_the_user(server_side: ssl.SSLContext) -> None:
     async with serving(FakeGateway(), ssl_context=server_side):
         assert server_side.options & ssl.OP_NO_RENEGOTIATION
 
 
-# --- while serving --------------------------------------------------------------------------------------------------
+# --- while serving
 
 
 def trusting(path: Path) -> ssl.SSLContext:
@@ -127,7 +127,7 @@ async def is_alive(peer: Peer) -> bool:
     return await peer.read_frame() == Received(PONG, b"?")
 
 
-async def test_new_handshakes_use_the_new_certificate_and_who_is_connected_stays(tmp_path: Path) -> None:
+async def test_a_reload_is_used_by_new_handshakes_and_keeps_established_connections(tmp_path: Path) -> None:
     path = write_certificate(tmp_path / "localhost.pem")
     gateway, certificate, old = FakeGateway(), Certificate(path), trusting(path)
     async with (
@@ -142,11 +142,11 @@ async def test_new_handshakes_use_the_new_certificate_and_who_is_connected_stays
             assert await is_alive(late)
         with pytest.raises(ssl.SSLCertVerificationError):
             await Peer.open(port, tls=old)
-        await gateway.until(lambda: gateway.counters["tls-refused"] == 1)  # the client has said so by an alert
+        await gateway.until(lambda: gateway.counters["tls-refused"] == 1)  # the client has sent an alert
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
-async def test_sighup_has_it_read_again(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no SIGHUP")
+async def test_sighup_reloads(tmp_path: Path) -> None:
     path = write_certificate(tmp_path / "localhost.pem")
     gateway, certificate = FakeGateway(), Certificate(path)
     async with serving(gateway, ssl_context=certificate) as port, anyio.create_task_group() as tasks:
@@ -166,7 +166,7 @@ async def test_sighup_has_it_read_again(tmp_path: Path) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_without_the_signal_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reloading_by_signal_needs_sighup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
 
     with pytest.raises(CertificateError, match="this system has no SIGHUP"):

@@ -1,4 +1,4 @@
-"""permessage-deflate over sockets, with clients of every kind."""
+"""permessage-deflate over sockets, with several kinds of clients."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ ALL = Compression(threshold=0)
 ITEM = {"symbol": "EURUSD", "side": "buy", "volume": 2.5, "decision": "B-book", "note": "x" * 80}
 
 
-async def test_nothing_is_compressed_unless_the_application_asked_for_it() -> None:
+async def test_compression_is_off_by_default() -> None:
     async with serving(FakeGateway()) as port, await Peer.connect(port) as peer:
-        await peer.send(upgrade(OFFER))
+        await peer.send(upgrade(f"{OFFER}; server_max_window_bits=invalid") + frame(TEXT, deflate(b"data"), rsv=RSV1))
 
         assert "sec-websocket-extensions" not in (await peer.read_head()).headers
+        assert (await peer.read_close()).code == 1002
 
 
-async def test_a_level_alone_is_no_compression() -> None:
-    with pytest.raises(TypeError, match="must be True, False or Compression"):
+async def test_a_number_is_not_a_valid_compression() -> None:
+    with pytest.raises(TypeError, match="compression is 6; it must be True, False or Compression"):
         await serve(cast("Hub", FakeGateway()), port=0, compression=cast("Any", 6))
 
 
-async def test_an_idle_client_has_neither_compressor_nor_decompressor() -> None:
+async def test_an_idle_client_has_no_decoder() -> None:
     gateway = FakeGateway()
     async with serving(gateway, compression=True) as port, await Peer.open(port, OFFER) as peer:
         packed = deflate(b"hello hello hello hello")
@@ -50,7 +51,7 @@ async def test_an_idle_client_has_neither_compressor_nor_decompressor() -> None:
         await gateway.until(lambda: len(gateway.session.received) == 2)
         protocol: Any = gateway.session.transport.protocol  # type: ignore[attr-defined]
         async with await Peer.open(port) as other:
-            await other.send_frame(TEXT, packed, rsv=RSV1)  # with the decoder that the first has given back
+            await other.send_frame(TEXT, packed, rsv=RSV1)  # with the decoder that the first has released
 
             assert (await other.read_close()).code == 1002
 
@@ -59,18 +60,18 @@ async def test_an_idle_client_has_neither_compressor_nor_decompressor() -> None:
         assert await is_served(port)
 
 
-async def test_a_bomb_over_the_wire_is_told_so_and_nothing_is_delivered() -> None:
+async def test_a_decompression_bomb_is_refused_and_not_delivered() -> None:
     gateway = FakeGateway()
     async with serving(gateway, compression=True) as port, await Peer.open(port, OFFER) as peer:
         await peer.send(frame(TEXT, deflate(b"first"), rsv=RSV1) + frame(TEXT, BOMB[:60_000], rsv=RSV1))
         close = await peer.read_close()
 
-        assert (close.code, close.reason) == (1009, "a message may have 65536 bytes in 1024 fragments")
+        assert (close.code, close.reason) == (1009, "a message may have at most 65536 bytes in 1024 fragments")
         assert gateway.session.received == ["first"]
 
 
 def talk(port: int, subprotocols: list[Any], count: int) -> list[Any]:
-    """What a client of `websockets` receives with its default compression."""
+    """The data that a client of `websockets` receives with its default compression."""
     read: Any = msgspec.msgpack.decode if subprotocols else json.loads
     write: Any = msgspec.msgpack.encode if subprotocols else json.dumps
     with connect(f"ws://127.0.0.1:{port}{PATH}", subprotocols=subprotocols or None, proxy=None) as client:
@@ -93,7 +94,7 @@ async def test_the_websockets_client_with_its_default_compression(subprotocols: 
         assert received == [ITEM] * 200
 
 
-async def test_a_frame_is_compressed_once_for_all_who_agreed() -> None:
+async def test_a_frame_is_compressed_once_for_all_clients_with_compression() -> None:
     hub = Hub([Channel("orders")], authenticate=anonymous)
     subscribe = b'{"action":"subscribe","channels":["orders"]}'
     packed = deflate(subscribe)
@@ -122,7 +123,7 @@ async def read_until(peer: Peer, text: bytes) -> bytes:
         first, second = await peer.read(2)
         length = second if second < 126 else int.from_bytes(await peer.read(2), "big")
         payload = await peer.read(length)
-        if text in (shown := inflate(payload) if first & 0x40 else payload) and b'"seq":1,' in shown:
+        if text in (plain := inflate(payload) if first & 0x40 else payload) and b'"seq":1,' in plain:
             return payload
 
 
@@ -146,7 +147,7 @@ def browse(folder: Path, port: int) -> None:
         browser.close()
 
 
-async def test_chromium(tmp_path: Path, anyio_backend: tuple[str, dict[str, Any]]) -> None:
+async def test_a_browser_receives_compressed_frames(tmp_path: Path, anyio_backend: tuple[str, dict[str, Any]]) -> None:
     if anyio_backend[1] != {"use_uvloop": False}:
         pytest.skip("one loop is enough for a browser")
     hub = Hub([Channel("orders")], authenticate=anonymous)

@@ -18,7 +18,7 @@ from analytics_hub.testing import ManualClock
 from analytics_hub.transports._websocket import request
 from analytics_hub.transports.websocket import Limits
 
-from ..conformance.client import Closed, Reader, Refused
+from ..conformance.client import Reader, Refused
 from ..conformance.sse import EventClient, connect, dial
 from .peer import HANG_GUARD, Clock, Peer, serving
 
@@ -38,11 +38,8 @@ def new_hub(**options: Any) -> Hub:
     def authenticate(handshake: Handshake) -> Identity:
         if handshake.token is None:
             raise AuthenticationError("missing")
-        expires = started + 100 if handshake.token == "brief" else None
-        return Identity(id=handshake.token, roles=WRITERS, expires=expires)
+        return Identity(id=handshake.token, roles=WRITERS)
 
-    clock = options.get("clock")
-    started = clock.wall() if isinstance(clock, ManualClock) else 0.0
     return Hub(CHANNELS, authenticate=authenticate, tuning=FAST, grace=1.0, **options)
 
 
@@ -185,27 +182,6 @@ async def test_heartbeats_are_comments_without_an_id() -> None:
 
         assert await client.receive() == []
         assert client.cursor == cursor
-
-
-async def test_an_expired_token_ends_the_stream_and_refuses_the_next() -> None:
-    """By a status, because nothing else stops an `EventSource`."""
-    clock = ManualClock()
-    hub = clock.attach(new_hub(clock=clock, wall_clock=clock.wall))
-    async with hub, serving(hub) as port:
-        async with dial(port, "brief", "channels=events") as client:
-            reader = Reader(client)
-            await reader.next("$subscribed")
-            clock.advance(71)
-            await reader.next("$expiring")
-            clock.advance(30)
-            assert await reader.closed() == 4401
-            with pytest.raises(Closed):
-                await client.receive()
-        with pytest.raises(Refused) as refused:
-            async with dial(port, "brief", "channels=events", cursor=client.cursor):
-                pass
-
-        assert refused.value.status == 401
 
 
 async def test_the_bytes_of_a_listener_are_ignored_and_its_end_is_noticed() -> None:

@@ -1,4 +1,4 @@
-"""permessage-deflate: what comes in, within bounds, whatever a client sends."""
+"""permessage-deflate: messages of clients, inflated within bounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decode(*portions: bytes, decoder: Decoder | None = None, limit: int = LIMIT)
     for portion in portions:
         decoder.feed(portion)
         events += decoder.events()
-        while not decoder.is_dry:
+        while not decoder.needs_data:
             events += decoder.events()
     assert decoder.is_idle or any(isinstance(event, Close) for event in events)
     return events
@@ -47,7 +47,7 @@ MESSAGES = st.lists(st.tuples(st.text(max_size=60) | st.binary(max_size=60), st.
 
 
 @given(MESSAGES, st.data())
-def test_what_goes_in_comes_out_in_any_portions(messages: list[tuple[str | bytes, bool]], data: st.DataObject) -> None:
+def test_messages_may_be_split_anywhere(messages: list[tuple[str | bytes, bool]], data: st.DataObject) -> None:
     sent: list[bytes] = []
     expected: list[Event] = []
     for content, is_compressed in messages:
@@ -66,7 +66,7 @@ def test_what_goes_in_comes_out_in_any_portions(messages: list[tuple[str | bytes
     assert decode(*cut(data, b"".join(sent), 12)) == expected
 
 
-def test_a_ping_between_the_fragments_of_a_compressed_message_leaves_it_whole() -> None:
+def test_a_ping_between_the_fragments_of_a_compressed_message() -> None:
     """wsproto's own extension forgets the message and closes with 1007."""
     packed = deflate(b"hello hello hello")
     sent = frame(TEXT, packed[:4], rsv=RSV1, fin=False) + frame(PING, b"?") + frame(CONTINUATION, packed[4:])
@@ -86,11 +86,11 @@ def test_a_ping_between_the_fragments_of_a_compressed_message_leaves_it_whole() 
         pytest.param("", "", id="no byte at all"),
     ],
 )
-def test_the_examples_of_the_specification(packed: str, text: str) -> None:
+def test_the_examples_of_rfc_7692(packed: str, text: str) -> None:
     assert decode(frame(TEXT, bytes.fromhex(packed), rsv=RSV1)) == [Message(text)]
 
 
-def test_what_cannot_be_made_shorter_may_be_as_long_as_any_message() -> None:
+def test_incompressible_messages_have_the_same_limit() -> None:
     noise = random.Random(2).randbytes(64 * 1024)
     packed = deflate(noise, level=1)
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_made_shorter_may_be_as_long_as_any_message() -> None:
         pytest.param(frame(TEXT, deflate(b"x" * LIMIT) + TAIL + deflate(b"y" * LIMIT), rsv=RSV1), id="two blocks"),
     ],
 )
-def test_a_bomb_is_refused_before_it_is_inflated(sent: bytes) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_inflated(sent: bytes) -> None:
     decoder = Decoder(LIMIT, 1000, inflates=True)
     tracemalloc.start()
     try:
@@ -138,11 +138,11 @@ def test_a_bomb_is_refused_before_it_is_inflated(sent: bytes) -> None:
         pytest.param(frame(TEXT, deflate(b"a"), rsv=RSV1 | 1), 1002, id="another bit"),
     ],
 )
-def test_what_no_compressed_message_may_be(sent: bytes, code: int) -> None:
+def test_invalid_compressed_messages(sent: bytes, code: int) -> None:
     assert fault(sent) == code
 
 
-def test_a_client_that_looks_back_although_it_was_told_not_to_is_ended() -> None:
+def test_a_reference_to_an_earlier_message_is_1007() -> None:
     squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
     first, second = ((squeezer.compress(b"abcdefgh" * 9) + squeezer.flush(zlib.Z_SYNC_FLUSH))[:-4] for _ in range(2))
 
@@ -150,7 +150,7 @@ def test_a_client_that_looks_back_although_it_was_told_not_to_is_ended() -> None
     assert fault(frame(TEXT, first, rsv=RSV1) + frame(TEXT, second, rsv=RSV1)) == 1007
 
 
-def test_who_did_not_agree_sends_no_compressed_message() -> None:
+def test_a_compressed_message_without_negotiation_is_1002() -> None:
     decoder = Decoder(LIMIT, 8)
     decoder.feed(frame(TEXT, deflate(b"a"), rsv=RSV1))
 

@@ -1,4 +1,4 @@
-"""Limits of the native transports, and what of them the doorkeeper counts: who is held up, who is told what."""
+"""The limits of the native transports, and what they report to the limits of the hub."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ OTHER = "127.0.0.2"
 
 
 def strict_gateway(**tuning: Any) -> FakeGateway:
-    """A fake that counts this machine's addresses like any others."""
+    """A fake that counts the addresses of this machine like any others."""
     return FakeGateway(Tuning(**tuning), proxies=[])
 
 
 @asynccontextmanager
-async def arriving_from(address: str, port: int) -> AsyncIterator[Peer]:
+async def connect_from(address: str, port: int) -> AsyncIterator[Peer]:
     sock = socket.socket()
     sock.bind((address, 0))
     sock.connect(("127.0.0.1", port))
@@ -45,40 +45,40 @@ async def arriving_from(address: str, port: int) -> AsyncIterator[Peer]:
         yield peer
 
 
-# --- connections that are not let in yet ----------------------------------------------------------------------------
+# --- pending connections
 
 
-async def test_connections_that_say_nothing_count_for_their_address_and_the_next_is_told() -> None:
+async def test_pending_connections_count_for_their_address_and_the_next_is_refused() -> None:
     gateway = strict_gateway(max_per_address=3)
     async with serving(gateway) as port, AsyncExitStack() as stack:
-        dawdlers = [await stack.enter_async_context(arriving_from(OTHER, port)) for _ in range(3)]
-        for peer in dawdlers:
+        stalled = [await stack.enter_async_context(connect_from(OTHER, port)) for _ in range(3)]
+        for peer in stalled:
             await peer.send(b"GET ")
-        async with arriving_from(OTHER, port) as late:
+        async with connect_from(OTHER, port) as late:
             answer = await late.read_answer()
 
         assert (answer.status, answer.headers["retry-after"]) == (429, "5")
         assert answer.body == b"more than 3 connections from this address; try again in 5 s\n"
         assert gateway.counters["limited-address"] == 1
         assert await is_served(port)  # from another address
-        dawdlers[0].reset()
+        stalled[0].reset()
         while gateway.limits._pending[OTHER] == 3:
             await anyio.lowlevel.checkpoint()
-        async with arriving_from(OTHER, port) as next_one:
+        async with connect_from(OTHER, port) as next_one:
             await next_one.send(upgrade())
             assert (await next_one.read_head()).status == 101
 
 
-async def test_over_tcp_they_are_told_in_a_last_item() -> None:
+async def test_over_tcp_the_refusal_is_a_close_item() -> None:
     gateway = strict_gateway(max_per_address=1)
     async with serving(gateway, serve=tcp.serve) as port, await Peer.connect(port):
         await gateway.until(lambda: gateway.connected)
-        gateway.limits.session_started(gateway.handshakes[0])  # what a real one does when it connects a client
+        gateway.limits.session_started(gateway.handshakes[0])  # as a real one does when it connects a client
         async with await Peer.connect(port) as late:
             assert await read_close(late) == (4429, "more than 1 connections from this address; try again in 5 s")
 
 
-async def test_over_tls_they_are_cut_off(server_side: Any) -> None:
+async def test_over_tls_the_connection_is_closed(server_side: Any) -> None:
     gateway = strict_gateway(max_per_address=1)
     async with serving(gateway, ssl_context=server_side) as port, await Peer.connect(port):
         async with await Peer.connect(port) as late:
@@ -86,22 +86,22 @@ async def test_over_tls_they_are_cut_off(server_side: Any) -> None:
         assert gateway.counters["limited-address"] == 1
 
 
-async def test_nobody_drives_out_the_pending_connections_of_others() -> None:
+async def test_a_flood_evicts_only_pending_connections_of_its_own_address() -> None:
     gateway = strict_gateway(max_per_address=None)
     async with serving(gateway, limits=Limits(max_pending=4, handshake_timeout=60)) as port, AsyncExitStack() as stack:
         honest = await stack.enter_async_context(await Peer.connect(port))
         await honest.send(b"GET ")
-        flood = [await stack.enter_async_context(arriving_from(OTHER, port)) for _ in range(20)]
+        flood = [await stack.enter_async_context(connect_from(OTHER, port)) for _ in range(20)]
         await gateway.until(lambda: gateway.counters["handshake-evicted"] == 17)
 
         assert [await peer.read_end() for peer in flood[:17]] == [b""] * 17
         await honest.send(upgrade().removeprefix(b"GET "))
         assert (await honest.read_head()).status == 101
-        # Somebody who comes anew takes the place of who dawdles the longest.
+        # A new connection from a third address evicts the oldest of all.
         assert await is_served(port)
 
 
-async def test_places_are_given_back_however_a_connection_ends() -> None:
+async def test_a_pending_connection_is_uncounted_however_it_ends() -> None:
     gateway = strict_gateway()
     async with serving(gateway) as port:
         for data in (b"", b"GET ", b"nonsense\r\n\r\n", upgrade(), upgrade("Origin: https://evil.example")):
@@ -112,12 +112,12 @@ async def test_places_are_given_back_however_a_connection_ends() -> None:
         await gateway.until(lambda: not gateway.connected and not gateway.limits._pending)
 
 
-# --- what waits in memory -------------------------------------------------------------------------------------------
+# --- buffered bytes
 
 
 @pytest.mark.parametrize("kind", ["tail", "message", "body"])
-async def test_a_hub_whose_clients_hold_too_much_takes_nobody_new(kind: str) -> None:
-    """Of real clients, in each of the places where something may wait."""
+async def test_a_hub_with_too_many_buffered_bytes_refuses_new_clients(kind: str) -> None:
+    """Of real clients, in each of the places where bytes may wait."""
     clock = ManualClock()
     tuning = Tuning(max_buffered=MIB, buffer_bytes=64 * MIB, rate=None, max_item_bytes=128 * 1024)
     limits = Limits(max_message=4 * MIB, handshake_timeout=60)
@@ -142,23 +142,23 @@ async def test_a_hub_whose_clients_hold_too_much_takes_nobody_new(kind: str) -> 
             if kind == "tail":
                 hub.publish("a", "x" * 100_000)
             clock.advance(1)
-            answer = await ask(port)
+            answer = await connect_status(port)
             await anyio.wait_all_tasks_blocked()
 
         assert (answer, hub.statistics().counters["overloaded"] > 0) == (503, True)
         for peer in peers:
             peer.reset()
-        while await ask(port) == 503:
+        while await connect_status(port) == 503:
             clock.advance(1)
 
 
-async def ask(port: int) -> int:
+async def connect_status(port: int) -> int:
     async with await Peer.connect(port) as peer:
         await peer.send(upgrade())
         return (await peer.read_head()).status
 
 
-# --- what is told of it ---------------------------------------------------------------------------------------------
+# --- logs, origins
 
 
 async def test_a_flood_is_counted_one_by_one_and_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
@@ -192,7 +192,7 @@ async def test_a_flood_is_counted_one_by_one_and_logged_once_a_second(caplog: py
     assert "evil" not in caplog.text
 
 
-async def test_where_pages_alone_may_connect_others_are_refused_before_their_token_is_looked_at() -> None:
+async def test_with_requires_origin_others_are_refused_before_their_token_is_checked() -> None:
     gateway = FakeGateway()
     async with serving(gateway, requires_origin=True, origins=["https://friend.example"]) as port:
         async with await Peer.connect(port) as peer:
@@ -213,6 +213,6 @@ async def test_where_pages_alone_may_connect_others_are_refused_before_their_tok
             assert (await probe.read_answer()).status == 200
 
 
-async def test_origins_are_checked_where_they_are_written() -> None:
-    with pytest.raises(ValueError, match=r"origin '\*': every page of every site"):
+async def test_invalid_origins_are_an_error_of_serve() -> None:
+    with pytest.raises(ValueError, match=r"origin '\*': it would admit every page"):
         await serve(Hub([Channel("a")], authenticate=anonymous), origins=["*"])

@@ -1,4 +1,4 @@
-"""Accepting: addresses, ports, and a process that runs out of descriptors."""
+"""Addresses, ports, and a process that runs out of descriptors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 
 
-async def test_port_0_takes_a_free_one_and_a_taken_one_is_an_error() -> None:
+async def test_port_0_chooses_a_free_port_and_a_used_port_is_an_error() -> None:
     (first,) = await bind("127.0.0.1", 0, 16)
     with first:
         port = first.getsockname()[1]
@@ -34,7 +34,7 @@ async def test_port_0_takes_a_free_one_and_a_taken_one_is_an_error() -> None:
             await bind("127.0.0.1", port, 16)
 
 
-async def test_a_name_with_two_addresses_listens_on_one_port_of_both() -> None:
+async def test_a_name_with_two_addresses_listens_on_the_same_port_of_both() -> None:
     sockets = await bind("localhost", 0, 16)
 
     assert len({sock.getsockname()[1] for sock in sockets}) == 1
@@ -42,7 +42,7 @@ async def test_a_name_with_two_addresses_listens_on_one_port_of_both() -> None:
         sock.close()
 
 
-async def test_an_address_that_this_machine_has_not_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_address_of_another_machine_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(*args: object, **options: object) -> Sequence[tuple[object, ...]]:
         return [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))][:found]
 
@@ -56,7 +56,7 @@ async def test_an_address_that_this_machine_has_not_is_passed_over(monkeypatch: 
         await bind("localhost", 0, 16)
 
 
-async def test_no_host_means_every_interface() -> None:
+async def test_an_empty_host_means_every_interface() -> None:
     sockets = await bind("", 0, 16)
 
     with socket.create_connection(("127.0.0.1", sockets[0].getsockname()[1])):
@@ -66,7 +66,7 @@ async def test_no_host_means_every_interface() -> None:
 
 
 class FakeSocket(socket.socket):
-    """A listening socket whose `accept` does what a list says."""
+    """A listening socket with an `accept` that raises the errors of a list."""
 
     def __init__(self, outcomes: list[OSError]) -> None:
         super().__init__()
@@ -95,16 +95,16 @@ def make(outcomes: list[OSError]) -> tuple[Listener, FakePoller, SelectorLoop, C
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_pauses_grow_and_are_said_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_pauses_grow_and_are_logged_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
     listener, poller, loop, clock, counted = make([OSError(number, "x")] * 10)
     pauses = []
     while listener._sock.outcomes:  # type: ignore[attr-defined]
-        listener.ready(READ)
+        listener.socket_ready(READ)
         assert not poller.is_watching
-        pauses.append(round(loop.timers.next() - clock.now, 6))
-        clock.now = loop.timers.next()
-        assert [*loop.timers.take(clock.now)] == [listener]
-        listener.due()
+        pauses.append(round(loop.timers.next_time() - clock.now, 6))
+        clock.now = loop.timers.next_time()
+        assert [*loop.timers.pop_due(clock.now)] == [listener]
+        listener.timer_expired()
         assert poller.is_watching
 
     assert pauses == sorted(pauses)
@@ -113,33 +113,33 @@ def test_pauses_grow_and_are_said_once(number: int, caplog: pytest.LogCaptureFix
     assert counted == [f"accept-{errno.errorcode[number].lower()}"] * 10
     assert caplog.text.count("cannot accept connections for now") == 1
 
-    listener.ready(READ)
-    listener.ready(READ)
+    listener.socket_ready(READ)
+    listener.socket_ready(READ)
 
     assert caplog.text.count("accepting connections again") == 1
     listener.close()
     listener.close()
 
 
-def test_a_client_that_left_before_it_was_accepted_is_passed_over() -> None:
+def test_a_client_that_left_before_it_was_accepted_is_skipped() -> None:
     listener, poller, _, _, counted = make([ConnectionAbortedError(), OSError(errno.EPROTO, "x")])
 
-    listener.ready(READ)
+    listener.socket_ready(READ)
 
     assert poller.is_watching
     assert counted == []
     listener.close()
 
 
-def test_a_closed_listener_does_not_come_back() -> None:
+def test_a_closed_listener_does_not_resume() -> None:
     listener, poller, loop, clock, _ = make([OSError(errno.EMFILE, "x")])
-    listener.ready(READ)
+    listener.socket_ready(READ)
     listener.close()
 
-    listener.due()
+    listener.timer_expired()
 
     assert not poller.is_watching
-    assert [*loop.timers.take(clock.now + 10)] == []
+    assert [*loop.timers.pop_due(clock.now + 10)] == []
 
 
 SCRIPT = """
@@ -169,7 +169,7 @@ anyio.run(main, backend={backend!r}, backend_options={options!r})
 
 
 def test_a_server_without_descriptors_waits_and_recovers(anyio_backend: tuple[str, dict[str, object]]) -> None:
-    """anyio's own listener ends for good here, on both backends (trap 10)."""
+    """anyio's own listener would end for good, on both backends."""
     script = SCRIPT.format(root=str(ROOT), backend=anyio_backend[0], options=anyio_backend[1])
     server = subprocess.Popen(
         [sys.executable, "-c", script], stdin=-1, stdout=-1, stderr=-1, text=True, env=os.environ, cwd=ROOT
@@ -200,7 +200,7 @@ def test_a_server_without_descriptors_waits_and_recovers(anyio_backend: tuple[st
     assert server.returncode == 0
 
 
-async def test_a_connection_that_cannot_be_taken_is_one_less(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_configure_concerns_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = FakeGateway()
 
     def refuse(sock: socket.socket) -> None:

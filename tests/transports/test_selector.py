@@ -1,4 +1,4 @@
-"""The loop and its pollers: timers, fairness, the boundary around each handler, and the fallback without a selector."""
+"""The loop and its pollers: timers, fairness, the error boundary, and the fallback without a selector."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 @dataclass(eq=False)
 class Recorder:
-    """A handler that does as it is told."""
+    """A handler that records its calls."""
 
     on_ready: Callable[[int], None] = lambda events: None
     on_due: Callable[[], None] = lambda: None
@@ -45,11 +45,11 @@ class Recorder:
     failures: list[Exception] = field(default_factory=list)
     fails_to_fail: bool = False
 
-    def ready(self, events: int) -> None:
+    def socket_ready(self, events: int) -> None:
         self.events.append(events)
         self.on_ready(events)
 
-    def due(self) -> None:
+    def timer_expired(self) -> None:
         self.events.append(0)
         self.on_due()
 
@@ -68,32 +68,32 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield left, right
 
 
-# --- timers ---------------------------------------------------------------------------------------------------------
+# --- timers
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=30), st.floats(0, 100))
-def test_a_timer_comes_once_and_never_early_nor_a_tick_late(asked: list[tuple[float, bool]], now: float) -> None:
+def test_a_timer_expires_once_and_never_early_nor_a_tick_late(requested: list[tuple[float, bool]], now: float) -> None:
     timers = Timers()
-    handlers = [Recorder() for _ in asked]
-    for handler, (when, _) in zip(handlers, asked, strict=True):
+    handlers = [Recorder() for _ in requested]
+    for handler, (when, _) in zip(handlers, requested, strict=True):
         timers.add(when, handler)
-    for handler, (when, is_taken_back) in zip(handlers, asked, strict=True):
-        if is_taken_back:
+    for handler, (when, is_discarded) in zip(handlers, requested, strict=True):
+        if is_discarded:
             timers.discard(when, handler)
             timers.discard(when, handler)
-    wanted = {id(handler): when for handler, (when, is_back) in zip(handlers, asked, strict=True) if not is_back}
+    wanted = {id(handler): when for handler, (when, is_back) in zip(handlers, requested, strict=True) if not is_back}
 
-    taken = [id(handler) for handler in timers.take(now)]
+    taken = [id(handler) for handler in timers.pop_due(now)]
 
     assert len(taken) == len(set(taken))
     assert all(wanted[one] <= now + 1e-9 for one in taken)
     assert {one for one, when in wanted.items() if when <= now - TICK} <= set(taken)
     left = [when for one, when in wanted.items() if one not in taken]
-    assert timers.next() >= min(left, default=timers.next()) - 1e-9
-    assert [*timers.take(now)] == []
+    assert timers.next_time() >= min(left, default=timers.next_time()) - 1e-9
+    assert [*timers.pop_due(now)] == []
 
 
-# --- the loop -------------------------------------------------------------------------------------------------------
+# --- the loop
 
 
 async def run_loop(script: Callable[[SelectorLoop], None], is_finished: Callable[[], bool], clock: Clock) -> None:
@@ -121,7 +121,7 @@ async def test_a_handler_is_called_while_its_socket_is_ready() -> None:
         assert reader.events == [READ] * 3
 
 
-async def test_what_one_handler_raises_is_told_to_it_and_to_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_is_passed_to_the_handler_that_raised_it(caplog: pytest.LogCaptureFixture) -> None:
     error = RuntimeError("boom")
 
     def explode(events: int) -> None:
@@ -143,7 +143,7 @@ async def test_what_one_handler_raises_is_told_to_it_and_to_no_other(caplog: pyt
     assert "could not be ended" in caplog.text
 
 
-async def test_timers_are_called_by_the_injected_clock() -> None:
+async def test_timers_use_the_injected_clock() -> None:
     clock = Clock()
     first, second = Recorder(), Recorder(lambda events: None)
 
@@ -163,7 +163,7 @@ async def test_timers_are_called_by_the_injected_clock() -> None:
     assert second.events == []
 
 
-async def test_a_call_from_outside_wakes_the_loop() -> None:
+async def test_call_soon_from_another_task_wakes_the_loop() -> None:
     handler = Recorder()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
@@ -179,8 +179,8 @@ async def test_a_call_from_outside_wakes_the_loop() -> None:
             poller.close()
 
 
-async def test_the_event_loop_has_its_turn_while_many_are_ready() -> None:
-    """Handlers that take a slice each: another task runs in between, not after all of them."""
+async def test_other_tasks_run_while_many_handlers_are_ready() -> None:
+    """With handlers that take a slice each, another task runs between them, not after all of them."""
     turns = 0
     seen: list[int] = []
 
@@ -207,11 +207,11 @@ async def test_the_event_loop_has_its_turn_while_many_are_ready() -> None:
         await run_loop(script, lambda: len(seen) == len(handlers), Clock())
         group.cancel_scope.cancel()
 
-    # Trio tosses a coin for who is next, so that some of them run twice in a row; without the turns it is one value.
+    # Trio runs ready tasks in random order, so a handler may follow another directly; without turns it is one value.
     assert len(set(seen)) >= 3
 
 
-# --- pollers --------------------------------------------------------------------------------------------------------
+# --- pollers
 
 POLLERS: dict[str, Callable[[anyio.abc.TaskGroup], Poller]] = {
     "selector": lambda group: SelectorPoller(selectors.DefaultSelector()),
@@ -220,13 +220,13 @@ POLLERS: dict[str, Callable[[anyio.abc.TaskGroup], Poller]] = {
 
 
 @pytest.mark.parametrize("make", POLLERS.values(), ids=POLLERS.keys())
-async def test_pollers_do_the_same(make: Callable[[anyio.abc.TaskGroup], Poller]) -> None:
+async def test_pollers_behave_the_same(make: Callable[[anyio.abc.TaskGroup], Poller]) -> None:
     first, second = Recorder(), Recorder()
 
     async def next_from(poller: Poller) -> list[tuple[Handler, int]]:
         while True:
             await poller.wait()
-            taken = [found for found in poller.take() if found[0] in (first, second)]
+            taken = [found for found in poller.poll() if found[0] in (first, second)]
             if taken:
                 return taken
 
@@ -249,15 +249,15 @@ async def test_pollers_do_the_same(make: Callable[[anyio.abc.TaskGroup], Poller]
             poller.forget(left)
             poller.wake()
             await poller.wait()
-            assert [handler for handler, _ in poller.take() if handler in (first, second)] == []
+            assert [handler for handler, _ in poller.poll() if handler in (first, second)] == []
             for _ in range(3000):
                 poller.wake()
             poller.close()
             group.cancel_scope.cancel()
 
 
-async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Windows gets; the rest of the transport does not know the difference."""
+async def test_a_server_without_a_selector_uses_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows; the rest of the transport is the same."""
     monkeypatch.setattr(life, "open_poller", TaskPoller)
     gateway = FakeGateway()
     async with serving(gateway) as port:
@@ -285,13 +285,15 @@ async def test_without_a_selector_that_can_be_waited_on_tasks_serve(monkeypatch:
         assert await is_served(port)
 
 
-async def test_a_selector_without_descriptor_is_not_waited_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_selector_without_a_descriptor_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
     async with anyio.create_task_group() as group:
         assert isinstance(open_poller(group), TaskPoller)
 
 
-async def test_a_loop_that_is_told_of_faults_keeps_their_text_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_ends_one_connection_and_its_text_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     gateway = FakeGateway()
 
@@ -303,5 +305,7 @@ async def test_a_loop_that_is_told_of_faults_keeps_their_text_out_of_the_log(cap
         await peer.send_frame(TEXT, b"a secret token")
         assert (await peer.read_frame()).code == 1011
 
+        assert gateway.counters["connection-fault"] == 1
+        assert await is_served(port)
     assert "connection-fault: RuntimeError" in caplog.text
     assert "secret" not in caplog.text

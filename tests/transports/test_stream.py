@@ -1,4 +1,4 @@
-"""What a stream does with what the kernel takes, against a property and by hand; no sockets."""
+"""A connection over a fake socket: buffering, reading, deadlines and ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .peer import Clock
 
 
 class FakeSocket:
-    """Takes as many bytes at a time as a list says, an error for each that is one, and everything after its end."""
+    """Takes as many bytes at a time as the script has, or raises its errors; everything once it is exhausted."""
 
     def __init__(self, script: list[int | OSError] | None = None) -> None:
         self.script = script or []
@@ -70,7 +70,7 @@ class FakePoller:
 
     async def wait(self) -> None: ...
 
-    def take(self) -> Readiness:
+    def poll(self) -> Readiness:
         return []
 
     def wake(self) -> None: ...
@@ -104,18 +104,18 @@ class Recording(ConnectionProtocol):
         self.events.append("deadline")
 
     def turn(self) -> None:
-        """Call the handlers that asked for it, as the loop does."""
+        """Call the handlers of `call_soon`, as the loop does."""
         soon, self.loop._soon = self.loop._soon, []
         for handler in soon:
-            handler.ready(READ | WRITE)
+            handler.socket_ready(READ | WRITE)
 
 
 FRAMES = st.binary(min_size=1, max_size=40_000)
 
 
 @given(st.lists(FRAMES, max_size=12), st.lists(st.integers(0, 30_000), max_size=40))
-def test_whatever_the_kernel_takes_everything_arrives_in_order(frames: list[bytes], script: list[int]) -> None:
-    """And `write` says no exactly while more than `ROOM` waits."""
+def test_all_bytes_arrive_in_order_however_many_the_kernel_takes(frames: list[bytes], script: list[int]) -> None:
+    """And `write` returns False exactly while more than `ROOM` bytes are unsent."""
     stream = Recording([*script])
     written = b""
     for frame in frames:
@@ -127,35 +127,35 @@ def test_whatever_the_kernel_takes_everything_arrives_in_order(frames: list[byte
         assert bool(stream.poller.events & WRITE) == bool(waiting)
         if not was_taken:
             while stream.poller.events & WRITE:
-                stream.connection.ready(WRITE)
+                stream.connection.socket_ready(WRITE)
             assert stream.events.pop() == "drained, full"
     while stream.poller.events & WRITE:
-        stream.connection.ready(WRITE)
+        stream.connection.socket_ready(WRITE)
 
     assert stream.fake.sent == written
     assert stream.poller.events == READ
 
 
-def test_a_hiccup_is_no_congestion() -> None:
+def test_a_few_unsent_bytes_are_no_congestion() -> None:
     stream = Recording([10_000, 0])
 
     assert stream.connection.write(b"a" * 10_001)
     assert stream.connection.write(b"b" * (ROOM - 1))
     assert not stream.connection.write(b"c")
-    stream.connection.ready(WRITE)
+    stream.connection.socket_ready(WRITE)
     assert stream.events == []
-    stream.connection.ready(WRITE)
+    stream.connection.socket_ready(WRITE)
     assert stream.events == ["drained, full"]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), TimeoutError(), OSError(9, "bad")])
 @pytest.mark.parametrize("script", [[], [5]])
-def test_a_write_to_a_peer_that_has_gone_is_swallowed_and_told_later(error: OSError, script: list[int]) -> None:
+def test_a_write_error_is_reported_in_the_next_turn(error: OSError, script: list[int]) -> None:
     stream = Recording([*script, error])
 
     assert stream.connection.write(b"0123456789")
-    if script:  # the error is met by what the loop sends
-        stream.connection.ready(WRITE)
+    if script:  # the error is raised by what the loop sends
+        stream.connection.socket_ready(WRITE)
     assert stream.connection.write(b"more")
     assert stream.events == []
 
@@ -171,9 +171,9 @@ def test_an_error_while_reading_closes() -> None:
     stream = Recording()
     stream.fake.incoming = [b"x", ConnectionResetError()]
 
-    stream.connection.ready(READ)
-    stream.connection.ready(READ)
-    stream.connection.ready(READ)
+    stream.connection.socket_ready(READ)
+    stream.connection.socket_ready(READ)
+    stream.connection.socket_ready(READ)
 
     assert stream.events == [b"x", "lost"]
 
@@ -184,7 +184,7 @@ def test_nothing_is_read_while_paused() -> None:
 
     stream.connection.pause_reading()
     assert stream.poller.events == 0
-    stream.connection.ready(READ)
+    stream.connection.socket_ready(READ)
     assert stream.events == []
 
     stream.connection.resume_reading()
@@ -194,7 +194,7 @@ def test_nothing_is_read_while_paused() -> None:
     assert stream.poller.events == READ
 
 
-def test_the_last_word_goes_behind_the_tail_and_nothing_goes_behind_it() -> None:
+def test_the_last_write_goes_behind_unsent_bytes_and_nothing_follows_it() -> None:
     stream = Recording([3])
     stream.connection.write(b"frames")
     stream.connection.write_last(b" bye")
@@ -203,31 +203,31 @@ def test_the_last_word_goes_behind_the_tail_and_nothing_goes_behind_it() -> None
     stream.connection.finish(1.0)
     stream.connection.finish(1.0)
     assert not stream.fake.is_shut
-    stream.connection.ready(WRITE)
+    stream.connection.socket_ready(WRITE)
 
     assert stream.fake.sent == b"frames bye"
     assert stream.fake.is_shut
     assert not stream.fake.is_closed
     stream.fake.incoming = [b"whatever", b""]
-    stream.connection.ready(READ)
-    stream.connection.ready(READ)
+    stream.connection.socket_ready(READ)
+    stream.connection.socket_ready(READ)
     assert stream.fake.is_closed
     assert not stream.fake.was_reset
 
 
-def test_a_peer_that_goes_on_talking_after_the_end_is_reset() -> None:
+def test_a_peer_that_keeps_sending_after_the_end_is_reset() -> None:
     stream = Recording()
     stream.connection.finish(1.0)
     stream.fake.incoming = [b"x" * 2048] * (LINGER_BYTES // 2048 + 1)
 
     while not stream.fake.is_closed:
-        stream.connection.ready(READ)
+        stream.connection.socket_ready(READ)
 
     assert stream.fake.was_reset
     assert stream.events == ["lost"]
 
 
-def test_closing_with_a_tail_resets() -> None:
+def test_aborting_with_unsent_bytes_resets() -> None:
     stream = Recording([3])
     stream.connection.write(b"frames")
 
@@ -239,7 +239,7 @@ def test_closing_with_a_tail_resets() -> None:
     assert stream.poller.events == 0
 
 
-def test_a_deadline_that_was_moved_does_not_come_at_its_old_time() -> None:
+def test_a_replaced_deadline_does_not_pass_at_its_old_time() -> None:
     stream = Recording()
     clock = cast("Clock", stream.loop.clock)
     stream.connection.set_deadline(1.0)
@@ -247,12 +247,12 @@ def test_a_deadline_that_was_moved_does_not_come_at_its_old_time() -> None:
     clock.now += 2.0
     stream.loop.now = clock.now
 
-    assert [*stream.loop.timers.take(clock.now)] == []
-    stream.connection.due()
+    assert [*stream.loop.timers.pop_due(clock.now)] == []
+    stream.connection.timer_expired()
     assert stream.events == []
 
     clock.now += 4.0
     stream.loop.now = clock.now
-    assert [*stream.loop.timers.take(clock.now)] == [stream.connection]
-    stream.connection.due()
+    assert [*stream.loop.timers.pop_due(clock.now)] == [stream.connection]
+    stream.connection.timer_expired()
     assert stream.events == ["deadline"]

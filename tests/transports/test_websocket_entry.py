@@ -1,4 +1,4 @@
-"""Who is let in: tokens, origins, room, and the plain HTTP on the same port."""
+"""Admission to the WebSocket transport: tokens, origins, limits, and the plain HTTP on the same port."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def real_hub() -> Hub:
     return Hub([Channel("alerts")], authenticate=JWTAuthenticator(SECRET, algorithms=["HS256"]), grace=0.01)
 
 
-async def ask(port: int, request: bytes) -> Answer:
+async def request(port: int, data: bytes) -> Answer:
     async with await Peer.connect(port) as peer:
-        await peer.send(request)
+        await peer.send(data)
         return await peer.read_answer()
 
 
-async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
-    """The close code of a connection that is upgraded and closed at once."""
+async def read_close_of(port: int, request: bytes) -> tuple[int | None, str]:
+    """The close frame of a connection that is upgraded and closed at once."""
     async with await Peer.connect(port) as peer:
         await peer.send(request)
         assert (await peer.read_head()).status == 101
@@ -49,7 +49,7 @@ async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
         return close.code, close.reason
 
 
-# --- tokens ---------------------------------------------------------------------------------------------------------
+# --- tokens
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def close_of(port: int, request: bytes) -> tuple[int | None, str]:
         pytest.param(upgrade(path=f"{PATH}?token={TOKEN}"), id="query"),
     ],
 )
-async def test_a_token_may_come_in_three_places_and_is_never_seen_again(
+async def test_a_token_may_come_in_three_places_and_is_neither_logged_nor_echoed(
     head: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -78,20 +78,13 @@ async def test_a_token_may_come_in_three_places_and_is_never_seen_again(
     assert "eyJ" not in caplog.text
 
 
-async def test_without_a_token_the_first_message_brings_it() -> None:
-    async with real_hub() as hub, serving(hub) as port:
-        auth = frame(TEXT, b'{"action":"auth","token":"%s"}' % TOKEN.encode())
-        async with await Peer.open(port, then=auth) as peer:
-            assert b"$hello" in (await peer.read_frame()).payload
-
-
 @pytest.mark.parametrize(("token", "sentence"), [(EXPIRED, "expired token"), (TOKEN + "x", "invalid token")])
-async def test_a_wrong_token_is_refused_in_the_words_of_the_client(token: str, sentence: str) -> None:
+async def test_an_invalid_token_is_refused_with_a_status_or_a_close_code(token: str, sentence: str) -> None:
     async with real_hub() as hub, serving(hub) as port:
         head = upgrade(f"Authorization: Bearer {token}")
 
-        answer = await ask(port, head)
-        closed = await close_of(port, upgrade(f"Authorization: Bearer {token}", PAGE))
+        answer = await request(port, head)
+        closed = await read_close_of(port, upgrade(f"Authorization: Bearer {token}", PAGE))
 
         assert (answer.status, answer.body.decode()) == (401, f"{sentence}\n")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -109,7 +102,7 @@ async def test_a_wrong_token_is_refused_in_the_words_of_the_client(token: str, s
         (RuntimeError("secret"), 503, 1011),
     ],
 )
-async def test_refusals_and_faults_of_the_check(error: Exception, status: int, code: int) -> None:
+async def test_refusals_of_the_gateway_and_faults(error: Exception, status: int, code: int) -> None:
     gateway = FakeGateway()
 
     async def admit(handshake: Handshake) -> Identity:
@@ -118,15 +111,15 @@ async def test_refusals_and_faults_of_the_check(error: Exception, status: int, c
 
     gateway.on_admit = admit
     async with serving(gateway) as port:
-        answer = await ask(port, upgrade())
-        closed, reason = await close_of(port, upgrade(PAGE))
+        answer = await request(port, upgrade())
+        closed, reason = await read_close_of(port, upgrade(PAGE))
 
         assert (answer.status, closed) == (status, code)
         assert "secret" not in reason + answer.body.decode()
         assert gateway.sessions == []
 
 
-async def test_the_hub_learns_what_is_known_of_the_peer() -> None:
+async def test_the_handshake_has_everything_known_of_the_peer() -> None:
     gateway = FakeGateway()
     async with serving(gateway) as port:
         head = upgrade(
@@ -147,7 +140,7 @@ async def test_the_hub_learns_what_is_known_of_the_peer() -> None:
     assert "other" not in str(handshake.headers)
 
 
-async def test_a_check_that_hangs_is_given_up_after_the_handshake_timeout() -> None:
+async def test_a_check_is_cancelled_after_the_handshake_timeout() -> None:
     gateway, clock = FakeGateway(), Clock()
 
     async def admit(handshake: Handshake) -> Identity:
@@ -164,7 +157,7 @@ async def test_a_check_that_hangs_is_given_up_after_the_handshake_timeout() -> N
         assert gateway.counters["check-timeout"] == 1
 
 
-async def test_who_waits_too_long_for_the_check_to_begin_is_told() -> None:
+async def test_a_check_that_does_not_begin_in_time_is_answered() -> None:
     gateway, clock = FakeGateway(), Clock()
 
     async def admit(handshake: Handshake) -> Identity:
@@ -177,7 +170,7 @@ async def test_who_waits_too_long_for_the_check_to_begin_is_told() -> None:
         for peer in peers:
             await peer.send(upgrade())
         await gateway.until(lambda: gateway.handshakes)
-        assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404  # so all three have been read
+        assert (await request(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404  # so all three have been read
         clock.now += 5.1
 
         for peer in peers:
@@ -186,7 +179,20 @@ async def test_who_waits_too_long_for_the_check_to_begin_is_told() -> None:
         assert len(gateway.handshakes) == 1
 
 
-async def test_a_server_that_is_cancelled_during_a_check_ends_it() -> None:
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_slow_handshake_is_ended(sent: bytes) -> None:
+    gateway, clock = FakeGateway(), Clock()
+    async with serving(gateway, clock=clock) as port, await Peer.connect(port) as peer:
+        await peer.send(sent)
+        assert await is_served(port)  # so it has been accepted
+        clock.now += 5.1
+
+        answer = await peer.read_end()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+        assert gateway.counters["handshake-timeout"] == 1
+
+
+async def test_a_cancelled_server_cancels_its_checks() -> None:
     gateway = FakeGateway()
     ended: list[bool] = []
 
@@ -209,7 +215,7 @@ async def test_a_server_that_is_cancelled_during_a_check_ends_it() -> None:
     peer.close()
 
 
-async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
+async def test_max_checks_tokens_are_checked_at_a_time() -> None:
     gateway = FakeGateway()
     running = most = 0
 
@@ -217,7 +223,7 @@ async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await anyio.wait_all_tasks_blocked()  # so that all who may run do
+        await anyio.wait_all_tasks_blocked()  # so that as many as possible run
         running -= 1
         return ALICE
 
@@ -233,7 +239,7 @@ async def test_only_so_many_tokens_are_checked_at_a_time() -> None:
         assert most == 3
 
 
-async def test_who_leaves_while_the_token_is_checked_is_forgotten() -> None:
+async def test_nothing_is_left_of_peers_that_leave_during_their_check() -> None:
     gateway, clock = FakeGateway(), Clock()
     gate = anyio.Event()
 
@@ -255,14 +261,17 @@ async def test_who_leaves_while_the_token_is_checked_is_forgotten() -> None:
         await gateway.until(lambda: not gateway.connected)
 
 
-# --- origins, room --------------------------------------------------------------------------------------------------
+# --- origins, limits
 
 
 async def test_a_page_of_another_site_is_upgraded_and_closed_with_4403() -> None:
     gateway = FakeGateway()
     async with serving(gateway, origins=["https://friend.example"]) as port:
-        assert await close_of(port, upgrade("Origin: https://evil.example")) == (4403, "this origin is not allowed")
-        assert await close_of(port, upgrade("Origin: null")) == (4403, "this origin is not allowed")
+        assert await read_close_of(port, upgrade("Origin: https://evil.example")) == (
+            4403,
+            "this origin is not allowed",
+        )
+        assert await read_close_of(port, upgrade("Origin: null")) == (4403, "this origin is not allowed")
         async with await Peer.open(port, "Origin: https://friend.example"):
             pass
         async with await Peer.open(port, PAGE):
@@ -270,39 +279,39 @@ async def test_a_page_of_another_site_is_upgraded_and_closed_with_4403() -> None
         assert len(gateway.sessions) == 2
 
 
-async def test_origins_are_a_list() -> None:
+async def test_origins_must_be_a_list() -> None:
     with pytest.raises(TypeError, match="origins must be a list"):
         await serve(real_hub(), origins="https://friend.example")
 
 
-async def test_a_client_too_many_is_told_to_come_again() -> None:
+async def test_a_client_over_max_clients_is_refused() -> None:
     gateway = FakeGateway()
     async with serving(gateway, limits=Limits(max_clients=1)) as port:
         async with await Peer.open(port) as peer:
-            assert (await ask(port, upgrade())).status == 503
-            assert await close_of(port, upgrade(PAGE)) == (1013, "more than 1 connections")
+            assert (await request(port, upgrade())).status == 503
+            assert await read_close_of(port, upgrade(PAGE)) == (1013, "more than 1 connections")
             await peer.send_frame(CLOSE)
             await peer.read_end()
         await gateway.until(lambda: not gateway.connected)
         assert await is_served(port)
 
 
-async def test_the_oldest_of_too_many_unfinished_handshakes_makes_room() -> None:
+async def test_the_oldest_of_too_many_pending_connections_is_evicted() -> None:
     gateway = FakeGateway()
     async with serving(gateway, limits=Limits(max_pending=3)) as port:
-        dawdlers = [await Peer.connect(port) for _ in range(3)]
-        for peer in dawdlers:
+        stalled = [await Peer.connect(port) for _ in range(3)]
+        for peer in stalled:
             await peer.send(b"GET ")
 
         assert await is_served(port)
 
-        assert await dawdlers[0].read_end() == b""
+        assert await stalled[0].read_end() == b""
         assert gateway.counters["handshake-evicted"] == 1
-        for peer in dawdlers:
+        for peer in stalled:
             peer.close()
 
 
-async def test_a_draining_hub_takes_nobody() -> None:
+async def test_a_draining_hub_refuses_clients() -> None:
     gateway = FakeGateway()
 
     async def admit(handshake: Handshake) -> Identity:
@@ -324,14 +333,14 @@ async def test_a_draining_hub_takes_nobody() -> None:
         early.close()
 
 
-async def test_a_hub_that_closes_in_the_last_moment_takes_nobody() -> None:
+async def test_a_hub_that_closes_during_the_check_refuses_the_client() -> None:
     gateway = FakeGateway()
     gateway.is_closed = True
     async with serving(gateway) as port:
-        assert await close_of(port, upgrade()) == (1012, "the hub is shutting down")
+        assert await read_close_of(port, upgrade()) == (1012, "the hub is shutting down")
 
 
-async def test_a_hub_that_cannot_connect_ends_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_connect_ends_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = FakeGateway()
 
     def connect(*args: object) -> None:
@@ -340,12 +349,12 @@ async def test_a_hub_that_cannot_connect_ends_that_client_only(monkeypatch: pyte
     async with serving(gateway) as port:
         with monkeypatch.context() as patch:
             patch.setattr(gateway, "connect", connect)
-            assert await close_of(port, upgrade()) == (1011, "internal error")
+            assert await read_close_of(port, upgrade()) == (1011, "internal error")
         assert gateway.counters["connection-fault"] == 1
         assert await is_served(port)
 
 
-# --- HTTP -----------------------------------------------------------------------------------------------------------
+# --- HTTP
 
 
 def respond(request: Request) -> Response | None:
@@ -363,10 +372,10 @@ def respond(request: Request) -> Response | None:
 
 async def test_requests_are_answered_by_the_function() -> None:
     async with serving(FakeGateway(), respond=respond) as port:
-        get = await ask(port, b"GET /echo?q HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n")
-        post = await ask(port, b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
-        head = await ask(port, b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n")
-        old = await ask(port, b"GET /echo HTTP/1.0\r\n\r\n")
+        get = await request(port, b"GET /echo?q HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n")
+        post = await request(port, b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
+        head = await request(port, b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+        old = await request(port, b"GET /echo HTTP/1.0\r\n\r\n")
 
     assert (get.status, get.body, get.headers["x-b"]) == (200, b"GET q 1 ", "c")
     assert get.headers["connection"] == "close"
@@ -390,16 +399,16 @@ async def test_requests_are_answered_by_the_function() -> None:
 async def test_requests_that_cannot_be_answered(request_line: str, status: int) -> None:
     gateway = FakeGateway()
     async with serving(gateway, respond=respond) as port:
-        answer = await ask(port, f"{request_line} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        answer = await request(port, f"{request_line} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
 
         assert answer.status == status
         assert b"secret" not in answer.body
         assert "x-evil" not in answer.headers
 
 
-async def test_without_a_function_there_is_nothing() -> None:
+async def test_without_a_function_every_path_is_404() -> None:
     async with serving(FakeGateway()) as port:
-        assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
+        assert (await request(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
 
 
 async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
@@ -418,7 +427,7 @@ async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
         assert not peer.was_reset
 
 
-async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+async def test_an_answer_that_is_not_read_is_aborted() -> None:
     gateway, clock = FakeGateway(), Clock()
     async with (
         serving(gateway, respond=respond, clock=clock) as port,
@@ -433,7 +442,7 @@ async def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 
 async def test_a_refused_upload_still_gets_its_answer() -> None:
-    """Hanging up at once would reset the connection, and the reset would overtake the answer."""
+    """Closing at once would reset the connection, and the reset could overtake the answer."""
     async with serving(FakeGateway(), respond=respond) as port, await Peer.connect(port) as peer:
         await peer.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000)
 
@@ -441,7 +450,7 @@ async def test_a_refused_upload_still_gets_its_answer() -> None:
         assert not peer.was_reset
 
 
-async def test_a_large_body_is_invited_first_if_the_client_asks() -> None:
+async def test_a_client_may_wait_for_100_continue_before_its_body() -> None:
     async with serving(FakeGateway(), respond=respond) as port, await Peer.connect(port) as peer:
         await peer.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert (await peer.read_head()).status == 100
@@ -450,23 +459,22 @@ async def test_a_large_body_is_invited_first_if_the_client_asks() -> None:
         assert (await peer.read_answer()).body == b"POST  None hi"
 
 
-async def test_health_next_to_the_socket() -> None:
+async def test_health_on_the_same_port() -> None:
     async with real_hub() as hub, serving(hub, respond=respond_health(hub)) as port:
-        answer = await ask(port, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        answer = await request(port, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
 
         assert (answer.status, answer.body) == (200, b'{"status":"ok"}\n')
 
 
-async def test_another_path_for_the_socket() -> None:
-    gateway = FakeGateway()
-    async with serving(gateway, path="/live") as port:
+async def test_websockets_at_another_path() -> None:
+    async with serving(FakeGateway(), path="/live") as port:
         async with await Peer.open(port, path="/live?x=1") as peer:
             await peer.send_frame(PING)
             assert (await peer.read_frame()).opcode == PONG
-        assert (await ask(port, upgrade())).status == 404
+        assert (await request(port, upgrade())).status == 404
 
 
-async def test_one_that_cannot_leave_keeps_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_shutdown_concerns_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def shutdown(self: WebSocketProtocol) -> None:
         raise RuntimeError("no")
 

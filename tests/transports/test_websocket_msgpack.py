@@ -1,4 +1,4 @@
-"""MessagePack by subprotocol, next to JSON on the same port."""
+"""MessagePack, by subprotocol, and JSON on the same port."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def read_until(peer: Peer, opcode: int, type_: str) -> dict[str, Any]:
                 return item
 
 
-async def test_both_formats_show_the_same_values() -> None:
+async def test_both_formats_have_the_same_values() -> None:
     hub = Hub([Channel("orders")], authenticate=anonymous)
     async with (
         hub,
@@ -51,7 +51,7 @@ async def test_both_formats_show_the_same_values() -> None:
         assert items[0]["data"] == {"price": 1.5, "big": 2**60, "text": "café", "nothing": None}
 
 
-async def test_the_wrong_kind_of_message_is_answered_and_the_connection_lives() -> None:
+async def test_a_text_message_on_a_binary_session_is_answered() -> None:
     hub = Hub([Channel("orders")], authenticate=anonymous)
     async with hub, serving(hub) as port, await Peer.open(port, f"{PROTOCOL}.msgpack") as peer:
         await peer.send_frame(TEXT, b'{"action":"ping"}')

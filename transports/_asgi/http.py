@@ -32,7 +32,7 @@ from .scope import (
 
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of the bodies of all requests that are not answered yet."""
-SMALL: Final = 16 * 1024
+SMALL_BODY: Final = 16 * 1024
 """Bytes of a body that is read even when that limit is reached."""
 _CRASHED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
 _NOT_FOUND: Final = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
@@ -50,7 +50,7 @@ class EventClient(Client):
         self.gate = Gate()
 
     def pause_reading(self) -> None:
-        pass  # `Gate` looks at the session
+        pass  # `Gate` checks the session
 
     def resume_reading(self) -> None:
         self.gate.open()
@@ -140,7 +140,7 @@ async def _read_body(app: AppState, receive: Receive, body: bytearray, limit: in
 
 
 def _is_over_limit(app: AppState, body: bytearray) -> bool:
-    return app.held > MAX_HELD and len(body) > SMALL
+    return app.held > MAX_HELD and len(body) > SMALL_BODY
 
 
 async def _answer(app: AppState, endpoints: Endpoints, request: Request, scope: Scope) -> Response | EventStream | None:

@@ -24,6 +24,7 @@ from ...exceptions import (
     TicketNotExchangeable,
 )
 from ...http import MAX_BODY, RETRY_SOON, Request, Respond, Response, error_response, json_response, respond_health
+from ...identity import Identity
 from .._origins import Origins, preflight
 from .._refusal import note_refusal, refusal_response
 from .commands import receive_commands
@@ -106,9 +107,9 @@ class Endpoints:
                 raise TicketNotExchangeable
             async with self._limiter():
                 peer = await self._authenticate(request, handshake)
-            return self._share(request, await self._serve(request, peer))
         except HubError as error:
             return self.refuse(request, error)
+        return self._share(request, await self._serve(request, peer))
 
     def answer_at_once(self, request: Request, *, is_secure: bool) -> Response | None:
         """The answer to a request for one of the hub's own paths, if no token has to be checked for it."""
@@ -150,19 +151,18 @@ class Endpoints:
             case "/publish":
                 return await self._publishing.publish(request, peer)
             case "/ticket":
-                return self._issue_ticket(peer)
+                return self._issue_ticket(peer.identity)
             case _:
                 if self._document is None:
                     self._document = json_response(HTTPStatus.OK, describe(self._gateway.channels))
                 return self._document
 
-    def _issue_ticket(self, peer: Peer) -> Response:
-        assert peer.identity is not None
+    def _issue_ticket(self, identity: Identity) -> Response:
         try:
-            ticket = self._gateway.issue_ticket(peer.identity)
+            ticket = self._gateway.issue_ticket(identity)
         except Overloaded as error:
             self._gateway.note("overloaded", "a client was refused: %s", error)
-            raise
+            return refusal_response(error)
         return json_response(HTTPStatus.CREATED, {"ticket": ticket, "expires_in": self._gateway.tuning.ticket_ttl})
 
     # --- refusals

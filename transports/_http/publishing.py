@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from anyio.lowlevel import checkpoint
@@ -24,6 +24,9 @@ from ...http import Request, Response, error_response, json_response
 from ...identity import Identity
 from ...protocol.items import check_nesting, find_key
 from .._refusal import refusal_response
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 MAX_ITEMS: Final = 6000
 """In one request: more than 144 KiB of the shortest. As much of anything else makes an answer sixty times as long."""
@@ -78,28 +81,16 @@ class Publishing:
             return refusal_response(_malformed(error))
         if len(parts) > MAX_ITEMS:
             return refusal_response(InvalidItem(f"the request has {len(parts)} items; at most {MAX_ITEMS} are allowed"))
-        items: list[_Item | HubError] = []
-        for number, part in enumerate(parts, 1):
-            items.append(_parse(part))
-            if number % _TURN == 0:
-                await checkpoint()
+        items = await _map(_parse, parts)
         assert peer.identity is not None
         verdicts = await self._gateway.authorize_publish(peer.identity, self._channels(items, peer.identity))
         author = _Author(peer, verdicts)
         if not is_array:
             result = await _receipt_of(self._submit_or_refuse(items[0], author))
             return refusal_response(result) if isinstance(result, HubError) else json_response(200, _describe(result))
-        outcomes: list[Outcome] = []
-        for number, item in enumerate(items, 1):
-            outcomes.append(self._submit_or_refuse(item, author))
-            if number % _TURN == 0:
-                await checkpoint()
-        answers: list[dict[str, object]] = []
-        for number, outcome in enumerate(outcomes, 1):
-            answers.append(_describe(await _receipt_of(outcome)))
-            if number % _TURN == 0:
-                await checkpoint()
-        return json_response(HTTPStatus.OK, answers)
+        outcomes = await _map(lambda item: self._submit_or_refuse(item, author), items)
+        results = [await _receipt_of(outcome) for outcome in outcomes]
+        return json_response(HTTPStatus.OK, await _map(_describe, results))
 
     def _channels(self, items: Iterable[_Item | HubError], identity: Identity) -> Iterable[str]:
         """The channels that the roles of `identity` allow, each once."""
@@ -150,6 +141,16 @@ class Publishing:
             return self._decoders[channel.name].decode(item.data)
         except msgspec.ValidationError as error:
             raise InvalidItem(f"data for channel {item.channel!r}: {clip(str(error))}") from None
+
+
+async def _map(function: Callable[[T], U], values: Iterable[T]) -> list[U]:
+    """`[function(value) for value in values]`, with turns for the event loop."""
+    results = []
+    for number, value in enumerate(values, 1):
+        results.append(function(value))
+        if number % _TURN == 0:
+            await checkpoint()
+    return results
 
 
 def _decoder(channel: Channel) -> msgspec.json.Decoder[Any]:

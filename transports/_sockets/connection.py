@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def has_eof(self) -> bool:
-        """Whether the peer has ended its side, and the protocol goes on writing."""
+        """Whether the peer has ended its side, and the protocol continues writing."""
         return self._reading == _EOF
 
     @property
@@ -99,7 +99,7 @@ class Connection:
         self.protocol = protocol
 
     def start_tls(self, tls: TLS) -> None:
-        """Everything from now on goes through `tls`, whose handshake is done."""
+        """Encrypt and decrypt with `tls` from now on; its handshake is done."""
         self._tls = tls
         if tls.is_fed:
             self.loop.call_soon(self)  # what came with the end of the handshake makes no descriptor readable
@@ -212,7 +212,7 @@ class Connection:
     def confirmed(self, frames: int) -> None:
         """The socket tells what the peer has not taken."""
 
-    def ready(self, events: int) -> None:
+    def socket_ready(self, events: int) -> None:
         if self.phase >= LOST:
             if self.phase == LOST:
                 self.abort()
@@ -290,7 +290,7 @@ class Connection:
         if self.phase >= CLOSING:
             return
         if self._tls is not None:
-            tls, self._tls = self._tls, None  # what still comes is counted, not decrypted
+            tls, self._tls = self._tls, None  # later bytes are counted, not decrypted
             tls.shutdown()
             self._push(tls)
             if self.phase >= CLOSING:  # the peer has gone meanwhile
@@ -367,8 +367,8 @@ class Connection:
         self.loop.timers.discard(self._deadline, self)
         self._deadline = _NEVER
 
-    def due(self) -> None:
-        # A deadline that was moved in the turn that took it from the wheel comes again.
+    def timer_expired(self) -> None:
+        # A deadline that was moved in the turn that took it from the wheel passes later.
         if self.phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
             self.protocol.deadline_passed()
 

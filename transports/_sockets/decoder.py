@@ -22,14 +22,14 @@ class Message:
     data: str | bytes
 
 
-class Decoder(Protocol):
+class MessageDecoder(Protocol):
     """Bytes in, events out, within bounds."""
 
     started: float
     """When the message in progress began: maintained by the owner."""
-    has_rested: bool
-    """Set whenever a message has ended, or anything came between messages; unset by the owner."""
-    is_dry: bool
+    has_progressed: bool
+    """Set when a message has ended, or a control frame has between messages; reset by the owner."""
+    needs_data: bool
     """Whether everything fed was decoded when `events` was last exhausted."""
 
     @property
@@ -45,7 +45,7 @@ class Decoder(Protocol):
     def feed(self, data: bytes) -> None: ...
 
     def events(self) -> Iterator[object]:
-        """Some of the events in what was fed; it need not be exhausted. Call it again until `is_dry`.
+        """Some of the events in what was fed; it need not be exhausted. Call it again until `needs_data`.
 
         Raises `ProtocolFault`, and is then of no use.
         """

@@ -1,4 +1,4 @@
-"""What one client may do, and how many there may be."""
+"""The limits of a server and of each of its clients."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
-    """What holds for every transport on sockets of its own. Seconds and bytes."""
+    """The limits of every native transport. Seconds and bytes."""
 
     handshake_timeout: float = 5.0
-    """From accept until the client is let in, TLS and the check of the token included, whatever trickles in."""
+    """From accept until the client is admitted, including TLS and the check of the token, however slowly it sends."""
     close_timeout: float = 5.0
     message_timeout: float = 30.0
-    """For a message that was begun."""
+    """From the first to the last byte of a message."""
     max_message: int = 64 * 1024
     max_clients: int = 100_000
-    """A further one is told to try again later (1013, or 503 where there is HTTP)."""
+    """A further one is refused with "try again later" (1013, or 503 where there is HTTP)."""
     max_pending: int = 4096
-    """Connections that are not let in yet; a further one ends the oldest from its own address, or of all."""
+    """Connections that are not admitted yet; a further one closes the oldest from its own address, or of all."""
     max_checks: int = 64
-    """Tokens checked at a time; further handshakes wait their turn, within their timeout."""
+    """Tokens checked at a time; further handshakes wait, within their timeout."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if not (value := getattr(self, field.name)) > 0:  # also refuses NaN
-                raise ValueError(f"{field.name} is {value!r}; it must be above 0")
+                raise ValueError(f"{field.name} is {value!r}; it must be greater than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class Limits(StreamLimits):
     """The limits of a WebSocket server. Seconds and bytes."""
 
     ping_interval: float = 20.0
-    """`message_timeout` is looked at as often."""
+    """`message_timeout` is checked as often."""
     silence_timeout: float = 60.0
-    """Without a byte from the peer, pongs included, the connection is closed with 4408."""
+    """Time without a byte from the peer, pongs included, after which the connection is closed with 4408."""
     max_fragments: int = 1024
     max_control_frames: int = 1000
-    """Pings and pongs of a client in a `ping_interval`. Each costs 7 µs, and no token is needed for them."""
+    """Pings and pongs of a client in a `ping_interval`. Each costs 7 µs, and needs no token."""

@@ -1,4 +1,4 @@
-"""Listening sockets, and accepting on them whatever happens."""
+"""Listening sockets, and a listener that survives a lack of descriptors or memory."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .options import configure
 from .poller import READ
 
 ACCEPTS: Final = 64
-"""Connections accepted at a time, so that a storm of them does not keep the others waiting."""
+"""Connections accepted at a time, so that a burst of them does not delay the others."""
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 1.0
-# Nothing is wrong with the listening socket: the process or the machine has run out of something for a while.
+# The process or the machine has run out of a resource for a while; the listening socket itself is intact.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
-Accepted = Callable[[socket.socket, object], None]
+ConnectionAccepted = Callable[[socket.socket, object], None]
 Count = Callable[[str], None]
 
 
 async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`, all on one port; 0 takes a free one.
+    """Listening sockets for every address of `host`, all on one port; 0 chooses a free one.
 
-    Raises `OSError` if it can listen on none of them, or one is taken. `localhost` often has an IPv6 address on
-    machines without IPv6; that one is passed over.
+    Raises `OSError` if it can listen on none of them, or the port is in use on one. `localhost` often has an IPv6
+    address on machines without IPv6; that one is skipped.
     """
     infos = await anyio.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -43,9 +43,9 @@ async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
             port = sockets[0].getsockname()[1]
         except OSError as error:
             missing = error
-            if error.errno not in _NOT_HERE:
+            if error.errno not in _NO_SUCH_ADDRESS:
                 break
-    if missing is not None and (not sockets or missing.errno not in _NOT_HERE):
+    if missing is not None and (not sockets or missing.errno not in _NO_SUCH_ADDRESS):
         for sock in sockets:
             sock.close()
         raise missing
@@ -55,7 +55,7 @@ async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
 def _bind_one(family: socket.AddressFamily, address: tuple[object, ...], backlog: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it would let a second process take the port over
+        if os.name == "posix":  # elsewhere it would let a second process take over the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -69,58 +69,58 @@ def _bind_one(family: socket.AddressFamily, address: tuple[object, ...], backlog
 
 
 class Listener:
-    """Accepts on one socket and hands on what comes; survives a process that has no descriptors left."""
+    """Accepts connections on one socket. While there are no descriptors left, it pauses."""
 
-    def __init__(self, loop: SelectorLoop, sock: socket.socket, accepted: Accepted, count: Count) -> None:
+    def __init__(self, loop: SelectorLoop, sock: socket.socket, accepted: ConnectionAccepted, count: Count) -> None:
         self._loop = loop
         self._sock = sock
         self._accepted = accepted
         self._count = count
-        self._muffler = ThrottledLogger(loop.clock)
+        self._throttled = ThrottledLogger(loop.clock)
         self._pause = 0.0
-        self._resumes = 0.0
+        self._resumes_at = 0.0
         loop.watch(sock, READ, self)
 
-    def ready(self, events: int) -> None:
+    def socket_ready(self, events: int) -> None:
         for _ in range(ACCEPTS):
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
-                self._recover()  # everyone who waited is in; before that, the next accept may well fail again
+                self._recover()  # not before the queue is empty: until then the next accept may fail again
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._back_off(error)
                     return
-                continue  # that client has gone before it was accepted; the next may be fine
-            self._hand_on(sock, address)
+                continue  # that client has gone before it was accepted
+            self._start(sock, address)
 
-    def _hand_on(self, sock: socket.socket, address: object) -> None:
+    def _start(self, sock: socket.socket, address: object) -> None:
         try:
             configure(sock)
             self._accepted(sock, address)
-        except Exception:  # noqa: BLE001  # gone already, or no memory: one connection less
+        except Exception:  # noqa: BLE001  # the client has gone, or there is no memory
             self._count("accept-failed")
             sock.close()
 
     def _back_off(self, error: OSError) -> None:
-        # The socket stays readable, so trying on would spin; closing others' connections is not ours to decide.
+        # The socket stays readable, so retrying at once would spin; closing connections is the application's decision.
         name = errno.errorcode.get(error.errno or 0, "error").lower()
         self._count(f"accept-{name}")
         if not self._pause:
-            sentence = "cannot accept connections for now: %s"
-            self._muffler.log(logging.WARNING, "accept", sentence, os.strerror(error.errno or 0))
+            message = "cannot accept connections for now: %s"
+            self._throttled.log(logging.WARNING, "accept", message, os.strerror(error.errno or 0))
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
-        self._resumes = self._loop.clock() + self._pause
+        self._resumes_at = self._loop.clock() + self._pause
         self._loop.forget(self._sock)
-        self._loop.timers.add(self._resumes, self)
+        self._loop.timers.add(self._resumes_at, self)
 
     def _recover(self) -> None:
         if self._pause:
             self._pause = 0.0
-            self._muffler.log(logging.WARNING, "accept-again", "accepting connections again")
+            self._throttled.log(logging.WARNING, "accept-again", "accepting connections again")
 
-    def due(self) -> None:
+    def timer_expired(self) -> None:
         if self._sock.fileno() >= 0:
             self._loop.watch(self._sock, READ, self)
 
@@ -129,6 +129,6 @@ class Listener:
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:
-            self._loop.timers.discard(self._resumes, self)
+            self._loop.timers.discard(self._resumes_at, self)
             self._loop.forget(self._sock)
             self._sock.close()

@@ -1,4 +1,4 @@
-"""The options of a socket under which "drop oldest" means what it says."""
+"""The options of a socket: those under which "drop oldest" drops what is old, and not what is about to be sent."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ UNSENT_LOW_WATER: Final = 16 * 1024
 
 
 def configure(sock: socket.socket) -> None:
-    """Set them, and that nothing blocks."""
+    """Set them, and non-blocking mode."""
     sock.setblocking(False)
-    # A flush is one `send`; Nagle's algorithm would hold its last segment back until the peer has acknowledged.
+    # A flush is one `send`; Nagle's algorithm would hold back its last segment until the peer has acknowledged.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Left alone, the kernel takes 3.8 MB of frames that the peer has not read, stale by seconds before anything is
-    # dropped, and ten deaf clients hold 40 MB of its memory. Bounded so, they hold 3 MB. It must have room for the
-    # largest write of the hub and its bookkeeping: with half of this, a write of 256 KiB is never taken whole, and
-    # every client of a busy hub looks congested.
+    # By default the kernel takes 3.8 MB of frames that the peer has not read, stale by seconds before anything is
+    # dropped, and ten clients that never read hold 40 MB of its memory. With this bound they hold 3 MB. It must have
+    # room for the largest write of the hub and the kernel's bookkeeping: with half of it, a write of 256 KiB is never
+    # taken whole, and every client of a busy hub looks congested.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    # `send` also stops when this much has not even left the machine: what waits then waits here, where it can be
-    # dropped or superseded, and not there. A peer that never reads is thus given 146 KB, whatever the buffer above.
+    # `send` also stops while this many bytes have not even left the machine. What is unsent then waits in this process,
+    # where it can be dropped or superseded. A peer that never reads is thus sent 146 KB, whatever the buffer above.
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)

@@ -1,6 +1,6 @@
-"""What waits for many sockets at once: one selector, or where that cannot be waited on, a task for each direction.
+"""Waits for many sockets at once: with one selector, or where that has no descriptor, a task for each direction.
 
-Both report readiness as it is at the moment (level-triggered): who leaves bytes behind is called again.
+Both are level-triggered: a handler that leaves bytes unread is called again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ WRITE: Final = selectors.EVENT_WRITE
 
 
 class Handler(Protocol):
-    """One socket's owner, as the loop sees it."""
+    """The owner of one socket. Its methods must not block."""
 
-    def ready(self, events: int) -> None:
-        """The socket is ready for these of `READ` and `WRITE`, or was a moment ago. Must not block."""
+    def socket_ready(self, events: int) -> None:
+        """The socket is ready for `events`, of `READ` and `WRITE`, or was when it was polled."""
 
-    def due(self) -> None:
-        """The time this handler asked for has come."""
+    def timer_expired(self) -> None: ...
 
     def fail(self, error: Exception) -> None:
-        """One of the above raised `error`: end this one, nothing else."""
+        """One of the methods above has raised `error`: end this connection only."""
 
 
 Readiness = list[tuple[Handler, int]]
@@ -36,7 +35,7 @@ Readiness = list[tuple[Handler, int]]
 
 class Poller(Protocol):
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
-        """Report `events` of `sock` to `handler` from now on. None of them is allowed: `forget` follows in any case."""
+        """Report `events` of `sock` to `handler` from now on; none is allowed. `forget` must follow."""
 
     def forget(self, sock: socket.socket) -> None:
         """Must be called before `sock` is closed."""
@@ -44,7 +43,9 @@ class Poller(Protocol):
     async def wait(self) -> None:
         """Return once something is ready, or `wake` was called."""
 
-    def take(self) -> Readiness: ...
+    def poll(self) -> Readiness:
+        """The sockets that are ready, without waiting."""
+        ...
 
     def wake(self) -> None: ...
 
@@ -58,59 +59,59 @@ def open_poller(group: anyio.abc.TaskGroup) -> Poller:
 
 
 class SelectorPoller:
-    """All sockets in one selector, whose own descriptor is what the event loop waits on.
+    """All sockets in one selector; the event loop waits on the descriptor of the selector.
 
     A selector's descriptor is readable while any of its sockets is ready. So the event loop (asyncio, uvloop or Trio)
-    knows one descriptor whatever the number of clients, and one wake-up serves all that became ready together.
+    watches one descriptor whatever the number of clients, and one wake-up serves all that became ready together.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._descriptor: int = selector.fileno()  # type: ignore[attr-defined]  # not in BaseSelector
-        self._alarm, self._button = socket.socketpair()
-        self._alarm.setblocking(False)
-        self._button.setblocking(False)
-        selector.register(self._alarm, READ, self)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        selector.register(self._wake_reader, READ, self)
 
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
         if not events:
             self.forget(sock)
-        elif self._knows(sock):
+        elif self._is_registered(sock):
             self._selector.modify(sock, events, handler)
         else:
             self._selector.register(sock, events, handler)
 
     def forget(self, sock: socket.socket) -> None:
-        if self._knows(sock):
+        if self._is_registered(sock):
             self._selector.unregister(sock)
 
-    def _knows(self, sock: socket.socket) -> bool:
-        # By number: asked for an unknown socket, the mapping formats its `repr` first, a fifth of a whole handshake.
+    def _is_registered(self, sock: socket.socket) -> bool:
+        # By number: for an unknown socket the mapping formats its `repr` first, a fifth of the cost of a handshake.
         return sock.fileno() in self._selector.get_map()
 
     async def wait(self) -> None:
         await anyio.wait_readable(self._descriptor)
 
-    def take(self) -> Readiness:
+    def poll(self) -> Readiness:
         return [(key.data, events) for key, events in self._selector.select(0)]
 
     def wake(self) -> None:
-        with suppress(BlockingIOError):  # full: it rings already
-            self._button.send(b"\0")
+        with suppress(BlockingIOError):  # full: the reader is ready already
+            self._wake_writer.send(b"\0")
 
     def close(self) -> None:
         self._selector.close()
-        self._alarm.close()
-        self._button.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
-    # The poller is the handler of its own alarm.
+    # The poller is the handler of its own socket.
 
-    def ready(self, events: int) -> None:
+    def socket_ready(self, events: int) -> None:
         with suppress(BlockingIOError):
-            while self._alarm.recv(4096):
+            while self._wake_reader.recv(4096):
                 pass
 
-    def due(self) -> None: ...
+    def timer_expired(self) -> None: ...
 
     def fail(self, error: Exception) -> None: ...
 
@@ -120,21 +121,21 @@ class _Watched:
     events: int
     handler: Handler
     waiting: int = 0
-    """The directions that a task waits for at the moment."""
-    taken: anyio.Event = field(default_factory=anyio.Event)
+    """The directions for which a task is waiting."""
+    polled: anyio.Event = field(default_factory=anyio.Event)
 
 
 class TaskPoller:
-    """A task for each socket and direction: the fallback for Windows, whose selectors have no descriptor.
+    """A task for each socket and direction: the fallback for Windows, where selectors have no descriptor.
 
-    It costs a few KB and a few task switches for each client; everything above is the same.
+    It costs a few KB and a few task switches for each client; the rest of the transport is the same.
     """
 
     def __init__(self, group: anyio.abc.TaskGroup) -> None:
         self._group = group
         self._watched: dict[socket.socket, _Watched] = {}
         self._ready: list[tuple[_Watched, int]] = []
-        self._alarm = anyio.Event()
+        self._wakeup = anyio.Event()
 
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
         if not events:
@@ -150,8 +151,8 @@ class TaskPoller:
     def forget(self, sock: socket.socket) -> None:
         if watched := self._watched.pop(sock, None):
             watched.events = 0
-            watched.taken.set()
-            anyio.notify_closing(sock)  # wakes its tasks, which find nothing to wait for
+            watched.polled.set()
+            anyio.notify_closing(sock)  # wakes its tasks, which then end
 
     async def _wait_for(self, sock: socket.socket, watched: _Watched, direction: int) -> None:
         wait = anyio.wait_readable if direction == READ else anyio.wait_writable
@@ -159,29 +160,29 @@ class TaskPoller:
             while watched.events & direction:
                 await wait(sock)
                 self._ready.append((watched, direction))
-                self._alarm.set()
-                await watched.taken.wait()  # else it would spin until the loop has read
+                self._wakeup.set()
+                await watched.polled.wait()  # otherwise it would spin until the loop has read
         except (anyio.ClosedResourceError, OSError, ValueError):  # the socket was closed meanwhile
             pass
         finally:
             watched.waiting &= ~direction
 
     async def wait(self) -> None:
-        await self._alarm.wait()
+        await self._wakeup.wait()
 
-    def take(self) -> Readiness:
-        self._alarm = anyio.Event()
+    def poll(self) -> Readiness:
+        self._wakeup = anyio.Event()
         ready, self._ready = self._ready, []
-        taken: Readiness = []
+        found: Readiness = []
         for watched, direction in ready:
-            watched.taken.set()
-            watched.taken = anyio.Event()
+            watched.polled.set()
+            watched.polled = anyio.Event()
             if events := watched.events & direction:
-                taken.append((watched.handler, events))
-        return taken
+                found.append((watched.handler, events))
+        return found
 
     def wake(self) -> None:
-        self._alarm.set()
+        self._wakeup.set()
 
     def close(self) -> None:
         for sock in [*self._watched]:

@@ -6,18 +6,19 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeVar
 
 import anyio.abc
 import anyio.lowlevel
 
 from ...contracts import Gateway
-from ...exceptions import HubError, TooManyRequests, TransportFull
+from ...exceptions import HubDraining, HubError, TooManyRequests, TransportFull
 from ...telemetry import ThrottledLogger
 from ..tls import Security
 from .connection import Connection
 from .limits import StreamLimits
 from .loop import SelectorLoop
+from .protocol import ConnectionProtocol
 
 DISCARDED: Final = 16 * 1024
 """Bytes read of a peer that is refused at once: unread bytes in a closed socket destroy what was sent."""
@@ -25,14 +26,8 @@ DISCARDED: Final = 16 * 1024
 Check = Callable[[], Awaitable[None]]
 
 
-class Startable(Protocol):
-    """The first protocol of a connection."""
-
-    def start(self) -> None: ...
-
-
-ProtocolFactory = Callable[[Any, Connection, str | None], Startable]
-"""Called with the server, a new connection and the peer's address as text."""
+ProtocolFactory = Callable[[Any, Connection, str | None], ConnectionProtocol]
+"""Returns the first protocol of a connection; called with the server, the connection and the peer's address."""
 
 
 class PendingConnections:
@@ -118,12 +113,11 @@ class Server:
         """Whether connections have TLS here."""
         return self.ssl_context is not None
 
-    @property
-    def is_full(self) -> bool:
-        return self.clients >= self.limits.max_clients
-
-    def full_error(self) -> TransportFull:
-        return TransportFull(self.limits.max_clients)
+    def find_refusal(self) -> HubError | None:
+        """Why no further client can be admitted now, if so."""
+        if self.gateway.is_draining:
+            return HubDraining()
+        return TransportFull(self.limits.max_clients) if self.clients >= self.limits.max_clients else None
 
     def connection_accepted(self, sock: socket.socket, address: object) -> None:
         client = str(address[0]) if isinstance(address, tuple) else None
@@ -141,7 +135,8 @@ class Server:
         self.connections.add(connection)
         self.pending.add(connection, client)
         connection.set_deadline(self.limits.handshake_timeout)
-        self._protocol_factory(self, connection, client).start()
+        connection.set_protocol(self._protocol_factory(self, connection, client))
+        connection.protocol.connection_made()
 
     def _reject(self, sock: socket.socket, error: HubError) -> None:
         """Close a connection for which nothing may be kept; the reason is sent where that needs no TLS."""
@@ -152,17 +147,9 @@ class Server:
                 sock.recv(DISCARDED)
         sock.close()
 
-    def forget(self, connection: Connection) -> None:
-        """It was closed."""
-        self.connections.discard(connection)
-
     def buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
         return sum(connection.buffered for connection in self.connections)
-
-    def note_handshake_timeout(self) -> None:
-        timeout = self.limits.handshake_timeout
-        self.gateway.note("handshake-timeout", "a connection was not admitted within %g s", timeout)
 
     def fault(self, kind: str, error: Exception) -> None:
         """Count and log an exception that ended one connection."""
@@ -199,3 +186,6 @@ class Server:
             except Exception as error:  # noqa: BLE001  # the boundary: a failing close must not block the others
                 self.fault("connection-fault", error)
                 connection.sock.close()
+
+
+ServerT = TypeVar("ServerT", bound=Server)

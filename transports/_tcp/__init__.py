@@ -1,1 +1,1 @@
-"""What the `tcp` transport adds to `_sockets`: one client, and its lines."""
+"""What the `tcp` transport adds to `_sockets`: its connections, and their lines."""

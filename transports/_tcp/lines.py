@@ -1,4 +1,4 @@
-"""Newline-delimited JSON: each frame a line, each line of the client a command or an array of them."""
+"""Newline-delimited JSON: each frame is a line, each line of the client a command or an array of them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ...protocol.formats import JSON
 from .._sockets.decoder import Message, ProtocolFault
 
 LINES: Final = 64
-"""Lines decoded at a time: a client that floods with tiny ones takes turns with all others."""
+"""Lines decoded at a time: a client that floods with short ones takes turns with all others."""
 
 
 class LineWire:
-    """Frames on lines of their own."""
+    """One line for each frame."""
 
     name = "tcp.json"
     has_cursor = False
 
     def frame(self, items: Sequence[bytes]) -> bytes:
         payload = JSON.join(items)
-        if b"\n" in payload:  # between two tokens of JSON that the application made itself: no text can hold it
+        if b"\n" in payload:  # between tokens of JSON that was published raw; within a text it is always escaped
             payload = payload.replace(b"\n", b" ")
         return payload + b"\n"
 
@@ -30,16 +30,16 @@ class LineWire:
 
 
 class LineDecoder:
-    """What one client sends, a `Message` for each line without its end, `\\n` or `\\r\\n`."""
+    """Decodes what one client sends: a `Message` for each line, without its `\\n` or `\\r\\n`."""
 
     def __init__(self, max_line: int) -> None:
         self._max_line = max_line
         self._rest = bytearray()
         self._searched = 0
-        """Bytes of the rest that hold no end of a line."""
-        self.is_dry = True
+        """Bytes of the rest without a line feed."""
+        self.needs_data = True
         self.started = 0.0
-        self.has_rested = False
+        self.has_progressed = False
 
     @property
     def held(self) -> int:
@@ -51,25 +51,25 @@ class LineDecoder:
 
     def feed(self, data: bytes) -> None:
         self._rest += data
-        self.is_dry = False
+        self.needs_data = False
 
     def events(self) -> Iterator[Message]:
-        """The next `LINES` lines. Raises `ProtocolFault`, and is then of no use."""
+        """The next `LINES` lines."""
         for _ in range(LINES):
             end = self._rest.find(b"\n", self._searched)
             if end < 0:
                 self._searched = len(self._rest)
                 self._check(self._rest)
-                self.is_dry = True
+                self.needs_data = True
                 return
             line = self._rest[:end]
             del self._rest[: end + 1]
             self._searched = 0
-            self.has_rested = True
+            self.has_progressed = True
             yield self._read(line)
 
     def finish(self) -> Iterator[Message]:
-        """The line that the end of the stream has ended, if there is one. Raises `ProtocolFault`."""
+        """The line that ended with the stream, if there is one. Raises `ProtocolFault`."""
         line, self._rest = self._rest, bytearray()
         if line:
             yield self._read(line)
@@ -79,8 +79,9 @@ class LineDecoder:
         try:
             return Message(line.removesuffix(b"\r").decode())
         except UnicodeDecodeError as error:
-            raise ProtocolFault(CloseCode.INVALID_DATA, f"a line must be UTF-8; byte {error.start} is not") from None
+            reason = f"a line must be UTF-8; byte {error.start} is invalid"
+            raise ProtocolFault(CloseCode.INVALID_DATA, reason) from None
 
     def _check(self, line: bytearray) -> None:
         if len(line) > self._max_line + line.endswith(b"\r"):
-            raise ProtocolFault(CloseCode.TOO_BIG, f"a line may have {self._max_line} bytes")
+            raise ProtocolFault(CloseCode.TOO_BIG, f"a line may have at most {self._max_line} bytes")

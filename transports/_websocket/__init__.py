@@ -1,5 +1,5 @@
-"""What the `websocket` transport adds to `_sockets`: RFC 6455 by wsproto, and the HTTP that shares its port.
+"""What the `websocket` transport adds to `_sockets`: RFC 6455 by wsproto, and the HTTP on the same port.
 
-`incoming` serves the request that comes first, with `exchange` (HTTP by h11) and `handshake` (the upgrade);
-`connection` is one client, with `frames` and `deflate`; `events` is one that listens to server-sent events.
+`request` serves the first request, with `http11` (by h11) and `handshake` (the upgrade). It becomes a WebSocket
+(`protocol`, with `frames` and `deflate`), or a stream of server-sent events (`event_stream`).
 """

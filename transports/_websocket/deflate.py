@@ -1,8 +1,8 @@
-"""permessage-deflate (RFC 7692) for many clients at once: what is agreed with each, and the compressor they share.
+"""permessage-deflate (RFC 7692) for many clients at once: negotiation with each, and a shared compressor.
 
-Every message is compressed without looking back at the one before (`server_no_context_takeover`), so one compressed
-frame serves everybody, and neither side keeps a compressor for a connection: clients are told to do the same, and what
-they send is inflated by `frames.Decoder`, within its bounds.
+Every message is compressed without reference to those before (`server_no_context_takeover`), so one compressed frame
+serves all clients, and neither side keeps a compressor for a connection: clients must do the same, and their messages
+are inflated by `frames.Decoder`, within its bounds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ NAME: Final = "permessage-deflate"
 LARGEST_WINDOW: Final = 15
 SMALLEST_WINDOW: Final = 9
 """RFC 7692 has 8 too, but zlib cannot compress with it."""
-# With a small window, zlib's default of 8 takes up to four times as long, for hashes that it must slide; nothing was
-# smaller for it.
+# With a small window, zlib's default of 8 takes up to four times as long, because it must slide its hashes; the output
+# was not smaller.
 _MEMORY_LEVEL: Final = 5
 
 
@@ -26,27 +26,27 @@ class Compression:
     """How frames are compressed for clients that offer permessage-deflate."""
 
     level: int = 1
-    """zlib's, 1 to 9. A batch of 16 items takes 10 µs with 1 and 18 µs with 6, for 5 % fewer bytes."""
+    """The level of zlib, 1 to 9. A batch of 16 items takes 10 µs with 1, and 18 µs with 6 for 5 % fewer bytes."""
     threshold: int = 512
-    """Payloads of fewer bytes go as they are: they fit one packet anyway."""
+    """Payloads of fewer bytes are not compressed: they fit one packet anyway."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.level <= 9:
             raise ValueError(f"level is {self.level!r}; it must be between 1 and 9")
         if not self.threshold >= 0:
-            raise ValueError(f"threshold is {self.threshold!r}; it must not be below 0")
+            raise ValueError(f"threshold is {self.threshold!r}; it must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was negotiated: the window that our frames keep to, and the header that says so."""
+    """What was negotiated: the window of our frames, and the header of the answer."""
 
     window: int
     answer: str
 
 
 class Deflater:
-    """Compresses payloads, each by itself."""
+    """Compresses payloads, independently of each other."""
 
     def __init__(self, compression: Compression, window: int) -> None:
         self.name = f"deflate{window}"
@@ -54,10 +54,10 @@ class Deflater:
         self._zlib = zlib.compressobj(compression.level, zlib.DEFLATED, -window, _MEMORY_LEVEL)
 
     def deflate(self, payload: bytes) -> bytes | None:
-        """The payload of a compressed message, or None if it had better go as it is."""
+        """The payload of a compressed message; None if compressing it is not worth while."""
         if len(payload) < self._threshold:
             return None
-        # A full flush forgets all that went before, as a compressor of its own for each message would, without one.
+        # A full flush forgets the messages before, as a new compressor for each message would, at less cost.
         packed = self._zlib.compress(payload) + self._zlib.flush(zlib.Z_FULL_FLUSH)
         # Without the four bytes of an empty block at the end (RFC 7692 §7.2.1).
         return packed[:-4] if len(packed) - 4 < len(payload) else None
@@ -71,9 +71,9 @@ _BITS: Final = re.compile(r"[89]|1[0-5]")
 
 
 def negotiate(offers: str) -> Agreement | None:
-    """What to answer to the header `Sec-WebSocket-Extensions`: the first offer that is in order and that can be kept.
+    """The answer to the header `Sec-WebSocket-Extensions`: the first offer that is valid and can be met.
 
-    Any other is declined, not refused (RFC 7692 §7.1): the client is then served without compression.
+    Other offers are declined, not refused (RFC 7692 §7.1): the client is then served without compression.
     """
     for offer in offers.split(","):
         name, *parameters = offer.split(";")
@@ -83,12 +83,12 @@ def negotiate(offers: str) -> Agreement | None:
 
 
 def _accept(parameters: list[str]) -> Agreement | None:
-    asked = _parse(parameters)
-    if asked is None:
+    wanted = _parse(parameters)
+    if wanted is None:
         return None
     # Never `client_max_window_bits`: a client that did not offer it would break, and any window can be inflated.
     answer = [NAME, "server_no_context_takeover", "client_no_context_takeover"]
-    bits = asked.get("server_max_window_bits")
+    bits = wanted.get("server_max_window_bits")
     if bits is None:
         return Agreement(LARGEST_WINDOW, "; ".join(answer))
     if int(bits) < SMALLEST_WINDOW:
@@ -97,17 +97,17 @@ def _accept(parameters: list[str]) -> Agreement | None:
 
 
 def _parse(parameters: list[str]) -> dict[str, str | None] | None:
-    """The parameters of an offer by name; None if one is unknown, comes twice or has no value that it may have."""
-    asked: dict[str, str | None] = {}
+    """The parameters of an offer by name; None if one is unknown, repeated or has an invalid value."""
+    wanted: dict[str, str | None] = {}
     for parameter in parameters:
         found = _PARAMETER.fullmatch(parameter)
         if found is None:
             return None
         name, value = found[1], found[2] or found[3]
-        if name in asked or not _is_valid(name, value):
+        if name in wanted or not _is_valid(name, value):
             return None
-        asked[name] = value
-    return asked
+        wanted[name] = value
+    return wanted
 
 
 def _is_valid(name: str, value: str | None) -> bool:

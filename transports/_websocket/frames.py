@@ -1,4 +1,4 @@
-"""RFC 6455 frames by wsproto: the shared encoder that makes a frame once for many clients, and the bounded decoder."""
+"""RFC 6455 frames by wsproto: an encoder that makes a frame once for many clients, and a bounded decoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode_pong(payload: bytes) -> bytes:
 
 
 def encode_close(code: int | None, reason: str = "") -> bytes:
-    """A close frame; `reason` is cut to the 123 bytes that fit. None sends no code."""
+    """A close frame, without a code if `code` is None; `reason` is cut to the 123 bytes that fit."""
     return bytes(_ENCODER.close(code, None if code is None else reason))
 
 
@@ -40,8 +40,8 @@ def make_header(length: int, is_binary: bool, is_compressed: bool) -> bytes:
     """The header of an unfragmented frame with a payload of `length` bytes.
 
     wsproto makes it, once for each length: with `send_data` for every frame, a frame of 3.4 KB costs 3.5 µs, because
-    the payload is decoded, encoded and copied three times; with its header remembered it costs 0.2 µs. That is felt
-    where every client has a subscription set of its own.
+    the payload is decoded, encoded and copied three times; with a cached header it costs 0.2 µs. That matters where
+    every client has a subscription set of its own.
     """
     payload = bytes(length)
     header = _ENCODER.send_data(payload if is_binary else payload.decode())[: -length or None]
@@ -51,15 +51,15 @@ def make_header(length: int, is_binary: bool, is_compressed: bool) -> bytes:
 
 
 class FrameWire:
-    """Whole messages, each an array of items: text or binary as the format has it, compressed if that was agreed."""
+    """Whole messages, each an array of items: text or binary, depending on the format, and compressed if negotiated."""
 
     has_cursor = False
 
-    def __init__(self, spoken: Format, deflater: Deflater | None = None) -> None:
-        self.name = f"websocket.{spoken.name}" + (f".{deflater.name}" if deflater else "")
+    def __init__(self, payload_format: Format, deflater: Deflater | None = None) -> None:
+        self.name = f"websocket.{payload_format.name}" + (f".{deflater.name}" if deflater else "")
         self.is_compressed = deflater is not None
-        self._format = spoken
-        self._is_binary = spoken.is_binary
+        self._format = payload_format
+        self._is_binary = payload_format.is_binary
         self._deflater = deflater
 
     def frame(self, items: Sequence[bytes]) -> bytes:
@@ -74,15 +74,13 @@ class FrameWire:
 
 FRAMES: Final = 64
 """Frames decoded at a time, about a millisecond: a client that floods with tiny ones takes turns with all others."""
-
-
 SLACK: Final = 64
-"""Bytes, and a sixteenth, by which deflate may make longer what it cannot make shorter."""
+"""Bytes, besides a sixteenth, by which deflate may lengthen a message that it cannot shorten."""
 MAX_ENDINGS: Final = 16
-"""Blocks within a message that say they are the last: each costs a new inflater, and two bytes are enough for one."""
+"""Blocks within a message that are marked as the last: each costs a new inflater, and needs only two bytes."""
 PARTS: Final = 64
-"""Pieces of a message that are kept apart: one that comes two bytes at a time would take thirty times its size."""
-_EMPTY_BLOCK: Final = b"\x00\x00\xff\xff"  # what the sender left out (RFC 7692 §7.2.2)
+"""Pieces of a message that are kept separately: one that comes two bytes at a time would take thirty times its size."""
+_EMPTY_BLOCK: Final = b"\x00\x00\xff\xff"  # left out by the sender (RFC 7692 §7.2.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +98,26 @@ Event = Message | Ping | Close
 
 
 class Decoder(Extension):
-    """What one client sends, as events, within bounds that wsproto has not.
+    """Decodes what one client sends, within bounds that wsproto does not have.
 
-    wsproto streams fragments and stores nothing, but limits neither frames nor messages nor fragments. It shows every
-    header to its extensions before the payload, which is where the limits stand: a frame that declares 2^62 bytes is
-    refused when its header has come.
+    wsproto streams fragments and stores nothing, but limits neither frames nor messages nor fragments. It passes every
+    header to its extensions before the payload, and there the limits are checked: a frame that declares 2^62 bytes is
+    refused as soon as its header was received.
 
-    Compressed messages are inflated here and not by wsproto's own extension, which sets no bound to what comes out, and
-    which forgets the message that is under way when a control frame comes between two of its fragments.
+    Compressed messages are inflated here and not by wsproto's own extension, which does not bound its output, and which
+    forgets the message in progress when a control frame comes between two of its fragments.
 
-    A decoder that `is_idle` has no state and may serve another client: hence only clients in the middle of a
-    message hold one, and an idle connection costs a few hundred bytes.
+    A decoder that `is_idle` has no state and may serve another client: so only clients in the middle of a message hold
+    one, and an idle connection costs a few hundred bytes.
     """
 
-    name = "limits"  # for wsproto; never offered to anyone
+    name = "limits"  # for wsproto; never offered to a peer
 
     def __init__(self, max_message: int, max_fragments: int, *, inflates: bool = False) -> None:
         self.inflates = inflates
-        """Whether messages may be compressed. Each by itself: the clients were told so, and one that does look back at
-        an earlier message refers to bytes that are not there."""
+        """Whether messages may be compressed. One that refers to an earlier message is invalid, as was negotiated."""
         self._inflater: Any = None  # zlib has no public name for it
-        """While a compressed message is under way."""
+        """Set while a compressed message is in progress."""
         self._inflated = 0
         self._endings = 0
         self._frames = FrameProtocol(client=False, extensions=[self])
@@ -131,16 +128,14 @@ class Decoder(Extension):
         self._declared = 0
         self._fragments = 0
         self._partial = 0
-        """Bytes fed that belong to no frame that is complete."""
+        """Bytes fed of a frame that is not complete."""
         self._parts: list[str | bytes] = []
         self._is_idle = True
-        self.is_dry = True
-        """Whether `events` had nothing more to decode when it was last asked to the end."""
+        self.needs_data = True
         self.started = 0.0
-        """When the message began that is under way: kept by the owner, like the next two."""
-        self.has_rested = False
+        self.has_progressed = False
         self.controls = 0
-        """Pings and pongs that the owner has not counted yet."""
+        """Pings and pongs that the owner has not counted yet, and resets."""
 
     @property
     def is_idle(self) -> bool:
@@ -153,40 +148,37 @@ class Decoder(Extension):
 
     def feed(self, data: bytes) -> None:
         self._partial += len(data)
-        self.is_dry = False
+        self.needs_data = False
         self._frames.receive_bytes(data)
 
     def events(self) -> Iterator[Event]:
-        """The events in the next `FRAMES` frames of what was fed; may be left early. Ask again until it `is_dry`.
-
-        Raises `ProtocolFault`, and is then of no use.
-        """
+        """The events in the next `FRAMES` frames of what was fed."""
         try:
             for count, frame in enumerate(self._frames.received_frames(), 1):
-                if (event := self._take(frame)) is not None:
+                if (event := self._convert(frame)) is not None:
                     yield event
                 if count == FRAMES:
                     return
-            self.is_dry = True
+            self.needs_data = True
         except ParseFailed as error:
             if error.code == CloseReason.MESSAGE_TOO_BIG:
                 limits = f"{self._max_message} bytes in {self._max_fragments} fragments"
-                raise ProtocolFault(CloseCode.TOO_BIG, f"a message may have {limits}") from error
+                raise ProtocolFault(CloseCode.TOO_BIG, f"a message may have at most {limits}") from error
             raise ProtocolFault(error.code, str(error)) from error
 
-    def _take(self, frame: Frame) -> Event | None:
+    def _convert(self, frame: Frame) -> Event | None:
         payload = frame.payload
         if isinstance(payload, tuple):
-            self._is_idle = False  # and never again: wsproto decodes nothing after a close frame
+            self._is_idle = False  # from now on: wsproto decodes nothing after a close frame
             code = payload[0]
             return Close(None if code == CloseReason.NO_STATUS_RCVD else code)
         if frame.opcode.iscontrol():
             assert isinstance(payload, bytes)
-            self.has_rested |= self._is_idle
+            self.has_progressed |= self._is_idle
             self.controls += 1
             return Ping(payload) if frame.opcode is Opcode.PING else None
         self._is_idle = frame.message_finished
-        self.has_rested |= self._is_idle
+        self.has_progressed |= self._is_idle
         if self._is_idle and not self._parts:
             return Message(payload)
         self._parts.append(payload)
@@ -198,7 +190,7 @@ class Decoder(Extension):
         parts, self._parts = self._parts, []
         return "".join(parts) if isinstance(parts[0], str) else b"".join(parts)  # type: ignore[arg-type]
 
-    # --- what wsproto asks of an extension ---
+    # --- as an extension of wsproto
 
     def enabled(self) -> bool:
         return True
@@ -209,7 +201,7 @@ class Decoder(Extension):
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        # Asked again when the mask has not come with the rest of the header, so nothing is counted here.
+        # Called again if the mask does not come with the rest of the header, so nothing is counted here.
         self._opcode, self._length = opcode, payload_length
         if opcode.iscontrol():
             return _NO_BITS
@@ -230,7 +222,7 @@ class Decoder(Extension):
         return data if self._inflater is None or self._opcode.iscontrol() else self._inflate(data)
 
     def _inflate(self, data: bytes) -> bytes | CloseReason:
-        """What comes out of `data`, or why not: never more than a message may have, and one byte."""
+        """`data`, inflated to at most one byte more than a message may have."""
         parts = []
         while data:
             try:
@@ -242,7 +234,7 @@ class Decoder(Extension):
                 return CloseReason.MESSAGE_TOO_BIG
             parts.append(part)
             data = b""
-            if self._inflater.eof:  # a block that was marked as the last; others may follow (RFC 7692 §7.2.3.4)
+            if self._inflater.eof:  # after a block that is marked as the last others may follow (RFC 7692 §7.2.3.4)
                 data = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(-LARGEST_WINDOW)
                 self._endings += 1
@@ -252,7 +244,7 @@ class Decoder(Extension):
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
         length = self._length
-        # 2 bytes, the longer length, the mask: wsproto refuses lengths written longer than they need be.
+        # 2 bytes, the longer length, the mask: wsproto refuses lengths that are not in their shortest form.
         self._partial -= 6 + (0 if length < 126 else 2 if length < 65_536 else 8) + length
         if self._opcode.iscontrol():
             return None

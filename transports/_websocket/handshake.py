@@ -1,9 +1,8 @@
-"""Whether a request may become a WebSocket, and the answer that makes it one. Pure.
+"""The opening handshake: checks whether a request may become a WebSocket, and answers it. No I/O.
 
-The checks of RFC 6455 §4.2.1 are made here, over headers that `exchange` has already bounded, and wsproto only
-computes the acceptance: handed a whole handshake, wsproto takes HTTP/1.0, two keys or a key of three characters for
-good, and raises `ValueError` on an extension offer that a stranger made up. Offers are judged in `deflate`, and only
-where compression was asked for.
+The checks of RFC 6455 §4.2.1 are made here, over headers that `http11` has already bounded, and wsproto only computes
+the acceptance: given a whole handshake, wsproto accepts HTTP/1.0, two keys or a key of three characters, and raises
+`ValueError` for an invalid extension offer. Offers are parsed in `deflate`, and only if compression is enabled.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ from .deflate import Agreement, negotiate
 from .http11 import Exchange, RequestError
 
 VERSION: Final = "13"
+_SUPPORTED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION))
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """A request for a WebSocket that is in order."""
+    """A valid request for a WebSocket."""
 
     key: str
     offered: tuple[str, ...]
@@ -37,12 +37,12 @@ class Upgrade:
 
     @property
     def subprotocol(self) -> str | None:
-        """What the client is told that was chosen; None if it offered nothing but tokens."""
+        """The one in the answer; None if the client offered only tokens."""
         return self.format.subprotocol if self.format.subprotocol in self.offered else None
 
     @property
     def window(self) -> int | None:
-        """That of the compression; None without."""
+        """The window of the compression; None without."""
         return None if self.deflate is None else self.deflate.window
 
     def __repr__(self) -> str:
@@ -50,41 +50,36 @@ class Upgrade:
 
 
 def check_upgrade(request: Request, http_version: str, *, compresses: bool) -> Upgrade:
-    """The upgrade that `request` asks for, or `RequestError`."""
+    """The upgrade that `request` asks for; raises `RequestError` if it is invalid."""
     headers = request.headers
     is_upgrade = "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
     if request.method != "GET" and (is_upgrade or request.method != "HEAD"):
-        raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", [("Allow", "GET")])
+        message = "the method of a WebSocket handshake must be GET"
+        raise RequestError(message, HTTPStatus.METHOD_NOT_ALLOWED, [("Allow", "GET")])
     if not is_upgrade:
-        raise RequestError(
-            HTTPStatus.UPGRADE_REQUIRED,
-            "this is a WebSocket: connect with Upgrade: websocket",
-            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
-        )
+        message = "this path serves WebSockets: connect with Upgrade: websocket"
+        raise RequestError(message, HTTPStatus.UPGRADE_REQUIRED, _SUPPORTED)
     if http_version != "1.1":
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket begins with HTTP/1.1")
+        raise RequestError("a WebSocket handshake must be HTTP/1.1")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket begins without a body")
+        raise RequestError("a WebSocket handshake must have no body")
     if (version := headers.get("sec-websocket-version")) != VERSION:
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED,
-            f"Sec-WebSocket-Version must be {VERSION}",
-            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
-        )
+        status = HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED
+        raise RequestError(f"Sec-WebSocket-Version must be {VERSION}", status, _SUPPORTED)
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
-        raise RequestError(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
+        raise RequestError("Sec-WebSocket-Key must be 16 bytes in base64")
     offered = tuple(_split(headers.get("sec-websocket-protocol", "")))
     chosen = choose_format(offered)
     if chosen is None:
         supported = ", ".join(SUBPROTOCOLS)
-        raise RequestError(HTTPStatus.BAD_REQUEST, f"unknown subprotocols; offer {supported} or none")
+        raise RequestError(f"none of the subprotocols is supported; offer {supported}, or none")
     offers = headers.get("sec-websocket-extensions", "")
     return Upgrade(key, offered, chosen, negotiate(offers) if compresses else None)
 
 
 def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
-    """The answer after which frames follow."""
+    """The answer, after which frames follow."""
     headers = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -94,7 +89,7 @@ def accept(exchange: Exchange, upgrade: Upgrade) -> bytes:
         headers.append(("Sec-WebSocket-Protocol", upgrade.subprotocol))
     if upgrade.deflate is not None:
         headers.append(("Sec-WebSocket-Extensions", upgrade.deflate.answer))
-    return exchange.switch(headers)
+    return exchange.switch_protocols(headers)
 
 
 def _split(value: str) -> list[str]:

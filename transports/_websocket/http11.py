@@ -1,13 +1,12 @@
-"""One HTTP exchange, without I/O: bytes in, one checked request out, one answer back in, bytes out.
+"""One HTTP exchange, without I/O: bytes in, one checked request out, one answer in, bytes out.
 
-h11 parses and writes. In front of it stand bounds of our own, because h11 limits only a head that is still incomplete,
-and a check of what it lets through and wsproto then stumbles over. A connection serves one request.
+h11 parses and writes. Bounds of our own come before it, because h11 limits only a head that is still incomplete, and
+checks of input that h11 accepts and wsproto fails on. A connection serves one request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -22,35 +21,28 @@ MAX_HEAD: Final = 16 * 1024
 MAX_LINE: Final = 8 * 1024
 MAX_HEADERS: Final = 100
 MAX_PIECES: Final = 4096
-"""Chunks of a body, or portions in which it comes: h11 takes 5 µs for each, so that one byte in each is a flood."""
+"""Chunks of a body, or portions in which it is received: h11 takes 5 µs for each, so one byte in each is a flood."""
 
-# Where two would leave it to each reader which one counts.
-_ONCE: Final = frozenset(
-    {
-        "authorization",
-        "content-length",
-        "content-type",
-        "host",
-        "origin",
-        "sec-websocket-key",
-        "sec-websocket-version",
-        "transfer-encoding",
-    }
-)
+# Headers of which a request may have one: programs differ in which of two they use.
+_ONCE: Final = {
+    *("authorization", "content-length", "content-type", "host", "origin"),
+    *("sec-websocket-key", "sec-websocket-version", "transfer-encoding"),
+}
 _HEAD_END: Final = b"\r\n\r\n"
+_LONG_LINE: Final = f"a request line may have at most {MAX_LINE} bytes"
 
 
 class RequestError(Exception):
-    """The request will not be served; says with what status and in which words."""
+    """The request is refused, with this `response`."""
 
-    def __init__(self, status: int, sentence: str, headers: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(sentence)
-        self.response = Response(status, f"{sentence}\n".encode(), headers=headers)
+    def __init__(self, message: str, status: int = HTTPStatus.BAD_REQUEST, headers: Headers = ()) -> None:
+        super().__init__(message)
+        self.response = Response(status, f"{message}\n".encode(), headers=headers)
 
 
 @dataclass(slots=True)
 class _Incomplete:
-    """A request whose body is still under way."""
+    """A request without the rest of its body."""
 
     request: Request
     body: bytearray
@@ -58,7 +50,7 @@ class _Incomplete:
 
 
 class Exchange:
-    """Feed it with `receive` until it returns the request, then `answer`, or `switch` to another protocol."""
+    """Call `receive` until it returns the request, then `answer`, `begin_stream` or `switch_protocols`."""
 
     def __init__(self) -> None:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
@@ -67,20 +59,20 @@ class Exchange:
         self._method = "GET"
         self.http_version = "1.1"
         self.request: Request | None = None
-        """The request without its body, once its head was read: also if the body is refused."""
+        """The request without its body, once its head is complete: also if the body is refused."""
 
     @property
-    def is_silent(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether nothing was received yet."""
         return not self._head and self._incomplete is None
 
     @property
     def trailing(self) -> bytes:
-        """What came after the request, in the same portion."""
+        """Bytes received after the request."""
         return self._http.trailing_data[0]
 
     def receive(self, data: bytes) -> Request | None:
-        """The request, once it is whole; raises `RequestError`, which `answer` can send."""
+        """The request, once it is complete; raises `RequestError`."""
         if self._incomplete is None:
             searched = max(0, len(self._head) - len(_HEAD_END) + 1)
             self._head += data
@@ -95,9 +87,9 @@ class Exchange:
             self._http.receive_data(data)
             return self._next()
         except h11.RemoteProtocolError as error:
-            # The hint is 501 for transfer codings that do not exist; what the peer did wrong is never our 5xx.
+            # The hint is 501 for unknown transfer codings; a mistake of the peer must not be a 5xx of ours.
             status = error.error_status_hint if error.error_status_hint < 500 else HTTPStatus.BAD_REQUEST
-            raise RequestError(status, "this is not a request as RFC 9112 has it") from error
+            raise RequestError("this is not a request as in RFC 9112", status) from error
 
     def _next(self) -> Request | None:
         while True:
@@ -110,13 +102,10 @@ class Exchange:
                 self._incomplete.pieces += 1
                 _check_body(len(self._incomplete.body))
                 if self._incomplete.pieces > MAX_PIECES:
-                    raise RequestError(HTTPStatus.BAD_REQUEST, f"a body may come in {MAX_PIECES} pieces")
+                    raise RequestError(f"a body may have at most {MAX_PIECES} pieces")
             elif isinstance(event, h11.EndOfMessage):
                 assert self._incomplete is not None
-                request = self._incomplete.request
-                return Request(
-                    request.method, request.path, request.query, request.headers, bytes(self._incomplete.body)
-                )
+                return replace(self._incomplete.request, body=bytes(self._incomplete.body))
             else:
                 return None
 
@@ -124,45 +113,41 @@ class Exchange:
         self.http_version = event.http_version.decode()
         self._method = event.method.decode()
         if self.http_version not in ("1.0", "1.1"):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+            raise RequestError("this port uses HTTP/1.1")
         headers: dict[str, str] = {}
         for raw_name, raw_value in event.headers:
             name, value = raw_name.decode(), raw_value.decode()
             if name in headers:
                 if name in _ONCE:
-                    raise RequestError(HTTPStatus.BAD_REQUEST, f"the header {name} must come once")
+                    raise RequestError(f"the header {name} is repeated")
                 value = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
             headers[name] = value
         if "content-length" in headers and "transfer-encoding" in headers:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
+            raise RequestError("Content-Length and Transfer-Encoding exclude each other")
         path, query = _split(event.target.decode())
         self.request = Request(self._method, path, query, headers)
         _check_body(int(headers.get("content-length", "0")))
         return self.request
 
-    def invite(self) -> bytes:
-        """What a client must hear that waits for `100 Continue` before it sends its body; else nothing."""
+    def encode_continue(self) -> bytes:
+        """`100 Continue`, if the client waits for it before it sends its body; otherwise nothing."""
         if not self._http.they_are_waiting_for_100_continue:
             return b""
         return self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
 
     def answer(self, response: Response) -> bytes:
-        """The bytes of `response`, after which the connection ends. Raises `LocalProtocolError` if it is malformed."""
-        headers = [
-            ("Date", formatdate(usegmt=True)),
-            ("Connection", "close"),
-            *response.headers,
-        ]
-        if response.status != HTTPStatus.NO_CONTENT:  # which may not speak of content (RFC 9110 §8.6)
+        """The bytes of `response`, after which the connection ends. Raises `LocalProtocolError` if it is invalid."""
+        headers = [("Date", formatdate(usegmt=True)), ("Connection", "close"), *response.headers]
+        if response.status != HTTPStatus.NO_CONTENT:  # which may not have headers about content (RFC 9110 §8.6)
             headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
         reason = HTTPStatus(response.status).phrase if response.status in _STATUSES else ""
         head = self._http.send(h11.Response(status_code=response.status, headers=headers, reason=reason))
         return (head or b"") + (b"" if self._method == "HEAD" else response.body)
 
-    def begin(self, content_type: str, headers: Headers) -> bytes:
-        """The head of an answer that has no length: the end of the connection ends it, for HTTP/1.0 clients as well.
+    def begin_stream(self, content_type: str, headers: Headers) -> bytes:
+        """The head of an answer without a length: the end of the connection ends it, also for HTTP/1.0 clients.
 
-        h11 would cut it in chunks, and frames that all clients share have no room for what stands around a chunk.
+        h11 would use chunks, and frames that all clients share cannot be framed as chunks.
         """
         lines = [
             "HTTP/1.1 200 OK",
@@ -173,8 +158,8 @@ class Exchange:
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
-    def switch(self, headers: Sequence[tuple[str, str]]) -> bytes:
-        """The bytes of `101 Switching Protocols`; whatever follows belongs to the other protocol."""
+    def switch_protocols(self, headers: Headers) -> bytes:
+        """The bytes of `101 Switching Protocols`, after which the other protocol begins."""
         response = h11.InformationalResponse(status_code=101, headers=[*headers], reason="Switching Protocols")
         return self._http.send(response) or b""
 
@@ -183,41 +168,39 @@ _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 
 
 def _check_start(head: bytearray) -> None:
-    # A TLS client on the plain port begins with 0x16; it would say nothing more before it is answered.
+    # A TLS client on the plain port begins with 0x16, and sends nothing more before it is answered.
     if head and not 0x21 <= head[0] <= 0x7E:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "this port speaks HTTP/1.1")
+        raise RequestError("this port uses HTTP/1.1")
 
 
 def _check_size(head: bytearray, end: int) -> None:
     if (len(head) if end < 0 else end) <= MAX_HEAD:
         return
     if head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
-        raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
-    raise RequestError(
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request line and headers may have {MAX_HEAD} bytes together"
-    )
+        raise RequestError(_LONG_LINE, HTTPStatus.REQUEST_URI_TOO_LONG)
+    message = f"a request line and headers may have at most {MAX_HEAD} bytes"
+    raise RequestError(message, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 def _check_lines(head: bytes) -> None:
     if not head.isascii():
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a request line and headers are ASCII")
+        raise RequestError("a request line and headers must be ASCII")
     request_line, *headers = head.split(b"\r\n")
     if len(request_line) > MAX_LINE:
-        raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line may have {MAX_LINE} bytes")
+        raise RequestError(_LONG_LINE, HTTPStatus.REQUEST_URI_TOO_LONG)
     if len(headers) > MAX_HEADERS or any(len(line) > MAX_LINE for line in headers):
-        raise RequestError(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"there may be {MAX_HEADERS} headers of {MAX_LINE} bytes"
-        )
-    # h11 takes a bare line feed for the end of a line and folds continued lines; proxies differ (RFC 9112 §2.2, §5.2).
+        message = f"there may be at most {MAX_HEADERS} headers of {MAX_LINE} bytes"
+        raise RequestError(message, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    # h11 accepts a bare line feed as the end of a line and unfolds lines; proxies differ (RFC 9112 §2.2, §5.2).
     if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b""):
-        raise RequestError(HTTPStatus.BAD_REQUEST, "lines end in CR LF")
+        raise RequestError("lines must end in CR LF")
     if any(line[:1] in (b" ", b"\t") for line in headers):
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a header is one line")
+        raise RequestError("a header must be one line")
 
 
 def _check_body(length: int) -> None:
     if length > MAX_BODY:
-        raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY} bytes")
+        raise RequestError(f"a body may have at most {MAX_BODY} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -228,7 +211,7 @@ def _split(target: str) -> tuple[str, str]:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "the request target must be a path")
+            raise RequestError("the request target must be a path")
         return parts.path or "/", parts.query
     path, _, query = target.partition("?")
     return path, query

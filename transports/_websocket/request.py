@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ...contracts import Handshake, Peer
-from ...exceptions import AuthenticationUnavailable, HubDraining, HubError, OriginNotAllowed
+from ...exceptions import AuthenticationUnavailable, HubError, OriginNotAllowed
 from ...http import RETRY_SOON, Request, Response
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
@@ -24,13 +24,6 @@ LINGER: Final = 1.0
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
 _METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
-_TOO_LARGE: Final = frozenset(
-    {
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.REQUEST_URI_TOO_LONG,
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    }
-)
 
 
 class HTTPProtocol(PendingProtocol[WebSocketServer]):
@@ -54,12 +47,12 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
         self._server.held += len(data)
         try:
             if self._server.held > MAX_HELD and self._held > MAX_HEAD:
-                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are in progress", [RETRY_SOON])
+                raise RequestError("too many requests are in progress", HTTPStatus.SERVICE_UNAVAILABLE, [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
                 self._request_received(request)
-            elif invitation := self._exchange.invite():
-                self._connection.write(invitation)
+            elif answer := self._exchange.encode_continue():
+                self._connection.write(answer)
         except RequestError as error:
             request = self._exchange.request
             is_too_large = error.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -78,13 +71,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self.reject(AuthenticationUnavailable())
         elif self._awaited is not None:  # as above
             self._answer(self._endpoints.give_up(self._awaited))
-        elif self._exchange.is_silent:
+        elif self._exchange.is_empty:
             self._connection.abort(reset=True)
         else:
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
 
     def plain_text_received(self) -> None:
-        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port speaks TLS: the URL begins with https or wss\n"))
+        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port requires TLS: the URL begins with https or wss\n"))
 
     def end_sent(self) -> None:
         self._connection.set_deadline(LINGER)
@@ -104,14 +97,15 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._ask_hub(request)
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
-            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"this port takes {allowed}", [("Allow", allowed)])
+            message = f"the method is {request.method}; this port allows {allowed}"
+            raise RequestError(message, HTTPStatus.METHOD_NOT_ALLOWED, [("Allow", allowed)])
         else:
             self._respond(request)
 
     def _respond(self, request: Request) -> None:
         try:
-            response = self._server.respond(request)
-            if response is None:
+            respond = self._server.respond
+            if respond is None or (response := respond(request)) is None:
                 response = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
             answer = self._exchange.answer(response)
         except Exception as error:  # noqa: BLE001  # the application's function, or an invalid header of its answer
@@ -166,16 +160,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             connection.fail(error)
 
     def _begin_events(self, request: Request, stream: EventStream) -> None:
-        server = self._server
-        if server.gateway.is_draining:  # since the check began
-            self._answer(self._endpoints.refuse(request, HubDraining()))
-        elif server.is_full:
-            self._answer(self._endpoints.refuse(request, server.full_error()))
-        else:
-            head = self._exchange.begin(stream.content_type, stream.headers)
-            protocol = EventStreamProtocol(server, self._connection)
-            self.hand_over(protocol)
-            protocol.start(head, stream)
+        if error := self._server.find_refusal():  # since the check began
+            self._answer(self._endpoints.refuse(request, error))
+            return
+        head = self._exchange.begin_stream(stream.content_type, stream.headers)
+        protocol = EventStreamProtocol(self._server, self._connection)
+        self.hand_over(protocol)
+        protocol.start(head, stream)
 
     # --- upgrades
 
@@ -204,7 +195,8 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._answer(error_answer(error))
 
     def peer_admitted(self, peer: Peer) -> None:
-        self._accept_upgrade().start(peer, self._exchange.trailing)
+        protocol = self._accept_upgrade()
+        protocol.start_session(protocol.wire, peer, self._exchange.trailing)
 
     def _accept_upgrade(self) -> WebSocketProtocol:
         """Send the answer after which frames follow, and hand over to their protocol."""
@@ -217,7 +209,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
 
 
 def _counter(error: RequestError) -> str:
-    """The counter of a request that is not served."""
-    if error.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return "refused-crowded"
-    return "refused-size" if error.response.status in _TOO_LARGE else "refused-request"
+    """The counter of a request that is refused."""
+    match error.response.status:
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return "refused-crowded"
+        case 413 | 414 | 431:
+            return "refused-size"
+        case _:
+            return "refused-request"

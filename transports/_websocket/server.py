@@ -8,7 +8,7 @@ import anyio.abc
 
 from ...contracts import Gateway
 from ...exceptions import HubError
-from ...http import Request, Respond, Response
+from ...http import Respond, Response
 from .._http.endpoints import Endpoints
 from .._origins import Origins
 from .._refusal import refusal_headers
@@ -52,15 +52,12 @@ class WebSocketServer(Server):
         self.compression = compression
         self.held = 0
         """Bytes of the requests that are not answered yet."""
-        self._respond = respond
+        self.respond = respond
         self._wires: dict[tuple[str, int | None], FrameWire] = {}
         self._decoders: list[Decoder] = []
 
     def encode_refusal(self, error: HubError) -> bytes:
         return Exchange().answer(error_answer(error))
-
-    def respond(self, request: Request) -> Response | None:
-        return None if self._respond is None else self._respond(request)
 
     def find_wire(self, upgrade: Upgrade) -> FrameWire:
         """The one wire of all clients with the same format and compression, so that they share frames."""

@@ -1,6 +1,6 @@
 """The server under test: the native transport, with a hub that sends every message back as one frame of its kind.
 
-Everything but the gateway is the transport's own: the handshake, the connection, the decoder, the frames, the
+Everything but the gateway is the transport's own: the handshake, `WebSocketProtocol`, the decoder, the frames, the
 compression. Prints its port, and ends with its standard input, so that it ends with its parent process.
 """
 

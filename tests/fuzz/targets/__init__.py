@@ -1,4 +1,4 @@
-"""The parsers that are fuzzed."""
+"""The targets, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items as they are published, and the same items in both formats."""
+"""The data of published items, in both formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from analytics_hub.exceptions import InvalidItem
 from analytics_hub.protocol.formats import INVALID, JSON, MSGPACK, transcode
 from analytics_hub.protocol.items import MAX_NESTING, check_nesting, encode_data
 
-from ..target import Target, Trees
+from ..strategies import DEEP, VALUE, json_of
+from ..target import Target
 
 _LARGEST: Final = 2**64
 
@@ -27,20 +28,20 @@ def check_data(data: bytes) -> None:
     assert b"\n" not in body
     assert b"\r" not in body
     text = body.decode()
-    assert _same(json.loads(text, parse_int=_integer), json.loads(data, parse_int=_integer))
+    assert _is_equal(json.loads(text, parse_int=_integer), json.loads(data, parse_int=_integer))
     _check_nesting(body, json.loads(text, parse_int=_integer))
     item = b'{"channel":"c","seq":1,"type":"t","data":%b}' % body
-    (from_json,) = JSON_CODEC.read(JSON.join([item]).decode())
-    (from_msgpack,) = MSGPACK_CODEC.read(MSGPACK.join([item]))
+    (from_json,) = JSON_CODEC.decode_items(JSON.join([item]).decode())
+    (from_msgpack,) = MSGPACK_CODEC.decode_items(MSGPACK.join([item]))
     packed = transcode(body)
     assert packed != INVALID
     assert bytes(from_json.data) == body  # type: ignore[union-attr]
     assert bytes(from_msgpack.data) == packed  # type: ignore[union-attr]
-    assert _same(msgspec.msgpack.decode(packed), json.loads(text, parse_int=_integer))
+    assert _is_equal(msgspec.msgpack.decode(packed), json.loads(text, parse_int=_integer))
 
 
 def _check_nesting(body: bytes, value: Any) -> None:
-    """What strangers may publish is not deeper than it says, whatever stands in texts."""
+    """Items over HTTP are refused exactly when they are too deep, whatever brackets their texts contain."""
     depth, level = 0, [value]
     while level:
         below: list[Any] = []
@@ -57,7 +58,7 @@ def _check_nesting(body: bytes, value: Any) -> None:
 
 
 def check_transcoding(data: bytes) -> None:
-    """Whatever stands where an item should: the frame around it stays one that can be read."""
+    """Any bytes in the place of an item leave the frame around them readable."""
     packed = transcode(data)
     try:
         msgspec.msgpack.decode(packed, type=msgspec.Raw)
@@ -66,7 +67,7 @@ def check_transcoding(data: bytes) -> None:
         readable = True
     except ValueError:
         readable = False
-    assert readable, f"this is no MessagePack: {packed!r}"
+    assert readable, f"not MessagePack: {packed!r}"
     try:
         msgspec.json.decode(data)
     except (ValueError, RecursionError):
@@ -74,19 +75,19 @@ def check_transcoding(data: bytes) -> None:
     if packed == INVALID:
         assert data.count(b"[") + data.count(b"{") > 500, "nested too deeply to be packed"
         return
-    assert _same(msgspec.msgpack.decode(packed), json.loads(data, parse_int=_integer))
+    assert _is_equal(msgspec.msgpack.decode(packed), json.loads(data, parse_int=_integer))
 
 
 def _integer(digits: str) -> int | float:
-    """As JavaScript has it, but for what fits 64 bits."""
+    """Exact within 64 bits, and a float beyond, as in JavaScript."""
     if len(digits) > 40:
         return float(digits)
     number = int(digits)
     return number if -(2**63) <= number < _LARGEST else float(digits)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Without recursion: both may be as deep as they come."""
+def _is_equal(one: Any, other: Any) -> bool:
+    """Without recursion, because both may be nested deeply."""
     waiting = [(one, other)]
     while waiting:
         one, other = waiting.pop()
@@ -115,50 +116,16 @@ _SAMPLES: Final = (
     b'{"a":1,"a":2}',
 )
 _WORDS: Final = (
-    *(
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b'"',
-        b"\\u",
-        b"\\ud83d",
-        b"\\ude00",
-        b"null",
-        b"true",
-        b"false",
-        b"e",
-        b"E+",
-    ),
-    *(
-        b'{"a":',
-        b'"a":1,',
-        b"[1,",
-        b"\r\n",
-        b" ",
-        b"18446744073709551616",
-        b"-9223372036854775809",
-        b"1e400",
-        b"-1e-400",
-    ),
-    *(b"9" * 4400, b"[" * 990, b"0" * 50, b".5", b'"\\/"', b"\x1f", b"\x7f", b"NaN", b"-Infinity"),
+    *rb'{ } [ ] , : " \u \ud83d \ude00 null true false e E+ {"a": "a":1, [1, "\/" .5 NaN -Infinity'.split(),
+    *b"18446744073709551616 -9223372036854775809 1e400 -1e-400".split(),
+    *(b"\r\n", b" ", b"9" * 4400, b"[" * 990, b"0" * 50, b"\x1f", b"\x7f"),
 )
-
-_DEEP: Final = tuple(
+_NESTED: Final = tuple(
     before * depth + b'"[]{}\\"[["' + after * depth
     for before, after in ((b"[", b"]"), (b'{"a":', b"}"), (b'[{"]":', b"}]"), (b'["]",', b',"["]'))
     for depth in (30, 31, 60, 61)
 )
-_TREES: Final = Trees(
-    (
-        {"id": "x", "price": 1.2345, "tags": ["a", None, True], "nested": {"a": {"b": [1, 2, 3]}}},
-        [1, -2, 3.5e10, 2**64 - 1],
-    ),
-    ("id", "price", "tags", "nested", "a", "b", "é", "\u2028", '"', "\\"),
-    msgspec.json.encode,
-)
-DATA: Final = Target("data", check_data, (*_SAMPLES, *_DEEP), _WORDS, _TREES, longest=3000, share=30)
-TRANSCODING: Final = Target("transcoding", check_transcoding, _SAMPLES, _WORDS, _TREES, longest=3000, share=30)
+_VALUES: Final = json_of(VALUE) | DEEP
+DATA: Final = Target("data", check_data, (*_SAMPLES, *_NESTED), _WORDS, _VALUES, longest=3000)
+TRANSCODING: Final = Target("transcoding", check_transcoding, _SAMPLES, _WORDS, _VALUES, longest=3000)
 TARGETS: Final = (DATA, TRANSCODING)

@@ -1,4 +1,4 @@
-"""The HTTP request that begins every connection, and whether it may become a WebSocket."""
+"""The HTTP request that begins every connection, and its upgrade to a WebSocket."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import re
 from typing import Final
 
 import h11
+from hypothesis import strategies as st
 
 from analytics_hub.http import MAX_BODY, Request
 from analytics_hub.transports._websocket.deflate import negotiate
 from analytics_hub.transports._websocket.handshake import Upgrade, accept, check_upgrade
 from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, Exchange, RequestError
 
+from ..strategies import prefixed
 from ..target import Target, cut
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -22,7 +24,7 @@ _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_head(data: bytes) -> None:
-    """The first byte says how the rest is cut."""
+    """The first byte selects how the rest is cut."""
     exchange = Exchange()
     taken = 0
     try:
@@ -35,7 +37,7 @@ def check_head(data: bytes) -> None:
             assert len(exchange._head) <= MAX_HEAD
             assert len(exchange._http._receive_buffer) <= MAX_HEAD
             assert len(body) <= MAX_BODY
-            exchange.invite()
+            exchange.encode_continue()
         else:
             return
     except RequestError as refused:
@@ -72,7 +74,7 @@ def _check_request(request: Request, exchange: Exchange) -> None:
 
 
 def check_answer(answer: bytes, status: int) -> None:
-    """A refusal is whole, by HTTP, and the fault of the client."""
+    """A refusal is a complete HTTP response with a status of 4xx."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="GET", target="/", headers=[("Host", "hub")]))
     client.receive_data(answer)
@@ -84,7 +86,7 @@ def check_answer(answer: bytes, status: int) -> None:
 
 
 def _check_upgrade(head: str, request: Request, upgrade: Upgrade) -> None:
-    """What RFC 6455 §4.2.1 asks of a handshake, read from the head itself."""
+    """The requirements of RFC 6455 §4.2.1, checked on the head itself."""
     request_line, *lines = head.split("\r\n")
     fields: dict[str, list[str]] = {}
     for line in lines:
@@ -132,7 +134,7 @@ _ANSWER: Final = re.compile(rf"permessage-deflate; {_NO_TAKEOVER}(?:; server_max
 
 
 def check_offers(data: bytes) -> None:
-    """What is agreed was offered: some offer is in order by RFC 7692 §7.1, and our answer is one to it."""
+    """Compression is agreed exactly if an offer is valid by RFC 7692 §7.1, and the answer matches that offer."""
     offers = data.decode("ascii", "replace")
     agreement = negotiate(offers)
     valid = [offer for offer in offers.split(",") if _OFFER.fullmatch(offer) and _has_each_once(offer)]
@@ -173,6 +175,34 @@ _OFFERS: Final = (
 )
 
 _CHUNKS: Final = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n"
+_LINE: Final = st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=40)
+_HEADER: Final = st.sampled_from(
+    [
+        *("Host: hub", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"),
+        *("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol: analytics-hub.v1.json, bearer.x"),
+        *("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10", "Origin: null"),
+        *("Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked", "Expect: 100-continue"),
+    ]
+)
+_HANDSHAKE: Final = st.permutations(
+    [
+        *("Host: hub", "Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13"),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+)
+
+
+def _write_head(request_line: str, fields: list[str], more: list[str], body: bytes) -> bytes:
+    return "\r\n".join([request_line, *fields, *more, "", ""]).encode("latin-1") + body
+
+
+_HEAD: Final = st.builds(
+    _write_head,
+    st.sampled_from(["GET /ws HTTP/1.1", "GET /ws HTTP/1.0", "POST /publish HTTP/1.1", "HEAD / HTTP/1.1"]) | _LINE,
+    _HANDSHAKE | st.lists(_HEADER, max_size=8),
+    st.lists(_HEADER | _LINE, max_size=2),
+    st.sampled_from([b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n"]) | st.binary(max_size=20),
+)
 HEAD: Final = Target(
     "head",
     check_head,
@@ -203,8 +233,8 @@ HEAD: Final = Target(
         *(b"http://", b"https://[::1]:80/", b"//", b"*", b"?token=", b"#", b"\r", b": ", b",", b"X: " + b"y" * 8190),
         *(b"A: b\r\n" * 100, b"/" + b"a" * 8200, b"\0", b"\r\n "),
     ),
+    documents=prefixed(st.integers(0, 0x3F), _HEAD),
     longest=24_000,
-    share=15,
 )
 
 OFFERS: Final = Target(
@@ -216,6 +246,5 @@ OFFERS: Final = Target(
         *(b"server_no_context_takeover", b"client_no_context_takeover", b"=8", b"=9", b"=15", b"=16", b"=010", b"=abc"),
     ),
     longest=1024,
-    share=20,
 )
 TARGETS: Final = (HEAD, OFFERS)

@@ -1,4 +1,4 @@
-"""What a client of ours makes of items of a server that wishes it ill."""
+"""Items of a hostile server, read by `HubClient`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from analytics_hub.client.values import Gap, Item
 from analytics_hub.exceptions import HubError
 from analytics_hub.protocol import MAX_SEQ, Position
 
-from ..target import Target, Trees
+from ..strategies import VALUE, alike, joined, json_of, msgpack_of
+from ..target import Target
 
 _ROOM: Final = 8
 
 
 def check_items_json(data: bytes) -> None:
-    """Messages are parted by a NUL, which stands in no JSON."""
+    """A NUL separates messages, because no JSON contains one."""
     _converse(JSON_CODEC, [message.decode("utf-8", "replace") for message in data.split(b"\0")])
 
 
@@ -87,7 +88,7 @@ def check_feed(feed: SubscriptionState) -> None:
 
 
 LONGEST_WAIT: Final = 86_400.0
-"""Seconds for which a server may keep a client away."""
+"""Seconds for which a server may tell a client to wait."""
 
 
 def check_ending(ending: RetryDecision) -> None:
@@ -152,7 +153,9 @@ _STORIES: Final = (
     [_STORY[0], _STORY[3]],
     [_STORY[0], _STORY[1], _STORY[4], _STORY[2]],
 )
-_STRAYS: Final = [{"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MAX_UNSUBSCRIBING + 9)]
+_UNREQUESTED: Final = [
+    {"type": "a", "channel": f"{number}", "seq": 1, "data": 1} for number in range(MAX_UNSUBSCRIBING + 9)
+]
 _NAMES: Final = (
     *("type", "channel", "channels", "seq", "data", "timestamp", "key", "deleted", "id", "ok", "epoch", "old", "new"),
     *("recovered", "code", "message", "from", "to", "count", "reason", "in", "after", "heartbeat", "reconnect", "min"),
@@ -169,28 +172,19 @@ _NAMES: Final = (
         "forbidden",
     ),
 )
-_JSON_WORDS: Final = (
-    *(
-        b'"type":"$gap",',
-        b'"type":"$hello"',
-        b'"seq":',
-        b'"channel":"alerts"',
-        b'"ok":true',
-        b'"data":',
-        b'"id":1',
-        b'"id":2',
-    ),
-    *(b"\0", b"null", b"[", b"]", b"{", b"}", b",", b"\\ud800", b"[" * 1000),
-)
+_MESSAGES: Final = alike(_STORY, _NAMES) | VALUE
 
 ITEMS_JSON: Final = Target(
     "items-json",
     check_items_json,
-    samples=(*map(_as_json, _STORIES), _as_json([_STORY[0], _STRAYS])),
-    words=_JSON_WORDS,
-    trees=Trees(_STORIES, _NAMES, _as_json),
+    samples=(*map(_as_json, _STORIES), _as_json([_STORY[0], _UNREQUESTED])),
+    words=(
+        *b'"type":"$gap", "type":"$hello" "seq": "channel":"alerts" "ok":true "data": "id":1 "id":2'.split(),
+        *b"null [ ] { } ,".split(),
+        *(b"\0", b"\\ud800", b"[" * 1000),
+    ),
+    documents=joined(json_of(_MESSAGES), b"\0"),
     longest=16_000,
-    share=12,
 )
 ITEMS_MSGPACK: Final = Target(
     "items-msgpack",
@@ -207,8 +201,7 @@ ITEMS_MSGPACK: Final = Target(
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 1000,
     ),
-    trees=Trees(_STORIES, _NAMES, _as_msgpack),
+    documents=joined(msgpack_of(_MESSAGES), b"\0\0\0"),
     longest=6000,
-    share=8,
 )
 TARGETS: Final = (ITEMS_JSON, ITEMS_MSGPACK)

@@ -1,4 +1,4 @@
-"""Key sets of identity providers, as they come over the network."""
+"""Key sets of identity providers, and their download."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from analytics_hub.auth.jwt.key_set import _FAMILIES, MAX_KEYS, KeySet
 from analytics_hub.auth.jwt.keys import ASYMMETRIC, load_algorithms
 from analytics_hub.exceptions import KeySetError
 
-from ..target import Target, Trees, cut
+from ..strategies import DEEP, alike, json_of
+from ..target import Target, cut
 
 _ALGORITHMS: Final = load_algorithms([*sorted(ASYMMETRIC)])
-_MAX_SENTENCE: Final = 1024
+_MAX_ERROR_TEXT: Final = 1024
 
 
 def check_key_set(data: bytes) -> None:
     try:
         found = KeySet.parse(data, _ALGORITHMS)
     except KeySetError as error:
-        assert len(str(error)) <= _MAX_SENTENCE
+        assert len(str(error)) <= _MAX_ERROR_TEXT
         return
     assert 0 < len(found.keys) <= MAX_KEYS
     for key in found.keys:
@@ -38,7 +39,7 @@ def check_key_set(data: bytes) -> None:
 
 
 class _Stream:
-    """A connection on which everything has been said."""
+    """A connection that returns a recorded response."""
 
     def __init__(self, how: int, data: bytes) -> None:
         self._portions = cut(how, data)
@@ -57,7 +58,7 @@ class _Stream:
 
 
 class _Source(Source):
-    """Its server answers what it is told."""
+    """A source with a server that sends `data`."""
 
     def __init__(self, how: int, data: bytes) -> None:
         super().__init__("https://login.example.com/keys")
@@ -73,13 +74,13 @@ _LIMIT: Final = 1000
 
 
 def check_download(data: bytes) -> None:
-    """The first byte says how the rest is cut."""
+    """The first byte selects how the rest is cut."""
     source = _Source(data[0] if data else 0, data[1:])
     try:
         document = _RUNNER.run(source.fetch(None, _LIMIT))
     except KeySetError as error:
         assert str(error).isprintable()
-        assert len(str(error)) <= _MAX_SENTENCE
+        assert len(str(error)) <= _MAX_ERROR_TEXT
     else:
         assert len(document) <= _LIMIT
 
@@ -118,63 +119,17 @@ _DOCUMENTS: Final[tuple[Any, ...]] = (
     {"keys": []},
 )
 
+_NAMES: Final = (
+    *("keys", "kty", "EC", "RSA", "OKP", "oct", "crv", "P-256", "P-384", "P-521", "secp256k1", "Ed25519", "Ed448", "x"),
+    *("y", "n", "e", "d", "k", "kid", "use", "sig", "enc", "alg", "RS256", "ES256", "EdDSA", "AQAB", "AAAA"),
+)
 KEY_SET: Final = Target(
     "key-set",
     check_key_set,
     samples=tuple(map(msgspec.json.encode, _DOCUMENTS)),
-    words=(
-        b'"kty":',
-        b'"RSA"',
-        b'"EC"',
-        b'"OKP"',
-        b'"oct"',
-        b'"alg":"ES256"',
-        b'"use":"enc"',
-        b'"d":',
-        b"AQAB",
-        b"AAAA",
-    ),
-    trees=Trees(
-        _DOCUMENTS,
-        (
-            *(
-                "keys",
-                "kty",
-                "EC",
-                "RSA",
-                "OKP",
-                "oct",
-                "crv",
-                "P-256",
-                "P-384",
-                "P-521",
-                "secp256k1",
-                "Ed25519",
-                "Ed448",
-            ),
-            *(
-                "x",
-                "y",
-                "n",
-                "e",
-                "d",
-                "k",
-                "kid",
-                "use",
-                "sig",
-                "enc",
-                "alg",
-                "RS256",
-                "ES256",
-                "EdDSA",
-                "AQAB",
-                "AAAA",
-            ),
-        ),
-        msgspec.json.encode,
-    ),
+    words=tuple(b'"kty": "RSA" "EC" "OKP" "oct" "alg":"ES256" "use":"enc" "d": AQAB AAAA'.split()),
+    documents=json_of(alike(_DOCUMENTS, _NAMES)) | DEEP,
     longest=4096,
-    share=3,
 )
 DOWNLOAD: Final = Target(
     "download",
@@ -199,7 +154,5 @@ DOWNLOAD: Final = Target(
         ),
         *(b"Upgrade: x\r\nConnection: upgrade\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"x" * 900),
     ),
-    share=3,
 )
-
 TARGETS: Final = (KEY_SET, DOWNLOAD)

@@ -1,4 +1,4 @@
-"""Who asks, and for what: the headers `Origin`, `Host` and `X-Forwarded-For`, and what an ASGI scope says."""
+"""The headers `Origin`, `Host` and `X-Forwarded-For`, and the scopes of ASGI servers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from analytics_hub.access.limits import PROXIES, ConnectionLimits
+from analytics_hub.access.proxies import PROXIES, TrustedProxies
 from analytics_hub.contracts import Handshake
-from analytics_hub.transports._asgi.scope import Scope, find_path, read_headers, take_query
+from analytics_hub.transports._asgi.scope import Scope, find_path, pop_query, read_headers
 from analytics_hub.transports._origins import Origins, parse_origin, preflight
-from analytics_hub.tuning import Tuning
 
 from ..target import Target
 
@@ -21,7 +20,7 @@ _SERIALIZED: Final = re.compile(r"https?://[^/?#@\s\x00-\x20\x7f-\xff]+", re.IGN
 
 
 def check_origins(data: bytes) -> None:
-    """Lines: `Origin`, `Host`, and whether TLS ends here. Who is let in comes from a page of ours or of the list."""
+    """Lines: `Origin`, `Host`, and whether TLS ends here. Only the own origin and those of the list are admitted."""
     origin, host, rest, *_ = (*data.decode("latin-1").split("\n"), "", "")
     is_secure = bool(rest)
     headers = {"host": host} | ({"origin": origin} if origin else {})
@@ -48,31 +47,30 @@ def _strip_port(origin: str) -> tuple[str, str]:
 
 
 def _host(authority: str) -> str:
-    """Without the port; spellings of an IPv6 address are one."""
+    """Without the port, and with an IPv6 address in its canonical form."""
     name = re.sub(r":[0-9]*$", "", authority.lower())
     return f"[{ip_address(name[1:-1])}]" if name.startswith("[") else name
 
 
-_DOORKEEPER: Final = ConnectionLimits(
-    Tuning(), clock=lambda: 0.0, note=lambda kind, message, *args: None, proxies=(*PROXIES, "10.0.0.0/8")
-)
-_NETWORKS: Final = tuple(map(ip_network, (*PROXIES, "10.0.0.0/8")))
+_TRUSTED: Final = (*PROXIES, "10.0.0.0/8")
+_PROXIES: Final = TrustedProxies(_TRUSTED)
+_NETWORKS: Final = tuple(map(ip_network, _TRUSTED))
 
 
 def check_forwarded(data: bytes) -> None:
-    """Lines: the peer's address, and its `X-Forwarded-For`. Only proxies are believed, and addresses alone."""
+    """Lines: the address of the peer, and its `X-Forwarded-For`, which counts from proxies only."""
     client, _, forwarded = data.decode("latin-1").partition("\n")
     handshake = Handshake(client=client, headers={"x-forwarded-for": forwarded})
-    resolved = _DOORKEEPER.resolve(handshake)
-    place = _DOORKEEPER.place(resolved.client)
+    resolved = _PROXIES.resolve(handshake)
+    key = _PROXIES.address_key(resolved.client)
     if resolved.client != client:
-        assert _is_proxy(client), "a stranger was believed"
+        assert _is_proxy(client), "the header of an untrusted peer was used"
         assert resolved.client is not None
         ip_address(resolved.client)
         assert resolved.client.isprintable()
         assert len(resolved.client) <= 64
-        assert place is None or len(place) <= 64
-    assert place is None or place.endswith("/64") or ip_address(place).version == 4
+        assert key is None or len(key) <= 64
+    assert key is None or key.endswith("/64") or ip_address(key).version == 4
 
 
 def _is_proxy(text: str) -> bool:
@@ -84,11 +82,11 @@ def _is_proxy(text: str) -> bool:
     return any((mapped or address) in network for network in _NETWORKS)
 
 
-# --- what an ASGI scope says ------------------------------------------------------------------------------------------
+# --- ASGI scopes ------------------------------------------------------------------------------------------------------
 
 
 def check_scope(data: bytes) -> None:
-    """Lines: path, root path, query, then headers, each as a server has read it."""
+    """Lines: path, root path, query, then headers."""
     path, root, query, *lines = (*data.split(b"\n"), b"", b"")
     scope: Scope = {
         "path": path.decode("utf-8", "replace"),
@@ -102,9 +100,9 @@ def check_scope(data: bytes) -> None:
     headers = read_headers(scope)
     assert len(headers) <= len(lines)
     assert all(name == name.lower() for name in headers)
-    take_query(scope)
+    pop_query(scope)
     stripped = scope["query_string"]
-    take_query(scope)
+    pop_query(scope)
     assert scope["query_string"] == stripped
 
 
@@ -121,38 +119,10 @@ ORIGIN: Final = Target(
         b"\nhub",
     ),
     words=(
-        *(
-            b"http://",
-            b"https://",
-            b"null",
-            b":",
-            b":80",
-            b":443",
-            b":0",
-            b":65536",
-            b"[::1]",
-            b"[",
-            b"]",
-            b"@",
-            b"/",
-            b"\\",
-        ),
-        *(
-            b"hub",
-            b"dashboard.example.com",
-            b".",
-            b"#",
-            b"?",
-            b"\n",
-            b"\t",
-            b"xn--",
-            b"%",
-            b":0080",
-            b"::ffff:127.0.0.1",
-        ),
+        *b"http:// https:// null : :80 :443 :0 :65536 [::1] [ ] @ / \\ hub dashboard.example.com . # ? xn--".split(),
+        *(b"%", b":0080", b"\n", b"\t", b"::ffff:127.0.0.1"),
     ),
     longest=300,
-    share=40,
 )
 FORWARDED: Final = Target(
     "forwarded",
@@ -164,24 +134,8 @@ FORWARDED: Final = Target(
         b"203.0.113.9\n1.2.3.4",
         b"10.0.0.1\n" + b"10.0.0.2, " * 40 + b"10.0.0.3",
     ),
-    words=(
-        b",",
-        b" ",
-        b":",
-        b"[",
-        b"]",
-        b"%eth0",
-        b"::",
-        b"127.0.0.1",
-        b"10.0.0.1",
-        b"1.2.3.4",
-        b"/8",
-        b"_hidden",
-        b"\n",
-        b'"',
-    ),
+    words=(*b', : [ ] %eth0 :: 127.0.0.1 10.0.0.1 1.2.3.4 /8 _hidden "'.split(), b" ", b"\n"),
     longest=600,
-    share=30,
 )
 
 SCOPE: Final = Target(
@@ -193,6 +147,5 @@ SCOPE: Final = Target(
     ),
     words=(b"/", b"//", b"/hub", b"\n", b"?", b"token=", b"%74oken=", b"&", b":", b"Cookie:a"),
     longest=600,
-    share=20,
 )
 TARGETS: Final = (ORIGIN, FORWARDED, SCOPE)

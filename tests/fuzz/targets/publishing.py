@@ -1,4 +1,4 @@
-"""Bodies that other programs post: items to publish, and commands for a stream. The hub behind them is a real one."""
+"""Posted bodies: items to publish, and commands for an event stream. The hub behind them is a real one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import json
 from typing import Any, Final
 
 import msgspec
+from hypothesis import strategies as st
 
 from analytics_hub.channels import Channel
-from analytics_hub.contracts import Handshake
+from analytics_hub.contracts import Handshake, Peer
 from analytics_hub.http import Request, Response
 from analytics_hub.hub import Hub
 from analytics_hub.identity import Identity
@@ -19,10 +20,11 @@ from analytics_hub.transports._http.endpoints import Endpoints
 from analytics_hub.transports._http.sse import WIRE
 from analytics_hub.tuning import Tuning
 
-from ..target import Target, Trees
+from ..strategies import DEEP, VALUE, alike, json_of
+from ..target import Target
 
 MAX_ITEM: Final = 1024
-_MAX_SENTENCE: Final = 1024
+_MAX_ERROR_TEXT: Final = 1024
 _STATUSES: Final = frozenset({200, 202, 204, 400, 401, 403, 404, 405, 409, 413, 429})
 
 
@@ -48,7 +50,7 @@ def _authenticate(handshake: Handshake) -> Identity:
 
 
 class Listener:
-    """The transport of a client that listens."""
+    """The transport of a client that reads events."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -59,7 +61,7 @@ class Listener:
         return True
 
     def check(self) -> None:
-        """Whatever was published, each event is one line of JSON."""
+        """Each event is one line of JSON."""
         for line in self.events.splitlines():
             name, _, value = line.partition(b": ")
             assert name in (b"", b"id", b"event", b"data")
@@ -82,9 +84,9 @@ class Listener:
 async def _post(path: str, query: str, body: bytes) -> None:
     async with Hub(_CHANNELS, authenticate=_authenticate, tuning=_TUNING, grace=0.0) as hub:
         listener = Listener()
-        session = hub.connect(listener, WIRE, Identity(id="ann"), Handshake())
-        hub.receive_data(session, '{"action":"subscribe","channels":["events","latest","typed","user:1"]}')
-        endpoints = Endpoints(hub)
+        session = hub.gateway.connect(listener, WIRE, Peer(Handshake(), Identity(id="ann")))
+        hub.gateway.receive_data(session, '{"action":"subscribe","channels":["events","latest","typed","user:1"]}')
+        endpoints = Endpoints(hub.gateway)
         answer = await endpoints.answer(Request("POST", path, query.replace("{session}", session.id), {}, body))
         assert isinstance(answer, Response)
         _check_answer(answer, path, body)
@@ -102,7 +104,7 @@ def _check_answer(answer: Response, path: str, body: bytes) -> None:
     for outcome in outcomes:
         if "error" in outcome:
             assert outcome["error"]["code"] != "internal-error", outcome
-            assert 0 < len(outcome["error"]["message"]) <= _MAX_SENTENCE, (
+            assert 0 < len(outcome["error"]["message"]) <= _MAX_ERROR_TEXT, (
                 f"{len(outcome['error']['message'])} characters"
             )
         elif path == "/publish":
@@ -126,7 +128,7 @@ def check_publish(data: bytes) -> None:
 
 
 def check_posted_commands(data: bytes) -> None:
-    """The first line is the query; `{session}` in it stands for the one that there is."""
+    """The first line is the query, in which `{session}` is replaced by the id of the open session."""
     query, _, body = data.partition(b"\n")
     _RUNNER.run(_post("/commands", query.decode("latin-1"), body))
 
@@ -135,7 +137,7 @@ _ITEMS: Final[tuple[Any, ...]] = (
     {"channel": "events", "data": {"a": 1.5, "b": [None, "é"]}, "type": "tick"},
     {"channel": "table", "data": {"id": "k1", "n": 1}},
     {"channel": "table", "key": "k1", "deleted": True},
-    {"channel": "typed", "data": {"x": 1, "y": 2.5, "z": "left out"}},
+    {"channel": "typed", "data": {"x": 1, "y": 2.5, "z": "dropped"}},
     {"channel": "durable", "data": "text"},
     {"channel": "user:1", "data": None},
     {"channel": "latest", "data": [1, 2, 3]},
@@ -146,27 +148,17 @@ _NAMES: Final = (
     *("channel", "data", "type", "key", "deleted", "id", "x", "y", "events", "table", "typed", "durable", "user:1"),
     *("user:2", "user:", "closed", "latest", "$gap", "k1", "nosuch"),
 )
+_ITEM: Final = alike(_ITEMS, _NAMES)
 PUBLISH: Final = Target(
     "publish",
     check_publish,
     samples=tuple(map(msgspec.json.encode, _BODIES)),
     words=(
-        *(
-            b'"channel":"events"',
-            b'"data":',
-            b'"deleted":true',
-            b'"key":"k1"',
-            b'"type":"$x"',
-            b"null",
-            b"[",
-            b"]",
-            b",",
-        ),
+        *b'"channel":"events" "data": "deleted":true "key":"k1" "type":"$x" null [ ] ,'.split(),
         *(b'{"channel":"events","data":1},', b"\\ud800", b"x" * MAX_ITEM, b'"\xff"', b"\x1f", b"1e400", b" \t\r\n"),
     ),
-    trees=Trees(_BODIES, _NAMES, msgspec.json.encode),
+    documents=json_of(st.lists(_ITEM, max_size=4) | _ITEM | VALUE) | DEEP,
     longest=6000,
-    share=3,
 )
 POSTED: Final = Target(
     "posted-commands",
@@ -177,7 +169,6 @@ POSTED: Final = Target(
         b'session={session}&session=x\n{"action":"auth","token":"x"}',
     ),
     words=(b"session=", b"{session}", b"&", b"\n", b'{"action":"ping"}', b'"channels":["events"]', b"\xff"),
-    share=2,
 )
 
 TARGETS: Final = (PUBLISH, POSTED)

@@ -1,4 +1,4 @@
-"""What a publisher of ours makes of the answer of a server that wishes it ill."""
+"""Answers of a hostile server, read by `HubPublisher`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .items import LONGEST_WAIT
 
 
 class _Wire:
-    """The socket of `http.client`: the answer is there already."""
+    """The socket of `http.client`, from which the answer can be read at once."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
 
     def sendall(self, data: object) -> None:
-        """Taken."""
+        """Discard it."""
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(io.BytesIO(self._answer))
@@ -31,7 +31,7 @@ class _Wire:
 
 
 class _Publisher(HubPublisher):
-    """Whatever it asks is answered the same."""
+    """A publisher that gets the same answer to every request."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__("http://hub:7999", "token", attempts=2, sleep=self._wait, jitter=lambda: 0.5)
@@ -49,7 +49,7 @@ class _Publisher(HubPublisher):
 
 
 def check_receipts(data: bytes) -> None:
-    """The first byte: whether one item or two were published. Only errors of ours come of it, in one line each."""
+    """The first byte selects whether one item or two are published. Only a `HubError` may be raised, of one line."""
     publisher = _Publisher(data[1:])
     try:
         if data[:1] < b"\x80":
@@ -80,26 +80,11 @@ RECEIPTS: Final = Target(
         )
     ),
     words=(
-        *(
-            b"Transfer-Encoding: chunked\r\n",
-            b"Content-Length: -1\r\n",
-            b"HTTP/1.0 200\r\n",
-            b"HTTP/1.1 100 \r\n\r\n",
-            b"[" * 1100,
-        ),
-        *(
-            b'{"x":' * 1100,
-            b'"error":',
-            b"null",
-            b"\r\n\r\n",
-            b"\xff",
-            b"Content-Encoding: gzip\r\n",
-            b"Content-Type: text/html\r\n",
-        ),
-        *(b"A: b\r\n" * 101, b"X: " + b"y" * 3000),
+        *(b"Transfer-Encoding: chunked\r\n", b"Content-Length: -1\r\n", b"HTTP/1.0 200\r\n", b"HTTP/1.1 100 \r\n\r\n"),
+        *(b"[" * 1100, b'{"x":' * 1100, b'"error":', b"null", b"\r\n\r\n", b"\xff", b"Content-Encoding: gzip\r\n"),
+        *(b"Content-Type: text/html\r\n", b"A: b\r\n" * 101, b"X: " + b"y" * 3000),
     ),
     longest=8000,
-    share=5,
 )
 
 TARGETS: Final = (RECEIPTS,)

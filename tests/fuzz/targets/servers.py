@@ -1,4 +1,4 @@
-"""What a client of ours makes of a connection to a server that wishes it ill: the answer to its handshake, frames."""
+"""The connection of `HubClient` to a hostile server: the answer to its handshake, and frames."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ADDRESS: Final = Address.parse("ws://hub:7999")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(rb"Sec-WebSocket-Key: (\S+)")
 PROOF: Final = b"{proof}"
-"""In an answer: what follows from the key of the request."""
+"""In an answer, replaced by the proof for the key of the request."""
 
 
 class Line:
-    """A stream that gives what it is told, and then ends. Nothing waits."""
+    """A stream that returns `data` and then ends. Nothing suspends."""
 
     def __init__(self, how: int, data: bytes) -> None:
         self._how = how
@@ -51,7 +51,7 @@ class Line:
 
 
 def check_socket(data: bytes) -> None:
-    """The first byte says how the rest is cut: an answer to a handshake, and the frames behind it."""
+    """The first byte selects how the rest is cut: an answer to a handshake, and the frames behind it."""
     line = Line(data[0] if data else 0, data[1:])
     socket = WebSocket(cast("ByteStream", line))
     protocol = ClientProtocol(jitter=lambda: 0.5)
@@ -110,33 +110,16 @@ SOCKET: Final = Target(
         )
     ),
     words=(
-        *(
-            b"HTTP/1.1 ",
-            b" 101 ",
-            b" 200 ",
-            b" 429 ",
-            b"Retry-After: 5\r\n",
-            b"Retry-After: 99999999999\r\n",
-            b"{proof}",
-        ),
+        *(b"HTTP/1.1 ", b" 101 ", b" 200 ", b" 429 ", b"Retry-After: 5\r\n", b"Retry-After: 99999999999\r\n", PROOF),
         *(
             b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
             b"Sec-WebSocket-Protocol: x\r\n",
             b"Content-Length: 0\r\n",
         ),
-        *(
-            b"\r\n",
-            b"\r\n\r\n",
-            b": ",
-            _frame(0x81, b"[]"),
-            _frame(0x89, b""),
-            _frame(0x88, b""),
-            b"\x81\x7f",
-            b"\x88\x02\x0f\xa1",
-        ),
-        *(b"\xff\x00", "é".encode(), b"\x82\xff" + bytes(8), b"\x81\xfe\xff\xff", b"Connection: close\r\n"),
+        *(b"\r\n", b"\r\n\r\n", b": ", _frame(0x81, b"[]"), _frame(0x89, b""), _frame(0x88, b""), b"\x81\x7f"),
+        *(b"\x88\x02\x0f\xa1", b"\xff\x00", "é".encode(), b"\x82\xff" + bytes(8), b"\x81\xfe\xff\xff"),
+        b"Connection: close\r\n",
     ),
     longest=3000,
-    share=8,
 )
 TARGETS: Final = (SOCKET,)

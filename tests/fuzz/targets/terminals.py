@@ -1,4 +1,4 @@
-"""What the commands of the terminal read: lines of standard input, and URLs."""
+"""Input of the command line: lines of standard input, URLs, and items to print."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from analytics_hub.client.values import Gap, Item
 from analytics_hub.contracts import Receipt
 from analytics_hub.exceptions import InvalidItem
 
-from ..target import Target, Trees, cut
+from ..strategies import json_of, like
+from ..target import Target, cut
 
 
 class _Source(io.RawIOBase):
-    """Standard input, as it comes."""
+    """Standard input, in portions."""
 
     def __init__(self, how: int, data: bytes) -> None:
         self._portions = cut(how, data)
@@ -40,9 +41,9 @@ _OUTCOMES: Final[tuple[Outcome, ...]] = (Receipt("e", 1), InvalidItem("no"), Non
 
 
 def check_input(data: bytes) -> None:
-    """The first byte says how the rest is cut, and whether there is a channel. No line is passed over in silence."""
+    """The first byte selects how the rest is cut, and whether a channel is given. Each line is published or refused."""
     shown: list[str] = []
-    said: list[str] = []
+    messages: list[str] = []
     batches: list[int] = []
 
     def publish(items: Sequence[dict[str, Any]]) -> list[Outcome]:
@@ -53,7 +54,7 @@ def check_input(data: bytes) -> None:
         return [_OUTCOMES[number % 3] for number in range(len(items))]
 
     how = data[0] if data else 0
-    press = LinePublisher(publish, "c" if how & 0x80 else None, True, shown.append, said.append)
+    press = LinePublisher(publish, "c" if how & 0x80 else None, True, shown.append, messages.append)
     text = data[1:]
     try:
         press.run(io.BufferedReader(_Source(how & 0x7F, text)))
@@ -64,12 +65,12 @@ def check_input(data: bytes) -> None:
     assert press.published + press.refused == len(lines)
     assert len(shown) == press.published
     assert sum(batches) <= len(lines)
-    assert all(line.isprintable() for line in said)
-    assert all(len(line) <= 1024 for line in said), max(map(len, said))
+    assert all(line.isprintable() for line in messages)
+    assert all(len(line) <= 1024 for line in messages), max(map(len, messages))
 
 
 def check_rows(data: bytes) -> None:
-    """An item that a server sends is one line of a terminal, without anything that moves the cursor."""
+    """An item of a server is one line of a terminal, without control characters."""
     try:
         found = JSON_CODEC.data.decode(data)
         content = msgspec.json.decode(found.data)
@@ -117,36 +118,18 @@ INPUT: Final = Target(
         b'\0{"channel":"a","data":"' + b"x" * 1500 + b'"}\n' + b'{"channel":"b"}\n' * 4,
     ),
     words=(
-        b"\n",
-        b"\r\n",
-        b'{"channel":"a","data":1}\n',
-        b'"deleted":true',
-        b"\xff\n",
-        b"[" * 1100,
-        b"\x1b[2J",
+        *(b"\n", b"\r\n", b'{"channel":"a","data":1}\n', b'"deleted":true', b"\xff\n", b"[" * 1100, b"\x1b[2J"),
         b'"' + b"y" * 1100,
     ),
     longest=6000,
-    share=6,
 )
 ROWS: Final = Target(
     "rows",
     check_rows,
     samples=(msgspec.json.encode(_ITEM),),
-    words=(
-        b"\\u001b[2J",
-        b"\\u202e",
-        b"\\ud83d",
-        b'"key":',
-        b'"data":',
-        b"\\n",
-        b"[" * 990,
-        b"1e308",
-        b'"deleted":true',
-    ),
-    trees=Trees((_ITEM,), (*_ITEM, "a", "\x1b", "\u2028"), msgspec.json.encode),
+    words=(*rb'\u001b[2J \u202e \ud83d "key": "data": \n 1e308 "deleted":true'.split(), b"[" * 990),
+    documents=json_of(like(_ITEM, (*_ITEM, "a", "\x1b", "\u2028"))),
     longest=3000,
-    share=8,
 )
 URL: Final = Target(
     "url",
@@ -158,40 +141,10 @@ URL: Final = Target(
         "wss://user:pw@bücher.example:443/".encode(),
     ),
     words=(
-        *(
-            b"ws://",
-            b"wss://",
-            b":",
-            b"/",
-            b"//",
-            b"?",
-            b"#",
-            b"@",
-            b"[",
-            b"]",
-            b"[::1]",
-            b":0",
-            b":65535",
-            b":65536",
-            b"token=",
-        ),
-        *(
-            b"%00",
-            b"%0d%0a",
-            b"\r\n",
-            b"\\",
-            b"xn--",
-            b".",
-            b"..",
-            b"\xef\xbd\x97s",
-            "℀".encode(),
-            b"\xc2\xad",
-            b"a" * 64,
-            b"[v1.a]",
-        ),
+        *b"ws:// wss:// : / // ? # @ [ ] [::1] :0 :65535 :65536 token= %00 %0d%0a \\ xn-- . .. [v1.a]".split(),
+        *(b"\r\n", b"\xef\xbd\x97s", "℀".encode(), b"\xc2\xad", b"a" * 64),
     ),
     longest=600,
-    share=15,
 )
 
 TARGETS: Final = (INPUT, ROWS, URL)

@@ -1,4 +1,4 @@
-"""Where tokens are found and taken away, and which are believed."""
+"""Tokens: where they are found, how they are removed from logs, and which are accepted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import math
 import re
-from collections.abc import Callable
 from typing import Any, Final, get_args
 
 import msgspec
@@ -26,9 +25,10 @@ from analytics_hub.auth.jwt.claims import MAX_TEXT
 from analytics_hub.contracts import Handshake
 from analytics_hub.exceptions import AuthenticationError, TokenFault
 from analytics_hub.identity import Identity
-from analytics_hub.transports._asgi.scope import Scope, take_query
+from analytics_hub.transports._asgi.scope import Scope, pop_query
 
-from ..target import Target, Trees
+from ..strategies import DEEP, alike, json_of, prefixed
+from ..target import Target
 
 _KEY: Final = b"the secret of the fuzzer, which is long enough"
 _NOW: Final = 1_700_000_000.0
@@ -51,7 +51,7 @@ def sign(header: bytes, claims: bytes) -> bytes:
 
 
 def check_jwt(data: bytes) -> None:
-    """The first byte says whether the rest is a token, claims, or the header of one: signed as it should be or not."""
+    """The first byte selects the rest: a token, signed claims, a signed header, or unsigned claims."""
     kind = data[0] % 4 if data else 0
     match kind:
         case 0:
@@ -72,7 +72,7 @@ def check_jwt(data: bytes) -> None:
         assert len(text) < 24 or text not in f"{error!r} {error}"
         return
     assert isinstance(identity, Identity)
-    assert kind != 3, "a token without a signature was believed"
+    assert kind != 3, "a token without a signature was accepted"
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text, re.ASCII)
     body, _, signature = token.rpartition(b".")
     assert signature == _base64(hmac.digest(_KEY, body, hashlib.sha256))
@@ -95,7 +95,7 @@ _ENTRY: Final = "sec-websocket-protocol"
 
 
 def check_stripping(data: bytes) -> None:
-    """Lines: an `Authorization`, subprotocols, a query. What is stripped has no token that could be found."""
+    """Lines: `Authorization`, subprotocols, query. After stripping, no token is found in them."""
     authorization, offered, query, *_ = (*data.decode("latin-1").split("\n"), "", "")
     headers = {"authorization": authorization, _ENTRY: offered, "x": "y"}
     entries = [entry for entry in map(str.strip, offered.split(",")) if entry]
@@ -109,18 +109,18 @@ def check_stripping(data: bytes) -> None:
     if found is not None:
         assert found.token
         scope: Scope = {"query_string": query.encode("latin-1"), "raw_path": b"/ws?" + query.encode("latin-1")}
-        assert take_query(scope) == query
+        assert pop_query(scope) == query
         assert find_token({}, scope["query_string"].decode("latin-1"), ()) is None
         assert b"?" not in scope["raw_path"]
 
 
 _SECRET: Final = "S3cr3tS3cr3t"
 _WORD: Final = re.compile(r"[!-+\-.-~]*")
-"""What a token is made of, if it is one at all: no blank, no comma, nothing beyond ASCII."""
+"""The characters of tokens: no blank, no comma, ASCII only."""
 
 
 def check_redaction(data: bytes) -> None:
-    """Where `find_token` would find the secret in a text that is logged, it is not there any more afterwards."""
+    """Where `find_token` would find the secret in a logged text, the redacted text does not contain it."""
     text = data.decode("latin-1")
     redacted = redact(text)
     assert len(redacted) <= len(text) + len("[redacted]") * (len(text) // 2 + 1)
@@ -162,13 +162,12 @@ _NAMES: Final = (
         "DEF",
     ),
 )
-
-
-def _pack(first: bytes) -> Callable[[Any], bytes]:
-    return lambda value: first + msgspec.json.encode(value)
-
-
 _TOKEN: Final = mint(_KEY.decode(), subject="ann", roles=["trader"], now=_NOW).encode()
+_ALIKE: Final = json_of(alike(_GOOD, _NAMES)) | DEEP
+_WORDS: Final = (
+    *b'. = - _ eyJ e30 "exp": "alg": "none" "HS256" ["HS256"] "crit":["exp"], "b64":false,'.split(),
+    *(b"1700000000", b"1699999999", b"1e400", b"null", b"[" * 1200, b"A" * 8192, b'{"a":' * 1200, _TOKEN),
+)
 JWT: Final = Target(
     "jwt",
     check_jwt,
@@ -177,40 +176,17 @@ JWT: Final = Target(
         b"\0" + sign(b'{"alg":"none"}', _CLAIMS),
         *(first + msgspec.json.encode(each) for first in (b"\x01", b"\x02", b"\x03") for each in _GOOD),
     ),
-    words=(
-        *(b".", b"=", b"-", b"_", b"eyJ", b"e30", _TOKEN, b'"exp":', b'"alg":', b'"none"', b'"HS256"', b'["HS256"]'),
-        *(
-            b'"crit":["exp"],',
-            b'"b64":false,',
-            b"1700000000",
-            b"1699999999",
-            b"1e400",
-            b"null",
-            b"[" * 1200,
-            b"A" * 8192,
-        ),
-    ),
-    trees=Trees(_GOOD, _NAMES, _pack(b"\x01")),
+    words=_WORDS,
+    documents=prefixed(1, _ALIKE),
     longest=9000,
-    share=15,
 )
 HEADERS: Final = Target(
     "jwt-headers",
     check_jwt,
     samples=(b"\x02" + _HEADER, b"\x02" + msgspec.json.encode(_GOOD[3])),
-    words=(
-        b'"alg":',
-        b'"none"',
-        b'["HS256"]',
-        b'"crit":["exp"],',
-        b'"b64":false,',
-        b"[" * 1200,
-        b"null",
-        b'{"a":' * 1200,
-    ),
-    trees=Trees((_GOOD[3], {"alg": "HS256"}), _NAMES, _pack(b"\x02")),
+    words=_WORDS,
+    documents=prefixed(2, _ALIKE),
     longest=6000,
-    share=10,
 )
 STRIPPING: Final = Target(
     "stripping",
@@ -220,24 +196,8 @@ STRIPPING: Final = Target(
         b"Basic dXNlcg==\nbearer.a,bearer.b\nx=1&to%6ben=secret&%74oken=x&token=",
         b"bearer  x\n, ,bearer.\nTOKEN=a&token%3d=b&token&token=+&=token",
     ),
-    words=(
-        b"token",
-        b"%74",
-        b"%6F",
-        b"to%6ben",
-        b"bearer.",
-        b"Bearer ",
-        b"&",
-        b"=",
-        b";",
-        b"%3D",
-        b"+",
-        b",",
-        b"\n",
-        b"%26",
-    ),
+    words=(*b"token %74 %6F to%6ben bearer. Bearer & = ; %3D + , %26".split(), b" ", b"\n"),
     longest=400,
-    share=40,
 )
 REDACTION: Final = Target(
     "redaction",
@@ -249,22 +209,9 @@ REDACTION: Final = Target(
         b"/ws?%74%6f%6b%65%6e=S3cr3tS3cr3t eyJhbGciOiJIUzI1NiJ9.S3cr3tS3cr3t.S3cr3tS3cr3t",
     ),
     words=(
-        *(
-            b"token=",
-            b"to%6ben=",
-            b"%54oken",
-            b"%3d",
-            b"bearer.",
-            b"Bearer ",
-            b"S3cr3tS3cr3t",
-            b"?",
-            b"&",
-            b" ",
-            b"eyJ",
-        ),
-        *(b"\x85", b"\xa0", b"\x1c", b"\x0b", b",", b"[redacted]", b"\t"),
+        *b"token= to%6ben= %54oken %3d bearer. Bearer S3cr3tS3cr3t ? & eyJ , [redacted]".split(),
+        *(b" ", b"\t", b"\x85", b"\xa0", b"\x1c", b"\x0b"),
     ),
     longest=600,
-    share=30,
 )
 TARGETS: Final = (JWT, HEADERS, STRIPPING, REDACTION)

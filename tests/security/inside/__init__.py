@@ -1,4 +1,4 @@
-"""What goes wrong inside the process: callbacks that call back, hooks that fail, clocks that jump, memory that is out.
+"""Faults inside the process: callbacks that call the hub, hooks that fail, clocks that jump, memory that runs out.
 
 The rows C of the catalogue in `docs/security.md`, and those of D and R that need no socket. Each test is named after
 its row.

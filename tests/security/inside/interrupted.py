@@ -1,9 +1,9 @@
 """Run by `test_interrupts.py` in a process of its own: a server with clients, and Ctrl-C at one moment after the other.
 
-Prints how many moments there were. Whatever else is printed, warnings included, is a fault.
+Prints the number of moments. Any other output, warnings included, is a fault.
 
-On Trio, Ctrl-C raises at once in whatever line runs in a task, inside anyio and Trio too, unless it is told to wait for
-the next checkpoint of the main task, which asyncio always does.
+On Trio, Ctrl-C raises at once in any line of a task, inside anyio and Trio too, unless it is configured to wait for the
+next checkpoint of the main task, as asyncio always does.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from analytics_hub.transports import tcp, websocket
 from ...cancellation.sweep import on_each_wait
 
 OURS: Final = str(Path(analytics_hub.__file__).parent)
-STRIDE: Final = 97
+STRIDE: Final = 197
 """Lines of the package between two moments; each line would take minutes."""
 
 
-class Finger:
-    """Presses Ctrl-C once, when it has been asked for the `number`th time."""
+class Interrupter:
+    """Sends Ctrl-C once, at the `number`th call of `step`."""
 
     def __init__(self, number: int) -> None:
         self._left = number
 
     @property
-    def has_pressed(self) -> bool:
+    def has_fired(self) -> bool:
         return self._left <= 0
 
-    def ask(self) -> None:
+    def step(self) -> None:
         self._left -= 1
         if self._left == 0:
             signal.raise_signal(signal.SIGINT)
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not self.has_pressed and frame.f_code.co_filename.startswith(OURS):
-            return self._look
+        if not self.has_fired and frame.f_code.co_filename.startswith(OURS):
+            return self._trace_line
         return None
 
-    def _look(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line" and not self.has_pressed:
-            self.ask()
-        return self._look
+    def _trace_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line" and not self.has_fired:
+            self.step()
+        return self._trace_line
 
 
 async def application() -> None:
-    """As the README has it, with a client that comes, is served, and leaves."""
-    with suppress(RuntimeError):  # on asyncio, whose debug mode tells of each turn that a busy machine has drawn out
+    """The program of the README, with a client that connects, is served, and leaves."""
+    with suppress(RuntimeError):  # on asyncio: its debug mode logs each turn that a busy machine has prolonged
         asyncio.get_running_loop().slow_callback_duration = 60.0
     hub = Hub([Channel("events"), Channel("durable", mode="durable")], authenticate=anonymous, grace=0.05)
     async with hub, anyio.create_task_group() as tasks:
@@ -73,28 +73,28 @@ async def application() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def watched(finger: Finger) -> None:
-    with on_each_wait(finger.ask):
+async def interrupted_application(interrupter: Interrupter) -> None:
+    with on_each_wait(interrupter.step):
         await application()
 
 
 def interrupt(number: int, backend: str, options: dict[str, Any], *, in_lines: bool) -> bool:
-    """Run the application with Ctrl-C at a moment; False if it had ended before."""
-    finger = Finger(number)
+    """Run the application with Ctrl-C at a moment; False if it ended before that."""
+    interrupter = Interrupter(number)
     if in_lines:
-        sys.settrace(finger.trace)
+        sys.settrace(interrupter.trace)
         if backend == "trio":
             options = {"restrict_keyboard_interrupt_to_checkpoints": True}
     try:
         if in_lines:
             anyio.run(application, backend=backend, backend_options=options)
         else:
-            anyio.run(watched, finger, backend=backend, backend_options=options)
+            anyio.run(interrupted_application, interrupter, backend=backend, backend_options=options)
     except* KeyboardInterrupt:
         pass
     finally:
         sys.settrace(None)
-    return finger.has_pressed
+    return interrupter.has_fired
 
 
 def main(backend: str) -> None:

@@ -1,4 +1,4 @@
-"""C08, D17: whoever has left, and whatever was used once, leaves no object behind."""
+"""C08, D17: clients that have left, and channels that were used once, leave no object."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from analytics_hub import Channel, Handshake, Hub, anonymous
-from analytics_hub.core.cohort import Cohort, Reader
-from analytics_hub.core.registry import SubscriptionSet
+from analytics_hub.core.cohort import Cohort, SubscriptionSet
+from analytics_hub.core.reader import Reader
 from analytics_hub.core.session import Session
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import MemoryClient, subscribe
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 OURS = (Session, Cohort, SubscriptionSet, Reader, MemoryClient)
 READER = anonymous(Handshake())
-# What a client leaves behind does not depend on the event loop, so one of them has the many.
+# What a client leaves does not depend on the event loop, so only one of them has 10,000.
 CLIENTS = {"asyncio": 10_000, "asyncio+uvloop": 1_000, "trio": 1_000}
 
 
@@ -30,7 +30,7 @@ def census() -> Counter[type]:
     return Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, OURS))
 
 
-async def come_and_leave(hub: Hub, number: int) -> None:
+async def connect_and_leave(hub: Hub, number: int) -> None:
     async with subscribe(hub, "events", f"user:{number % 7}", identity=READER) as client:
         if number % 3 == 0:
             hub.publish("events", number)
@@ -43,15 +43,15 @@ def clients(request: pytest.FixtureRequest) -> int:
     return CLIENTS[backend]
 
 
-async def test_c08_clients_that_have_left_leave_no_object_behind(clients: int) -> None:
+async def test_c08_clients_that_have_left_leave_no_object(clients: int) -> None:
     clock = ManualClock()
     before = census()
     async with running(clock=clock, wall_clock=clock.wall, tuning=FAST) as hub:
         clock.attach(hub)
         for number in range(clients):
-            await come_and_leave(hub, number)
+            await connect_and_leave(hub, number)
             clock.advance(0.001)
-        # Times at which something was due are passed over when they come; the last is a heartbeat's.
+        # Entries of the schedule are dropped when they are due; the last one is a heartbeat.
         clock.advance(2 * FAST.heartbeat)
         await hub.publish_confirmed("durable", 1)
         await hub.publish_confirmed("durable", 2)
@@ -63,7 +63,7 @@ async def test_c08_clients_that_have_left_leave_no_object_behind(clients: int) -
 
 
 async def test_d17_channels_used_once_are_forgotten() -> None:
-    """By publishing or by subscribing; a member that nobody watches stays for as long as its channel says."""
+    """By publishing or by subscribing; a member without subscribers stays for some time."""
     clock = ManualClock()
     async with running(clock=clock, wall_clock=clock.wall) as hub:
         clock.attach(hub)
@@ -89,7 +89,7 @@ async def forget_members(hub: Hub, clock: ManualClock) -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_d17_the_memory_of_100000_channels_returns() -> None:
-    """Ten times as many as there may be at a time, each published to once, half of them with a subscriber."""
+    """Ten times as many as may exist at a time, each published to once, some with a subscriber."""
     clock = ManualClock()
     channels = [Channel("once:*"), Channel("latest", mode="latest"), Channel("durable", mode="durable", keep_items=1)]
     transport = FakeTransport(lambda frame: transport.writes.clear())
@@ -97,7 +97,7 @@ async def test_d17_the_memory_of_100000_channels_returns() -> None:
     async with running(channels, clock=clock, wall_clock=clock.wall) as hub:
         clock.attach(hub)
         for number in range(11):
-            if number == 1:  # by now every structure has had its largest size
+            if number == 1:  # by now every structure has reached its largest size
                 gc.collect()
                 before = sys.getallocatedblocks()
             for member in range(10_000):
@@ -105,7 +105,7 @@ async def test_d17_the_memory_of_100000_channels_returns() -> None:
                 if member % 2000 == 0:
                     session = plug_in(hub, transport, name, identity=READER)
                     hub.publish(name, member)
-                    hub.disconnect(session)
+                    hub.gateway.disconnect(session)
                 else:
                     hub.publish(name, member)
             await forget_members(hub, clock)

@@ -20,13 +20,13 @@ READER = anonymous(Handshake())
 
 
 async def turns(hub: Hub) -> None:
-    """Whatever is due is done now."""
+    """Do what is due now."""
     for _ in range(2):
         await hub.publish_confirmed("durable", None)
 
 
 async def test_c06_the_pace_does_not_follow_the_time_of_day() -> None:
-    """One write an interval, as many items and commands as there are tokens, and no heartbeat, however it jumps."""
+    """One write an interval, as many items and commands as the rates allow, and no heartbeat, however it jumps."""
     clock = ManualClock()
     tuning = Tuning(interval=1.0, rate=3.0, command_rate=2.0, heartbeat=20.0)
     async with running(clock=clock, wall_clock=clock.wall, tuning=tuning) as hub:
@@ -49,12 +49,12 @@ async def test_c06_the_pace_does_not_follow_the_time_of_day() -> None:
         assert '"seq":4,' in transport.text
         assert '"seq":5,' not in transport.text
 
-        hub.receive_data(session, '{"action":"ping"}')
+        hub.gateway.receive_data(session, '{"action":"ping"}')
         clock.shift_wall(HOUR)
-        hub.receive_data(session, '{"action":"ping"}')
+        hub.gateway.receive_data(session, '{"action":"ping"}')
         await turns(hub)
         assert transport.text.count("$pong") == 2
-        hub.receive_data(session, '[{"action":"ping"},{"action":"ping"},{"action":"ping"}]')
+        hub.gateway.receive_data(session, '[{"action":"ping"},{"action":"ping"},{"action":"ping"}]')
         clock.shift_wall(-HOUR)
         await turns(hub)
         assert "rate-limited" in transport.text
@@ -64,7 +64,7 @@ async def test_c06_the_pace_does_not_follow_the_time_of_day() -> None:
 
 
 async def test_c06_nothing_happens_while_time_stands_still() -> None:
-    """A machine that was suspended, or a virtual one that is not run: no limit and no end is reached by that."""
+    """As on a suspended machine: no limit and no timeout is reached."""
     clock = ManualClock()
     async with running(clock=clock, wall_clock=clock.wall, tuning=Tuning(interval=1.0)) as hub:
         clock.attach(hub)
@@ -75,7 +75,7 @@ async def test_c06_nothing_happens_while_time_stands_still() -> None:
         written = len(transport.writes)
         for number in range(100):
             hub.publish("events", number)
-            hub.nudge()
+            hub.wake()
             await checkpoint()
         assert len(transport.writes) == written
         clock.advance(1.0)
@@ -100,7 +100,7 @@ async def test_c06_tokens_and_timestamps_follow() -> None:
                 clock.shift_wall(shift)
                 await turns(hub)
             clock.shift_wall(HOUR)
-            clock.advance(21.0)  # it is looked at with each heartbeat
+            clock.advance(21.0)  # it is checked with each heartbeat
             async for _ in client:
                 pass
 
@@ -108,7 +108,7 @@ async def test_c06_tokens_and_timestamps_follow() -> None:
 
 
 async def test_c06_the_keepalive_of_a_socket_does_not_follow_the_time_of_day() -> None:
-    """Pings and their timeout go by the clock of the transport."""
+    """Pings and their timeout use the clock of the transport."""
     clock = ManualClock()
     limits = websocket.Limits(ping_interval=20.0, silence_timeout=60.0)
     async with running(clock=clock, wall_clock=clock.wall, tuning=Tuning(heartbeat=HOUR)) as hub:

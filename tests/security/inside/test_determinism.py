@@ -1,4 +1,4 @@
-"""C11: the same story gives the same bytes, to the same clients, in the same order, whatever the seed of the hashes."""
+"""C11: the same calls give the same bytes, to the same clients, in the same order, for any seed of the hashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from ...project.layout import ROOT
 
 
-def tell(seed: str) -> str:
+def trace(seed: str) -> str:
     ran = subprocess.run(
         [sys.executable, "-m", f"{__package__}.trace"],
         cwd=ROOT,
@@ -22,8 +22,8 @@ def tell(seed: str) -> str:
     return ran.stdout
 
 
-def test_c11_the_seed_of_the_hashes_changes_nothing() -> None:
-    stories = {tell(seed) for seed in ("0", "1", "4711")}
+def test_c11_the_seed_of_hashes_changes_nothing() -> None:
+    traces = {trace(seed) for seed in ("1", "4711")}
 
-    assert len(stories) == 1
-    assert int(stories.pop().split()[1]) > 10_000
+    assert len(traces) == 1
+    assert int(traces.pop().split()[1]) > 10_000

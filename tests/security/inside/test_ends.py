@@ -1,4 +1,4 @@
-"""C09: a hub ends once and in time, whoever asks for it, and whatever is going on.
+"""C09: a hub shuts down once and in time, wherever `shutdown` is called, and whatever is in progress.
 
 Twice, while publishing, and by `authenticate`: `tests/hub/test_shutdown.py`.
 """
@@ -33,12 +33,12 @@ async def ended(transports: Sequence[FakeTransport]) -> None:
         await transport.until(lambda: transport.ended is not None)  # noqa: B023 - awaited at once
 
 
-async def test_c09_from_within_a_write() -> None:
-    """A transport's own mistake, or an application that gives up: the rest of the flush goes out, then all end."""
+async def test_c09_a_shutdown_within_a_write() -> None:
+    """The rest of the flush is written, then all sessions end."""
     async with anyio.create_task_group() as tasks, running() as hub:
 
         def write(frame: bytes) -> None:
-            if b'"last words"' in frame and not hub.is_draining:
+            if b'"last item"' in frame and not hub.is_draining:
                 tasks.start_soon(hub.shutdown)
                 tasks.start_soon(hub.shutdown)
 
@@ -46,11 +46,11 @@ async def test_c09_from_within_a_write() -> None:
         for transport in transports:
             plug_in(hub, transport, "events", identity=READER)
         await hub.publish_confirmed("durable", None)
-        hub.publish("events", "last words")
+        hub.publish("events", "last item")
         await ended(transports)
 
         assert {transport.ended for transport in transports} == {RESTARTS}
-        assert all(transport.text.count("last words") == 1 for transport in transports)
+        assert all(transport.text.count("last item") == 1 for transport in transports)
         assert is_empty(hub)
 
 
@@ -65,8 +65,8 @@ class LastJournal(MemoryJournal):
         return oldest
 
 
-async def test_c09_from_the_journal() -> None:
-    """It waits for itself then, and not for longer than the grace."""
+async def test_c09_a_shutdown_in_the_journal() -> None:
+    """It waits for itself, and not for longer than the grace."""
     journal = LastJournal()
     async with running(journal=journal) as hub, subscribe(hub, "durable", identity=READER) as client:
         journal.hub = hub
@@ -81,7 +81,7 @@ async def test_c09_from_the_journal() -> None:
         assert is_empty(hub)
 
 
-async def test_c09_from_authorize_while_others_wait_for_it() -> None:
+async def test_c09_a_shutdown_in_authorize_while_others_wait_for_it() -> None:
     opened = anyio.Event()
 
     async def authorize(identity: Identity, *question: str) -> bool:
@@ -106,8 +106,8 @@ async def test_c09_from_authorize_while_others_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize("serve", [websocket.serve, tcp.serve], ids=["websocket", "tcp"])
-async def test_c09_during_handshakes(serve: Any) -> None:
-    """Silent, half said, being checked: `serve` ends, and every one of them is closed."""
+async def test_c09_a_shutdown_during_handshakes(serve: Any) -> None:
+    """Silent, half sent, being checked: `serve` ends, and each of them is closed."""
     asked = anyio.Event()
 
     async def authenticate(handshake: Handshake) -> Identity:
@@ -134,14 +134,14 @@ async def test_c09_during_handshakes(serve: Any) -> None:
         for peer in (silent, half):
             if serve is tcp.serve:
                 await peer.read_end()
-            else:  # the time for their handshake runs on; on TCP they were let in when they had connected
+            else:  # their handshakes may still time out; on TCP they were admitted when they connected
                 peer.close()
     assert Process.now().more_than(before) == []
 
 
 @pytest.mark.parametrize("number", range(6))
-async def test_c09_while_the_hub_is_left(number: int) -> None:
-    """`shutdown` at the same time as the end of `async with`, by turns of the event loop."""
+async def test_c09_a_shutdown_while_the_hub_is_exited(number: int) -> None:
+    """`shutdown` at the same time as the end of `async with`, some turns of the event loop apart."""
 
     async def shut_down() -> None:
         for _ in range(number):

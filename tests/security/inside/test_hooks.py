@@ -1,10 +1,10 @@
-"""C04: a hook of the application that raises, hangs or answers nonsense harms one client and is counted."""
+"""C04: a hook of the application that raises, hangs or returns nonsense refuses one client and is counted."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -24,6 +24,7 @@ from analytics_hub import (
 from analytics_hub.client import HubClient
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports import tcp
+from analytics_hub.transports._sockets.connection import Connection
 from analytics_hub.transports.asgi import HubApp
 from analytics_hub.transports.memory import connect, subscribe
 
@@ -37,8 +38,8 @@ pytestmark = pytest.mark.anyio
 READER = anonymous(Handshake())
 
 
-async def wait_for_the_cancelled() -> Any:
-    """Await what somebody else has cancelled, as who shares a lookup with a request that was given up does."""
+async def await_a_cancelled_task() -> Any:
+    """As an application does that shares a lookup with a request that was cancelled."""
     await checkpoint()
     raise asyncio.CancelledError
 
@@ -70,7 +71,7 @@ def return_an_exception() -> Any:
 
 
 FAULTS = (
-    wait_for_the_cancelled,
+    await_a_cancelled_task,
     raise_group,
     run_out_of_memory,
     hang,
@@ -94,10 +95,10 @@ async def fail_if_bad(handshake: Handshake, fault: Callable[[], Any]) -> Any:
 
 
 @each_fault
-async def test_c04_authenticate_fails_for_one_client(fault: Callable[[], Any]) -> None:
-    """At each door: the memory transport, a first message, WebSockets, a request, TCP, ASGI."""
+async def test_c04_a_failing_authenticate_refuses_one_client(fault: Callable[[], Any]) -> None:
+    """On the memory transport, as a first message, on WebSockets, HTTP, TCP and ASGI."""
     async with running(tuning=SHORT, authenticate=lambda handshake: fail_if_bad(handshake, fault)) as hub:
-        witness = plug_in(hub, FakeTransport(), "events", identity=READER)
+        reader = plug_in(hub, FakeTransport(), "events", identity=READER)
         with pytest.raises(HubError, match="tokens cannot be checked now"):
             async with connect(hub, token="bad"):
                 pass
@@ -107,16 +108,16 @@ async def test_c04_authenticate_fails_for_one_client(fault: Callable[[], Any]) -
             assert client.close_code is None
         assert hub.statistics().counters["authenticate-failed"] == 2
 
-        assert await knock_on_websocket(hub) == [503, 503]
-        assert await knock_on_tcp(hub) == 1011
-        assert await knock_on_asgi(hub) == 503
+        assert await try_websocket(hub) == [503, 503]
+        assert await try_tcp(hub) == 1011
+        assert await try_asgi(hub) == 503
         assert hub.statistics().counters["authenticate-failed"] == 6
 
-        hub.disconnect(witness)
+        hub.gateway.disconnect(reader)
         await is_served_once(hub)
 
 
-async def knock_on_websocket(hub: Hub) -> list[int]:
+async def try_websocket(hub: Hub) -> list[int]:
     statuses = []
     async with serving(hub) as port:
         request = b"GET /asyncapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bad\r\n\r\n"
@@ -129,7 +130,7 @@ async def knock_on_websocket(hub: Hub) -> list[int]:
     return statuses
 
 
-async def knock_on_tcp(hub: Hub) -> int:
+async def try_tcp(hub: Hub) -> int:
     async with serving(hub, serve=tcp.serve) as port, await Peer.connect(port) as peer:
         await peer.send(lines({"action": "auth", "token": "bad"}))
         end = await peer.read_end()
@@ -137,7 +138,7 @@ async def knock_on_tcp(hub: Hub) -> int:
     return int(end.rpartition(b'"code":')[2].partition(b",")[0])
 
 
-async def knock_on_asgi(hub: Hub) -> int:
+async def try_asgi(hub: Hub) -> int:
     scope = asgi_peer.scope_for("bad")
     async with asgi_peer.running(HubApp(hub), scope, accepted=False) as server:
         status: int = (await server.read())["status"]
@@ -145,7 +146,7 @@ async def knock_on_asgi(hub: Hub) -> int:
 
 
 @each_fault
-async def test_c04_authorize_fails_for_one_client(fault: Callable[[], Any]) -> None:
+async def test_c04_a_failing_authorize_refuses_one_client(fault: Callable[[], Any]) -> None:
     async def authorize(identity: Identity, *question: str) -> Any:
         if identity.id == "good":
             return True
@@ -163,8 +164,8 @@ async def test_c04_authorize_fails_for_one_client(fault: Callable[[], Any]) -> N
             pass
 
 
-class MoodyJournal(MemoryJournal):
-    """Fails whenever it is asked something, until it is mended."""
+class FailingJournal(MemoryJournal):
+    """Fails as long as it has a `fault`."""
 
     def __init__(self, fault: Callable[[], Any]) -> None:
         super().__init__()
@@ -183,22 +184,22 @@ class MoodyJournal(MemoryJournal):
         return await super().read(channel, after, limit)
 
 
-# How long a journal may take to answer is the application's to say.
+# Not `hang`: the hub does not limit how long a journal takes.
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault is not hang])
-async def test_c04_a_journal_fails_for_one_item(fault: Callable[[], Any]) -> None:
-    journal = MoodyJournal(fault)
+async def test_c04_a_failing_journal_refuses_one_item(fault: Callable[[], Any]) -> None:
+    journal = FailingJournal(fault)
     async with running(journal=journal) as hub, subscribe(hub, "events", identity=READER):
         with pytest.raises(JournalError):
             await hub.publish_confirmed("durable", 1)
         journal.fault = None
 
         assert (await hub.publish_confirmed("durable", 2)).seq == 1
-        assert not hub._clerk.waiters
+        assert not hub._journal.pending
 
 
-@pytest.mark.parametrize("fault", [wait_for_the_cancelled, raise_group, run_out_of_memory])
-async def test_c04_a_token_function_of_a_client_fails(fault: Callable[[], Any]) -> None:
-    """The first time it comes out of `async with`; what fails later is a failure that passes."""
+@pytest.mark.parametrize("fault", [await_a_cancelled_task, raise_group, run_out_of_memory])
+async def test_c04_a_failing_token_function_of_a_client_is_retried(fault: Callable[[], Any]) -> None:
+    """The first failure is raised by `async with`; later ones are temporary."""
     tries = 0
 
     async def token() -> str:
@@ -214,7 +215,7 @@ async def test_c04_a_token_function_of_a_client_fails(fault: Callable[[], Any]) 
             async with HubClient(url, token):
                 pass
         async with HubClient(url, token, jitter=lambda: 0.0) as client, client.subscribe("events") as events:
-            hub.sessions[0].peer.hang_up(reset=True)
+            cast("Connection", hub.sessions[0].transport).abort(reset=True)
             while tries < 4:
                 await checkpoint()
             while not hub.statistics().subscriptions:

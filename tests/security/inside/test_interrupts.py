@@ -1,4 +1,4 @@
-"""C10: Ctrl-C at any moment ends a program without a warning, a traceback or anything that is left open."""
+"""C10: Ctrl-C at any moment ends a program without a warning, a traceback or an open descriptor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ...conftest import BACKENDS
 from ...project.layout import ROOT
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at the descriptors as Linux tells them")  # noqa: PTH112
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")  # noqa: PTH112
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_c10_ctrl_c_at_any_moment(backend: str) -> None:
-    """With everything told that Python and asyncio can tell, and each warning an error."""
+    """With all warnings of Python and asyncio enabled, each of them an error."""
     ran = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-m", f"{__package__}.interrupted", backend],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""R08: memory runs out at any place. One client pays, or one call raises, or the hub ends in order and says so."""
+"""R08: memory runs out anywhere. One client ends, or one call raises, or the hub ends in order with an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from analytics_hub import Handshake, Hub, HubError, Identity, anonymous
+from analytics_hub.contracts import Peer
 from analytics_hub.core.session import Session
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.protocol import Parsed
@@ -24,98 +25,99 @@ pytestmark = pytest.mark.anyio
 READER = anonymous(Handshake())
 
 
-class Poor:
-    """Has no memory left now and then."""
+class Shortage:
+    """Raises `MemoryError` in one of ten calls."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.faults = 0
-        self.is_rich = False
+        self.is_over = False
 
-    def spend(self) -> None:
-        if not self.is_rich and self.chance.random() < 0.1:
+    def allocate(self) -> None:
+        if not self.is_over and self.chance.random() < 0.1:
             self.faults += 1
             raise MemoryError
 
 
-class PoorTransport(FakeTransport):
-    def __init__(self, poor: Poor) -> None:
+class FailingTransport(FakeTransport):
+    def __init__(self, shortage: Shortage) -> None:
         super().__init__()
-        self.poor = poor
+        self.shortage = shortage
 
     def write(self, frame: bytes) -> bool:
-        self.poor.spend()
+        self.shortage.allocate()
         return super().write(frame)
 
     def close(self, code: int, reason: str) -> None:
         super().close(code, reason)
-        self.poor.spend()
+        self.shortage.allocate()
 
     def pause_reading(self) -> None:
-        self.poor.spend()
+        self.shortage.allocate()
 
     def confirmed(self, frames: int) -> None:
-        self.poor.spend()
+        self.shortage.allocate()
 
 
-class PoorWire:
-    """Cannot always read what a client says."""
+class FailingWire:
+    """Parsing a frame may fail."""
 
     name = WIRE.name
     has_cursor = False
 
-    def __init__(self, poor: Poor) -> None:
-        self._poor = poor
+    def __init__(self, shortage: Shortage) -> None:
+        self._shortage = shortage
 
     def frame(self, items: Sequence[bytes]) -> bytes:
         return WIRE.frame(items)
 
     def parse(self, data: str | bytes) -> list[Parsed]:
-        self._poor.spend()
+        self._shortage.allocate()
         return WIRE.parse(data)
 
 
-class PoorJournal(MemoryJournal):
-    def __init__(self, poor: Poor) -> None:
+class FailingJournal(MemoryJournal):
+    def __init__(self, shortage: Shortage) -> None:
         super().__init__()
-        self._poor = poor
+        self._shortage = shortage
 
     async def append(self, channel: str, first: int, items: Sequence[bytes]) -> int:
-        self._poor.spend()
+        self._shortage.allocate()
         return await super().append(channel, first, items)
 
 
-class Town:
-    """A hub in which everything around the engine is poor: transports, wires, the journal and `authenticate`."""
+class World:
+    """A hub that runs short of memory outside its engine: in transports, wires, the journal and `authenticate`."""
 
     def __init__(self, seed: int) -> None:
-        self.poor = Poor(seed)
-        self.wire = PoorWire(self.poor)
+        self.shortage = Shortage(seed)
+        self.wire = FailingWire(self.shortage)
         self.failures: set[str] = set()
         self.hub: Hub
 
     async def authenticate(self, handshake: Handshake) -> Identity:
-        self.poor.spend()
+        self.shortage.allocate()
         return READER
 
-    def come(self) -> None:
-        session = self.hub.connect(PoorTransport(self.poor), self.wire, READER, Handshake(transport="fake"))
-        self.say(session, '{"action":"subscribe","channels":["events","durable","latest"]}')
+    def connect(self) -> None:
+        peer = Peer(Handshake(transport="fake"), READER)
+        session = self.hub.gateway.connect(FailingTransport(self.shortage), self.wire, peer)
+        self.send(session, '{"action":"subscribe","channels":["events","durable","latest"]}')
 
-    def say(self, session: Session, text: str) -> None:
+    def send(self, session: Session, text: str) -> None:
         try:
-            self.hub.receive_data(session, text)
+            self.hub.gateway.receive_data(session, text)
         except MemoryError:
-            self.hub.disconnect(session)  # as every transport does
+            self.hub.gateway.disconnect(session)  # as every transport does
 
-    async def pass_a_day(self, number: int) -> None:
-        self.come()
+    async def run_round(self, number: int) -> None:
+        self.connect()
         for session in self.hub.sessions[1:10]:
-            self.say(session, '{"action":"ping"}')
+            self.send(session, '{"action":"ping"}')
         self.hub.publish("events", number)
         self.hub.publish("latest", number)
         await self.try_to(self.hub.publish_confirmed("durable", number))
-        await self.try_to(self.hub.check(Handshake(token="t")))
+        await self.try_to(self.hub.gateway.authenticate(Handshake(token="t")))
 
     async def try_to(self, act: Awaitable[object]) -> None:
         try:
@@ -125,32 +127,32 @@ class Town:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_r08_around_the_engine(seed: int) -> None:
-    """In writes, in what is read, in the journal, in `authenticate`: who pays is one client, one item, one peer."""
-    town = Town(seed)
-    poor = town.poor
-    async with running(authenticate=town.authenticate, journal=PoorJournal(poor)) as hub:
-        town.hub = hub
-        async with subscribe(hub, "events", identity=READER) as witness:
-            for day in range(1, 200):
-                await town.pass_a_day(day)
+async def test_r08_a_shortage_around_the_engine_ends_one_client(seed: int) -> None:
+    """In writes, parsing, the journal and `authenticate`: one client, one item or one peer fails."""
+    world = World(seed)
+    shortage = world.shortage
+    async with running(authenticate=world.authenticate, journal=FailingJournal(shortage)) as hub:
+        world.hub = hub
+        async with subscribe(hub, "events", identity=READER) as observer:
+            for number in range(1, 200):
+                await world.run_round(number)
                 assert all(channel.ledger.is_balanced for channel in hub.statistics().channels.values())
             data: list[Any] = []
             while 199 not in data:
-                data += [item["data"] for item in await anext(witness) if item.get("channel") == "events"]
+                data += [item["data"] for item in await anext(observer) if item.get("channel") == "events"]
             assert data == list(range(1, 200))
 
-        assert poor.faults > 100
-        assert town.failures == {"the journal refused: MemoryError()", "tokens cannot be checked now"}
+        assert shortage.faults > 100
+        assert world.failures == {"the journal refused: MemoryError()", "tokens cannot be checked now"}
         for session in hub.sessions:
-            hub.disconnect(session)
+            hub.gateway.disconnect(session)
         assert is_empty(hub)
-        poor.is_rich = True
+        shortage.is_over = True
         await is_served_once(hub)
 
 
-class Unaffordable:
-    """Its encoding takes more memory than there is."""
+class Unencodable:
+    """Its encoding raises `MemoryError`."""
 
     def __init__(self) -> None:
         self.__dict__["field"] = 1
@@ -160,12 +162,12 @@ class Unaffordable:
         raise MemoryError
 
 
-async def test_r08_in_what_is_published() -> None:
+async def test_r08_a_shortage_while_publishing_raises_to_the_caller() -> None:
     async with running() as hub:
         before = hub.statistics().channels["events"].head
-        for publish in (hub.publish, hub.submit):
+        for publish in (hub.publish, hub.gateway.submit):
             with pytest.raises(Exception) as raised:  # noqa: PT011 - whichever it is, in the caller's frame
-                publish("events", Unaffordable())
+                publish("events", Unencodable())
             assert isinstance(raised.value, (MemoryError, HubError))
 
         assert hub.statistics().channels["events"].head == before
@@ -173,13 +175,13 @@ async def test_r08_in_what_is_published() -> None:
 
 
 def is_of_the_engine(code: CodeType) -> bool:
-    # `whole.py` and `publish` set flags that are there already, which takes no memory.
-    is_flagging = code.co_name == "publish" or code.co_filename.endswith("whole.py")
+    # `atomic.py` and `publish` set existing flags, which takes no memory.
+    is_flagging = code.co_name == "publish" or code.co_filename.endswith("atomic.py")
     return code.co_filename.startswith(f"{OURS}/core") and not is_flagging
 
 
 async def runs_out_at(number: int) -> tuple[bool, bool]:
-    """Use a hub while memory runs out at a line of its own; whether there is such a line, and the hub has ended."""
+    """Use a hub while memory runs out at a line of the engine; whether there is such a line, and the hub has ended."""
     transports = [FakeTransport() for _ in range(3)]
     places: list[str] = []
 
@@ -212,14 +214,14 @@ async def runs_out_at(number: int) -> tuple[bool, bool]:
     return bool(places), outcome is not None
 
 
-async def test_r08_within_the_engine() -> None:
-    """It has happened or it has not, and all goes on; or nobody can tell, and the hub ends all clients and says so."""
+async def test_r08_a_shortage_in_the_engine_leaves_no_half_done_step() -> None:
+    """A step is done or not, and the hub goes on; if that is unknown, the hub ends all clients and raises."""
     ends = 0
     number = 1
-    is_there = True
-    while is_there:
-        is_there, has_ended = await runs_out_at(number)
+    is_line = True
+    while is_line:
+        is_line, has_ended = await runs_out_at(number)
         ends += has_ended
-        number += 41  # each line would take a minute; 41 has no rhythm in common with the loops
+        number += 41  # each line would take a minute; a prime stride reaches all lines of a loop
     assert number > 1000
     assert ends > 10

@@ -1,12 +1,14 @@
-"""Run by `test_determinism.py` in processes of their own: prints a digest of all that an engine says in a story."""
+"""Run by `test_determinism.py` in processes of their own: prints a digest of everything an engine writes and asks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+from typing import Final, cast
 
 from analytics_hub import Channel, Identity, Tuning
+from analytics_hub.contracts import Transport
 from analytics_hub.core.engine import Engine
 from analytics_hub.core.events import Append, AskAuthorize, CheckToken, Close
 from analytics_hub.core.session import Session
@@ -23,7 +25,10 @@ CHANNELS = (
 NAMES = ("events", "table", "latest", "durable", "secret", *(f"user:{number}" for number in range(9)))
 
 
-class Story:
+TRANSPORT: Final = cast("Transport", object())  # the engine calls none of its methods
+
+
+class Trace:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.now = 1000.0
@@ -33,8 +38,8 @@ class Story:
         self.digest = hashlib.sha256()
         self.written = 0
 
-    def note(self, *words: object) -> None:
-        self.digest.update(repr(words).encode())
+    def note(self, *values: object) -> None:
+        self.digest.update(repr(values).encode())
 
     def step(self, number: int) -> None:
         engine, chance = self.engine, self.chance
@@ -42,7 +47,7 @@ class Story:
             case 0 if len(self.sessions) < 40:
                 roles = frozenset(chance.sample(("admin", "root", "owner", "guest"), 2))
                 identity = Identity(id=f"user {number % 5}", roles=roles)
-                self.sessions.append(engine.connect(WIRE, identity, self.now, id=f"session {number}"))
+                self.sessions.append(engine.connect(TRANSPORT, WIRE, identity, self.now, id=f"session {number}"))
             case 1 if self.sessions:
                 names = chance.sample(NAMES, chance.randint(1, 6))
                 action = chance.choice(("subscribe", "subscribe", "unsubscribe"))
@@ -79,16 +84,16 @@ class Story:
                 case Close(session, code, reason):
                     self.note(session.id, code, reason)
                 case CheckToken():
-                    raise AssertionError("nobody sends a token")
+                    raise AssertionError("no session sends a token")
 
 
 def main() -> None:
-    story = Story(seed=7)
+    trace = Trace(seed=7)
     for number in range(4000):
-        story.step(number)
-        story.turn()
-    story.note(sorted(story.engine.counters.items()))
-    print(story.digest.hexdigest(), story.written)
+        trace.step(number)
+        trace.turn()
+    trace.note(sorted(trace.engine.counters.items()))
+    print(trace.digest.hexdigest(), trace.written)
 
 
 if __name__ == "__main__":

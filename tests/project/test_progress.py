@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from . import runner
+from tools import progress
+from tools.progress import Estimate, Progress
+
 from .layout import ROOT
-from .runner import Estimate, Progress
 
 SECONDS = st.floats(0.001, 1000)
 
@@ -64,7 +65,7 @@ def test_where_most_are_new_each_test_counts_the_same(done: int, left: int, elap
     for test in tests[:done]:
         estimate.finish(test)
 
-    if elapsed < runner.FIRST:
+    if elapsed < progress.FIRST:
         assert estimate.seconds_left(elapsed) is None
     else:
         assert estimate.seconds_left(elapsed) == pytest.approx(elapsed * left / done)
@@ -79,12 +80,12 @@ def test_at_the_end_nothing_is_left(tests: set[int], previous: dict[int, float],
         estimate.finish(str(test))
 
     assert estimate.finished == estimate.total == len(tests)
-    assert estimate.seconds_left(elapsed + runner.FIRST) == 0
+    assert estimate.seconds_left(elapsed + progress.FIRST) == 0
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (130, "2 min 10 s")])
 def test_durations_in_words(seconds: float, said: str) -> None:
-    assert runner.duration(seconds) == said
+    assert progress.duration(seconds) == said
 
 
 # --- what a terminal shows
@@ -160,7 +161,7 @@ def test_a_terminal_shows_one_line_and_the_failures_above(results: list[tuple[fl
         patch.setenv("COLUMNS", str(width))
         for done, (test, (seconds, fails)) in enumerate(zip(tests, results, strict=True), 1):
             session.finish(test, seconds=seconds, fails=fails)
-            if seconds >= runner.REWRITE:
+            if seconds >= progress.REWRITE:
                 assert session.screen.current.startswith(f"{done} of {len(tests)}, "[: width - 1])
             assert len(session.screen.current.rstrip()) < width
         session.end()
@@ -174,7 +175,7 @@ def test_a_terminal_shows_one_line_and_the_failures_above(results: list[tuple[fl
 def test_a_file_gets_a_line_every_ten_seconds(results: list[tuple[float, bool]]) -> None:
     tests = [f"test_{number}" for number in range(len(results))]
     session = Session(tests, is_terminal=False)
-    due = runner.REPEAT
+    due = progress.REPEAT
 
     for done, (test, (seconds, _)) in enumerate(zip(tests, results, strict=True), 1):
         before = len(session.screen.finished)
@@ -182,7 +183,7 @@ def test_a_file_gets_a_line_every_ten_seconds(results: list[tuple[float, bool]])
         new = session.screen.finished[before:]
         assert len(new) == (session.now >= due)
         if new:
-            due = session.now + runner.REPEAT
+            due = session.now + progress.REPEAT
             assert new[0].startswith(f"{done} of {len(tests)}, {100 * done // len(tests)} %")
     session.end()
 
@@ -213,13 +214,13 @@ def test_a_worker_that_is_replaced_changes_no_count() -> None:
 
 def workers(*arguments: str, has_coverage: bool = False, **options: Any) -> int | None:
     """What `-n auto` becomes; None leaves it to pytest-xdist."""
-    defaults = {"capture": "fd", "setupshow": False} | dict.fromkeys(runner.UNSUPPORTED, False)
+    defaults = {"capture": "fd", "setupshow": False} | dict.fromkeys(progress.UNSUPPORTED, False)
     config: Any = SimpleNamespace(
         args=list(arguments),
         getoption=(defaults | options).__getitem__,
         pluginmanager=SimpleNamespace(hasplugin=lambda name: has_coverage and name == "_cov"),
     )
-    return runner.pytest_xdist_auto_num_workers(config)
+    return progress.pytest_xdist_auto_num_workers(config)
 
 
 HERE = str(Path(__file__))
@@ -233,11 +234,11 @@ def test_a_single_file_needs_no_workers() -> None:
 
 def test_several_files_and_folders_get_workers() -> None:
     assert workers(str(Path(__file__).parent)) is None
-    assert workers(HERE, str(Path(runner.__file__))) is None
+    assert workers(HERE, str(Path(progress.__file__))) is None
 
 
 @pytest.mark.parametrize(
-    "option", [{"capture": "no"}, {"setupshow": True}, *({name: True} for name in runner.UNSUPPORTED)], ids=str
+    "option", [{"capture": "no"}, {"setupshow": True}, *({name: True} for name in progress.UNSUPPORTED)], ids=str
 )
 def test_what_workers_cannot_do_needs_none(option: dict[str, Any]) -> None:
     assert workers("tests", **option) == 0
@@ -253,10 +254,10 @@ FILES = st.sampled_from("abcde")
 @given(st.lists(FILES), st.dictionaries(FILES, SECONDS))
 def test_new_and_long_files_come_first(files: list[str], durations: dict[str, float]) -> None:
     items: list[Any] = [SimpleNamespace(nodeid=f"{file}::{number}") for number, file in enumerate(files)]
-    config: Any = SimpleNamespace(workerinput={runner.WORKER_KEY: durations})
+    config: Any = SimpleNamespace(workerinput={progress.WORKER_KEY: durations})
     sorted_items = list(items)
 
-    runner.pytest_collection_modifyitems(config, sorted_items)
+    progress.pytest_collection_modifyitems(config, sorted_items)
 
     keys = [
         (-durations.get(file, float("inf")), int(number))
@@ -269,7 +270,7 @@ def test_new_and_long_files_come_first(files: list[str], durations: dict[str, fl
 # --- real runs
 
 SUITE: Mapping[str, str] = {
-    "conftest.py": "from tests import runner\nrunner.REPEAT = runner.REWRITE = 0.0\n",
+    "conftest.py": "from tools import progress\nprogress.REPEAT = progress.REWRITE = 0.0\n",
     "test_one.py": """
 import pytest
 
@@ -308,7 +309,18 @@ def suite(tmp_path: Path) -> Path:
 
 @contextmanager
 def started(suite: Path, *arguments: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.runner", "-ra", "--color=no", "--tb=line"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "xdist",
+        "-p",
+        "tools.progress",
+        "-ra",
+        "--color=no",
+        "--tb=line",
+    ]
     environment = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "100"}
     with subprocess.Popen(
         [*command, *arguments],
@@ -389,7 +401,7 @@ def test_the_second_run_knows_from_its_first_test_how_long_it_takes(suite: Path)
 
 
 def test_the_file_that_took_longest_is_first(suite: Path) -> None:
-    cache = suite / ".pytest_cache" / "v" / runner.CACHE_KEY
+    cache = suite / ".pytest_cache" / "v" / progress.CACHE_KEY
     cache.parent.mkdir(parents=True)
     cache.write_text('{"test_one.py::test_fails": 2, "test_two.py::test_breaks": 1, "test_two.py::test_is_known": 1.5}')
 
