@@ -10,7 +10,7 @@ import channels_app
 
 
 class WithLifespan:
-    """An ASGI application whose first request starts its lifespan, which has no shutdown."""
+    """An ASGI application that starts its lifespan with the first request, and never ends it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -73,7 +73,8 @@ def _add_secret_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--secret-file",
         metavar="FILE",
-        help=f"file with the secret that signs tokens; default: ${ENVIRONMENT}, then the secret of the demo",
+        help="file with the secret that signs tokens, at least 32 bytes; "
+        f"default: ${ENVIRONMENT}, then the secret of the demo",
     )
 
 

@@ -16,7 +16,7 @@ from wsproto.events import TextMessage
 from analytics_hub.cli.errors import OutputError, write_line
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.cli.tail import Follower
-from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item
+from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item, Position, Resumed
 
 from ..client.scripted_server import Peer, scripted_server
 
@@ -117,6 +117,12 @@ class TestFollower:
             "disconnected (1012, restart); reconnecting in 0.0 s",
             "channel a resumed after item 7, without loss",
         ]
+
+    def test_a_loss_while_disconnected_is_reported(self) -> None:
+        reported: list[str] = []
+        Follower(["a"], report=reported.append).on_event(Resumed("a", Position("e", 7), complete=False))
+
+        assert reported == ["channel a resumed after item 7, but not all items were kept"]
 
     async def test_an_item_that_cannot_be_decoded_does_not_end_the_channel(self) -> None:
         async def script(peer: Peer) -> None:

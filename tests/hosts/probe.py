@@ -1,4 +1,4 @@
-"""The checks of every pair, whose results are the cells of the table in `docs/hosts.md`.
+"""The checks of every pair; their results are the cells of the table in `docs/hosts.md`.
 
 Behaviour that all pairs must have is asserted; a result is behaviour in which they differ.
 """
@@ -250,6 +250,6 @@ def end(target: Target, report: Report) -> str:
 
 
 def find_leaks(target: Target, log: str) -> str:
-    """The clients whose tokens are in the log of the server."""
+    """The clients with tokens in the log of the server."""
     leaks = [subject for subject, token in target.tokens.items() if token.rpartition(".")[2] in log]
     return ", ".join(leaks) or "no"

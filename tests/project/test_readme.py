@@ -25,7 +25,7 @@ EMBEDDING = EXAMPLES[0]
 
 def test_every_example_is_python() -> None:
     for example in EXAMPLES:
-        compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        assert compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_the_embedding_example_is_short() -> None:

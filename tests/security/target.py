@@ -228,8 +228,8 @@ class Target:
             "the server closes the connections",
         )
 
-    def wait_counted(self, name: str, number: int = 1) -> None:
-        """Until a counter has grown by `number` since the attack began, and not by more."""
+    def assert_counted(self, name: str, number: int = 1) -> None:
+        """A counter grows by `number` since the attack began, perhaps a little later, and not by more."""
         start = self.before.counters.get(name, 0)
         now = self.wait_until(lambda report: report.counters.get(name, 0) >= start + number, f"{number} times {name}")
         assert now.counters[name] == start + number, f"{name} was counted {now.counters[name] - start} times"

@@ -47,8 +47,8 @@ def test_a04_a_token_signed_with_the_public_key_is_refused(target: Target, subte
                 token = forge({"alg": algorithm}, key=key)
                 assert refusal_of(try_handshake(target, bearer(token))) == (401, "invalid token")
                 assert try_first_message(target, token) == (4401, "invalid token")
-    target.wait_counted("invalid-algorithm", 6)
-    target.wait_counted("invalid-signature", 6)
+    target.assert_counted("invalid-algorithm", 6)
+    target.assert_counted("invalid-signature", 6)
 
 
 def public_key(target: Target) -> bytes:
@@ -77,7 +77,7 @@ def test_a09_a_hook_that_raises_or_hangs_refuses_one_client(target: Target) -> N
         assert [answer["ok"] for answer in answers] == [True, False, False], "no answer in time is a refusal"
         assert is_served(raising)
         assert is_served(neighbour)
-    target.wait_counted("authorize-failed", 2)
+    target.assert_counted("authorize-failed", 2)
 
 
 # --- tickets
@@ -90,7 +90,7 @@ def test_a12_a_ticket_expires(target: Target) -> None:
         with target.open(token="") as clock:
             assert closed_with(clock).code == 4408
     assert refusal_of(try_handshake(target, bearer(ticket))) == (401, "invalid token")
-    target.wait_counted("invalid-ticket")
+    target.assert_counted("invalid-ticket")
 
 
 # --- failed tokens
@@ -116,8 +116,8 @@ def test_a14_refused_tokens_of_an_address_are_bounded(target: Target) -> None:
     with target.open(there, "Origin: https://friend.example", token="wrong") as page:
         assert closed_with(page).code == 4429
     target.open(forwarded_for("192.0.2.2")).close()
-    target.wait_counted("limited-failures", 104)
-    target.wait_counted("token-invalid", 2)
+    target.assert_counted("limited-failures", 104)
+    target.assert_counted("token-invalid", 2)
 
 
 def test_a14_invalid_tokens_are_cheap(target: Target) -> None:
@@ -172,7 +172,7 @@ def test_a14_connections_of_an_address_are_bounded(target: Target, addresses: li
         peers[0].close()
         target.wait_until(lambda now: now.sessions == target.before.sessions + 3, "one client has left")
         target.open(there, token=target.token("fifth")).close()
-    target.wait_counted("limited-address", 3)
+    target.assert_counted("limited-address", 3)
 
 
 def test_a14_connections_of_an_identity_are_bounded(target: Target) -> None:
@@ -186,8 +186,8 @@ def test_a14_connections_of_an_identity_are_bounded(target: Target) -> None:
         answer = try_handshake(target, bearer(token))
         assert refusal_of(answer) == (429, "more than 3 connections of one identity; try again in 5 s")
         target.open(token=target.token("another")).close()
-    target.wait_counted("closed-4429", 5)
-    target.wait_counted("limited-identity", 6)
+    target.assert_counted("closed-4429", 5)
+    target.assert_counted("limited-identity", 6)
 
 
 def survives(peer: Peer) -> bool:

@@ -38,7 +38,7 @@ async def test_c09_a_shutdown_within_a_write() -> None:
     async with anyio.create_task_group() as tasks, running() as hub:
 
         def write(frame: bytes) -> None:
-            if b'"last words"' in frame and not hub.is_draining:
+            if b'"last item"' in frame and not hub.is_draining:
                 tasks.start_soon(hub.shutdown)
                 tasks.start_soon(hub.shutdown)
 
@@ -46,11 +46,11 @@ async def test_c09_a_shutdown_within_a_write() -> None:
         for transport in transports:
             plug_in(hub, transport, "events", identity=READER)
         await hub.publish_confirmed("durable", None)
-        hub.publish("events", "last words")
+        hub.publish("events", "last item")
         await ended(transports)
 
         assert {transport.ended for transport in transports} == {RESTARTS}
-        assert all(transport.text.count("last words") == 1 for transport in transports)
+        assert all(transport.text.count("last item") == 1 for transport in transports)
         assert is_empty(hub)
 
 
