@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+
+import pytest
+
 from analytics_hub.core.schedule import Schedule
 
 
@@ -70,17 +74,6 @@ def test_scheduling_for_the_same_time_again_changes_nothing() -> None:
     assert schedule.due(1.0) == [alarm]
 
 
-def test_an_item_without_a_time_is_passed_over() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    alarm, other = Alarm(), Alarm()
-    schedule.at(alarm, 1.0)
-    schedule.at(other, 1.0)
-
-    alarm.wake_at = None
-
-    assert schedule.due(1.0) == [other]
-
-
 def test_what_is_cancelled_is_not_due_and_may_be_cancelled_again() -> None:
     schedule: Schedule[Alarm] = Schedule()
     first, second = Alarm(), Alarm()
@@ -91,3 +84,21 @@ def test_what_is_cancelled_is_not_due_and_may_be_cancelled_again() -> None:
     schedule.cancel(first)
 
     assert schedule.due(1.0) == [second]
+
+
+@pytest.mark.parametrize("release", ["cancel", "move", "due"])
+def test_nothing_refers_to_an_item_that_is_not_scheduled_there_any_more(release: str) -> None:
+    schedule: Schedule[Alarm] = Schedule()
+    alarm = Alarm()
+    schedule.at(alarm, 1e9)
+
+    match release:
+        case "cancel":
+            schedule.cancel(alarm)
+        case "move":
+            schedule.at(alarm, 1.0)
+            schedule.due(1.0)
+        case "due":
+            schedule.due(1e9)
+
+    assert [each for each in gc.get_referrers(alarm) if isinstance(each, (dict, list)) and each is not locals()] == []
