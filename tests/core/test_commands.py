@@ -196,7 +196,7 @@ def test_a_thousand_commands_over_the_rate_end_the_session() -> None:
     assert peer.ending == (4429, "too many commands")
 
 
-def test_executed_commands_make_up_for_no_flood() -> None:
+def test_executed_commands_do_not_excuse_a_flood() -> None:
     """A flood takes time, in which some of its commands are within the rate."""
     rig = Rig(A, tuning=Tuning(command_rate=100))
     flooding, other = rig.connect(), rig.connect()
@@ -383,7 +383,7 @@ def test_an_identity_that_allows_the_same_is_not_announced() -> None:
     assert peer.session.identity == ADMIN
 
 
-def test_a_session_without_an_identity_or_an_end_is_not_identified() -> None:
+def test_only_an_open_session_can_be_identified() -> None:
     rig = Rig(A)
     waiting, gone = authenticating(rig), rig.connect()
     rig.engine.disconnect(gone.session, rig.now)

@@ -246,7 +246,7 @@ def test_a_cohort_that_remains_alone_after_a_turn_is_not_merged() -> None:
     assert first.data() == [1, 2]
 
 
-def test_a_client_that_joins_one_that_was_stalled_was_not_stalled_itself() -> None:
+def test_a_gap_after_joining_a_cohort_that_was_stalled_has_the_reason_rate() -> None:
     rig = Rig(Channel("a", keep_items=4), tuning=TUNING)
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")

@@ -126,7 +126,7 @@ def test_a_session_that_is_ended_gets_what_it_is_owed_first() -> None:
     assert flush.owed.ledger("a").delivered == 2
 
 
-def test_a_member_that_its_slice_stalls_gets_the_answer_later() -> None:
+def test_a_member_stalled_by_its_slice_gets_the_answer_later() -> None:
     flush = Flush()
     flush.owed.is_full = True
 

@@ -173,7 +173,7 @@ def test_a_client_that_starts_with_a_snapshot_misses_no_earlier_deletion() -> No
 
 
 @pytest.mark.parametrize("what", ["answer", "answer and end", "heartbeat"])
-def test_a_client_that_its_slice_of_a_flush_stalls_is_written_nothing_more(what: str) -> None:
+def test_a_client_stalled_by_its_slice_of_a_flush_is_written_nothing_more(what: str) -> None:
     world = begin(clients=2, of=("ev",))
     owed = world.clients[1]
     begin_flush(world)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +30,6 @@ actions = st.one_of(
     st.tuples(st.just("at"), st.integers(0, 3), st.integers(0, 9)),
     st.tuples(st.just("at"), st.integers(0, 3), st.integers(0, 9)),
     st.tuples(st.just("cancel"), st.integers(0, 3), st.just(0)),
-    st.tuples(st.just("forget"), st.integers(0, 3), st.just(0)),
     st.tuples(st.just("due"), st.just(0), st.integers(0, 9)),
 )
 
@@ -47,9 +49,7 @@ def test_an_item_is_due_once_at_the_time_for_which_it_was_last_scheduled(plan: l
             assert due == sorted(due)
             assert all(when > time for when in times.values())
         else:
-            if action == "cancel":
-                schedule.cancel(alarm)
-            alarm.wake_at = None  # which takes effect without `cancel`, too
+            schedule.cancel(alarm)
             times.pop(alarm, None)
         assert {each: each.wake_at for each in alarms if each.wake_at is not None} == times
         upcoming = schedule.next()
@@ -57,3 +57,21 @@ def test_an_item_is_due_once_at_the_time_for_which_it_was_last_scheduled(plan: l
 
     assert times == {}
     assert schedule.next() is None
+
+
+@pytest.mark.parametrize("release", ["cancel", "move", "due"])
+def test_nothing_refers_to_an_item_that_is_not_scheduled_there_any_more(release: str) -> None:
+    schedule: Schedule[Alarm] = Schedule()
+    alarm = Alarm()
+    schedule.at(alarm, 1e9)
+
+    match release:
+        case "cancel":
+            schedule.cancel(alarm)
+        case "move":
+            schedule.at(alarm, 1.0)
+            schedule.due(1.0)
+        case "due":
+            schedule.due(1e9)
+
+    assert [each for each in gc.get_referrers(alarm) if isinstance(each, (dict, list)) and each is not locals()] == []
