@@ -55,9 +55,9 @@ def assert_refused(
 
 LONG = {
     "many headers": (upgrade(*[f"X-{number}: y" for number in range(5000)]), 431),
-    "an endless header": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000, 431),
-    "a long request line": (upgrade(path="/" + "a" * 9000), 414),
-    "an endless request line": (b"GET /" + b"a" * 20_000, 414),
+    "an endless header": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 40_000, 431),
+    "a long request line": (upgrade(path="/" + "a" * 33_000), 414),
+    "an endless request line": (b"GET /" + b"a" * 40_000, 414),
 }
 """`tests/transports/test_handshake.py` has all kinds, as of malformed ones."""
 
