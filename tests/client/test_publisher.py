@@ -6,14 +6,17 @@ import functools
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import anyio
 import anyio.from_thread
 import msgspec
 import pytest
+from django.utils.safestring import SafeString
 
 from analytics_hub import (
     AuthenticationError,
@@ -72,6 +75,19 @@ def url() -> Iterator[str]:
 
 class Order(msgspec.Struct):
     symbol: str
+
+
+def test_payloads_and_keys_may_be_of_the_types_that_a_hub_accepts(url: str) -> None:
+    publisher = HubPublisher(url, "writer", encode=str)
+
+    assert publisher.publish("events", {"a": deque([SafeString("x")]), "b": 1j}, type=SafeString("t"))
+    assert publisher.publish_many([{"channel": "events", "data": deque([1j])}])
+    assert publisher.publish("table", 1, key=UUID(int=1))
+    assert publisher.delete("table", str(UUID(int=1)))
+    assert publisher.publish("table", 1, key=7)
+    assert publisher.delete("table", 7)
+    with pytest.raises(InvalidItem, match=r"\$\.data\.a\[0\] is of type complex; publish"):
+        HubPublisher(url, "writer").publish("events", {"a": [1j]})
 
 
 def test_receipts(url: str) -> None:
