@@ -12,6 +12,8 @@ from dataclasses import fields
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
+from operator import attrgetter, methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -131,7 +133,7 @@ class PayloadEncoder:
         elif issubclass(cls, list | tuple | set | frozenset):
             for index, part in enumerate(value):
                 yield f"[{index}]", part, part
-        elif (names := _field_names(value)) is not None:
+        elif (names := _field_names(cls)) is not None:
             for name, attribute in names:
                 part = getattr(value, attribute)
                 if part is not msgspec.UNSET:
@@ -145,13 +147,12 @@ class _UnknownType(TypeError):
     """No conversion is known for a value."""
 
 
-def _field_names(value: Any) -> list[tuple[str, str]] | None:
-    """The fields of a struct, dataclass or attrs class, each with its attribute; None for other values."""
-    cls = type(value)
+def _field_names(cls: Any) -> list[tuple[str, str]] | None:
+    """The fields of a struct, dataclass or attrs class, each with its attribute; None for other classes."""
     if issubclass(cls, msgspec.Struct):
         return list(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True))
     if hasattr(cls, "__dataclass_fields__"):
-        return [(field.name, field.name) for field in fields(value)]
+        return [(field.name, field.name) for field in fields(cls)]
     if hasattr(cls, "__attrs_attrs__"):
         return [(attribute.name, attribute.name) for attribute in cls.__attrs_attrs__]
     return None
@@ -186,29 +187,42 @@ def _advise(value: object) -> str:
 
 
 def _convert_known(value: Any) -> Any:
-    """A value that msgspec does not know as one that it knows; `NotImplemented` if there is none.
+    """A value that msgspec does not know as one that it knows; `NotImplemented` if there is none."""
+    cls: Any = type(value)
+    return _find_conversion(cls)(value)
 
-    Containers of the standard library, Booleans and None come here only as the keys of dicts.
+
+@lru_cache(maxsize=512)
+def _find_conversion(cls: type) -> Callable[[Any], Any]:
+    """The conversion for the values of a class.
+
+    Containers of the standard library, structs, dataclasses, Booleans and None come here only as the keys of dicts.
     """
-    cls = type(value)
-    converted = _convert_builtin(value, cls)
-    if converted is NotImplemented:
-        converted = _convert_model(value, cls)
-    if converted is NotImplemented:
-        converted = _convert_container(value, cls)
-    return converted
-
-
-def _convert_builtin(value: Any, cls: type) -> Any:
-    """Subclasses of what msgspec knows, and the keys that JSON has and msgspec does not."""
     for base, convert in _BASES:
         if issubclass(cls, base):
-            return convert(value)
-    if value is None:
-        return "null"
+            return convert
     if issubclass(cls, Enum):
-        return value.value
+        return attrgetter("value")
+    if issubclass(cls, dict | list | tuple | set | frozenset) or _field_names(cls) is not None:
+        return _convert_nothing
+    for methods, convert in _METHODS:
+        if all(hasattr(cls, method) for method in methods):
+            return convert
+    if cls.__name__ == "NAType":  # pandas.NA
+        return _convert_to_none
+    if issubclass(cls, Mapping) or (hasattr(cls, "keys") and hasattr(cls, "__getitem__")):  # also rows of databases
+        return dict
+    if issubclass(cls, Sequence | AbstractSet | ValuesView) and not hasattr(cls, "casefold"):
+        return list
+    return _convert_proxy
+
+
+def _convert_nothing(_: object) -> Any:
     return NotImplemented
+
+
+def _convert_to_none(_: object) -> None:
+    return None
 
 
 def _convert_datetime(value: datetime) -> datetime | None:
@@ -229,6 +243,7 @@ _BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (str, str.__str__),
     (float, float.__float__),
     (bool, lambda value: "true" if value else "false"),
+    (type(None), lambda _: "null"),
     (int, int.__int__),
     (bytes, bytes),
     (bytearray, bytes),
@@ -240,27 +255,7 @@ _BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
 )
 
 
-def _convert_model(value: Any, cls: type) -> Any:
-    """Models of pydantic; tables, rows, columns and scalars of NumPy, pandas and polars."""
-    if hasattr(cls, "model_dump"):  # pydantic
-        return value.model_dump(mode="json")
-    if hasattr(cls, "to_dicts"):  # a table of polars
-        return value.to_dicts()
-    if hasattr(cls, "to_dict"):
-        if hasattr(cls, "itertuples"):  # a table of pandas
-            return value.to_dict(orient="records")
-        if hasattr(cls, "tolist"):  # a row or column of pandas, which has labels
-            return value.to_dict()
-    if hasattr(cls, "tolist"):
-        return _convert_array(value, cls)
-    if hasattr(cls, "to_list"):  # a column of polars
-        return value.to_list()
-    if cls.__name__ == "NAType":  # pandas.NA
-        return None
-    return NotImplemented
-
-
-def _convert_array(value: Any, cls: type) -> Any:
+def _convert_array(value: Any) -> Any:
     """An array or a scalar of NumPy, or what behaves like one."""
     dtype: Any = getattr(value, "dtype", None)
     if (names := getattr(dtype, "names", None)) is not None:
@@ -271,7 +266,7 @@ def _convert_array(value: Any, cls: type) -> Any:
         plain = value.astype(f"{kind}8[us]").tolist()
         if dtype.str.endswith("8") or _has_integers(plain):
             raise ValueError("times must have a unit, and lie in the years 1 to 9999")
-    if type(plain) is cls:  # numpy.longdouble
+    if type(plain) is type(value):  # numpy.longdouble
         return float(value) if kind == "f" else NotImplemented
     return plain
 
@@ -280,19 +275,28 @@ def _has_integers(plain: object) -> bool:
     return any(map(_has_integers, plain)) if isinstance(plain, list) else isinstance(plain, int)
 
 
-def _convert_container(value: Any, cls: type) -> Any:
-    """Mappings, rows of databases, texts that are made when they are needed, sequences and views."""
-    if issubclass(cls, dict | list | tuple | set | frozenset) or _field_names(value) is not None:
-        return NotImplemented  # the key of a dict
-    if isinstance(value, Mapping) or (hasattr(cls, "keys") and hasattr(cls, "__getitem__")):
-        return dict(value)
-    fold = getattr(value, "casefold", None)  # a lazy translation passes on the methods of its text
+def _convert_proxy(value: Any) -> Any:
+    """A lazy translation or another proxy: it passes on the methods of a text, or claims the class of its object."""
+    fold = getattr(value, "casefold", None)
     if callable(fold):
         text = str.__str__(str(value))
         return text if fold() == text.casefold() else NotImplemented
-    if isinstance(value, Sequence | AbstractSet | ValuesView):
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence | AbstractSet):
         return list(value)
     return NotImplemented
+
+
+# By what the classes have; the first that fits.
+_METHODS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...]] = (
+    (("model_dump",), methodcaller("model_dump", mode="json")),  # a model of pydantic
+    (("to_dicts",), methodcaller("to_dicts")),  # a table of polars
+    (("to_dict", "itertuples"), methodcaller("to_dict", orient="records")),  # a table of pandas
+    (("to_dict", "tolist"), methodcaller("to_dict")),  # a row or column of pandas, which has labels
+    (("tolist",), _convert_array),  # NumPy, `array`, other arrays of pandas
+    (("to_list",), methodcaller("to_list")),  # a column of polars
+)
 
 
 # --- raw JSON ---------------------------------------------------------------------------------------------------------

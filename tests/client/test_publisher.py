@@ -80,12 +80,14 @@ class Order(msgspec.Struct):
 def test_payloads_and_keys_may_be_of_the_types_that_a_hub_accepts(url: str) -> None:
     publisher = HubPublisher(url, "writer", encode=str)
 
-    assert publisher.publish("events", {"a": deque([SafeString("x")]), "b": 1j}, type=SafeString("t"))
-    assert publisher.publish_many([{"channel": "events", "data": deque([1j])}])
-    assert publisher.publish("table", 1, key=UUID(int=1))
-    assert publisher.delete("table", str(UUID(int=1)))
-    assert publisher.publish("table", 1, key=7)
-    assert publisher.delete("table", 7)
+    first = publisher.publish("events", {"a": deque([SafeString("x")]), "b": 1j}, type=SafeString("t"))
+    (second,) = publisher.publish_many([{"channel": "events", "data": deque([1j])}])
+    assert second == Receipt(first.epoch, first.seq + 1)
+    for key, text in ((UUID(int=1), str(UUID(int=1))), (7, "7")):
+        publisher.publish("table", 1, key=key)
+        assert publisher.delete("table", text) is not None
+        publisher.publish("table", 1, key=text)
+        assert publisher.delete("table", key) is not None
     with pytest.raises(InvalidItem, match=r"\$\.data\.a\[0\] is of type complex; publish"):
         HubPublisher(url, "writer").publish("events", {"a": [1j]})
 
