@@ -13,10 +13,11 @@ from anyio.lowlevel import checkpoint
 from ..background import BackgroundTask
 from ..codes import CloseCode
 from ..core.engine import Engine
-from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
+from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, DemandChanged, Event, Pause, Read
 from ..core.session import Session, SessionState
 from ..exceptions import HubError
 from ..telemetry import Telemetry, level_of
+from .demand import DemandObservers
 from .inbox import Inbox, task_finder, threadsafe
 from .journal import JournalWriter
 from .lifecycle import Lifecycle
@@ -71,6 +72,7 @@ class Driver:
         self._wake_threadsafe = partial(self.call_soon_threadsafe, self._wake)
         self.inbox = inbox
         inbox.wake = self._wake_threadsafe
+        self.demand = DemandObservers(engine.registry)
         self._task: BackgroundTask
 
     # --- life
@@ -203,6 +205,8 @@ class Driver:
                 self._close_transport(session, code, reason)
             case Pause() | Confirmed():
                 self._notify_transport(event)
+            case DemandChanged(channel):
+                self.demand.notify(channel)
             case CheckToken():
                 self.start_task(self._questions.check_token, event)
             case AskAuthorize():

@@ -25,12 +25,14 @@ from ..contracts import ANONYMOUS, Authenticate, Authorize, Gateway, Journal, Re
 from ..core.engine import Engine
 from ..core.session import Session
 from ..core.statistics import EngineStatistics, Ledger
+from ..exceptions import UnknownChannel
 from ..identity import Identity
 from ..journals.memory import MemoryJournal
 from ..protocol import Timestamps
 from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type, format_timestamp
 from ..telemetry import Telemetry, logger
 from ..tuning import Tuning
+from .demand import DemandChanges
 from .driver import Driver
 from .gateway import REVOKED, HubGateway
 from .inbox import Inbox, QueuedItem
@@ -183,6 +185,7 @@ class Hub:
         """The driver has failed, or the event loop has cancelled it: nothing is served any more."""
         self._life.state = "closed"
         self._ended.set()
+        self._driver.demand.end()
         self._driver.end_all(CloseCode.SERVICE_RESTART, "the server restarts")
 
     @property
@@ -209,6 +212,7 @@ class Hub:
             await self._ended.wait()
             return
         life.state = "draining"
+        self._driver.demand.end()
         grace = self._grace if grace is None else grace
         self._driver.publish_queued(life.tick())
         self._engine.drain(grace, self._monotonic())
@@ -309,6 +313,22 @@ class Hub:
         if stamp is None:
             stamp = self._timestamps.format(self._life.clock.wall())
         self._inbox.put(QueuedItem(channel, body, type, key, stamp, deleted))
+
+    # --- demand
+
+    def demand(self, channel: str) -> DemandChanges:
+        """What is watched of a declared channel or pattern, for sources that run only while it is.
+
+        `async for demand in hub.demand("prices")` yields a `Demand` at once, and then whenever `viewers`, `keys` or
+        `max_hz` has changed; it ends with the shutdown. Raises `UnknownChannel`, and `HubClosed` while the hub is not
+        open.
+        """
+        self._life.check_open()
+        self._life.check_thread("demand")
+        if all(declared.name != channel for declared in self.channels):
+            self._engine.registry.declaration(channel)  # raises what is wrong with it
+            raise UnknownChannel(f"{channel!r} is a member of a pattern; ask for the demand of the whole pattern")
+        return self._driver.demand.observe(channel)
 
     # --- access
 

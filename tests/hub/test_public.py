@@ -11,7 +11,7 @@ from .rig import new_hub
 
 HUB = {
     *("node", "channels", "gateway"),
-    *("publish", "publish_confirmed", "delete"),
+    *("publish", "publish_confirmed", "delete", "demand"),
     *("revoke", "set_roles", "apply_revocation", "reauthorize", "issue_ticket"),
     *("is_open", "is_draining", "shutdown"),
     *("statistics", "sessions", "ledger"),
