@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from ..identity import Identity
 from ..journals.memory import MemoryJournal
 from ..protocol import Timestamps
 from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type, format_timestamp
-from ..telemetry import Telemetry, logger
+from ..telemetry import Telemetry, log_or_stderr, logger
 from ..tuning import Tuning
 from .demand import DemandChanges
 from .driver import Driver
@@ -38,6 +39,7 @@ from .gateway import REVOKED, HubGateway
 from .inbox import Inbox, QueuedItem
 from .journal import JournalWriter
 from .lifecycle import Lifecycle
+from .siblings import WARNING, Siblings, is_worker
 
 HubStatistics = EngineStatistics
 OnRevoke = Callable[[Revocation], None]
@@ -167,6 +169,7 @@ class Hub:
         life.number += 1
         life.enter()
         self._driver.publish_queued(life.tick())  # what was kept comes before what is published now
+        self._notice_siblings()
         logger.debug("hub %s is open", self.node)
         return self
 
@@ -176,6 +179,20 @@ class Hub:
         if self._life.state != "forked":  # else the parent process leaves it
             await self._stack.aclose()
         return None
+
+    def _notice_siblings(self) -> None:
+        """Warn of other processes that serve the same application, because they share nothing."""
+        if not is_worker():
+            return
+        try:
+            siblings = Siblings(channel.name for channel in self.channels)
+            self._stack.callback(siblings.close)
+            other = siblings.find()
+        except OSError as error:
+            logger.debug("other workers cannot be noticed: %s", error)
+            return
+        if other is not None:
+            log_or_stderr(WARNING % other, logging.WARNING)
 
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -24,6 +24,11 @@ LONGEST_PAUSE: Final = 1.0
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
+IN_USE: Final = (
+    "Address already in use: another process listens on port {1} of {0}. A hub is one process: where a server or a "
+    "reloader starts several, start the hub in one of them, and publish from the others with HubPublisher"
+)
+
 ConnectionAccepted = Callable[[socket.socket, object], None]
 Count = Callable[[str], None]
 
@@ -62,8 +67,10 @@ def _bind_one(family: socket.AddressFamily, address: tuple[object, ...], backlog
         sock.setblocking(False)
         sock.bind(address)
         sock.listen(backlog)
-    except OSError:
+    except OSError as error:
         sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(error.errno, IN_USE.format(*address)) from None
         raise
     return sock
 
