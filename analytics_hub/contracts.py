@@ -99,6 +99,11 @@ class Gateway(Protocol):
         """Whether its shutdown has begun."""
         ...
 
+    @property
+    def life(self) -> int:
+        """How often the hub was entered: a transport makes anew for each life what belongs to one event loop."""
+        ...
+
     # Before a peer is identified: `client` is the address that the transport sees.
 
     def check_address(self, client: str | None) -> None:

@@ -89,6 +89,7 @@ COUNTERS: Final[dict[str, str]] = {
     "respond-fault": "the application's `respond` raised, or returned an invalid answer",
     "transport-failed": "a transport raised where it must not",
     "publish-refused": "an item from another thread could not be published",
+    "published-early": "an item was published before the hub started; `Hub(before_start=...)` dropped it or kept it",
     "journal-rejected": "a journal did not accept an item",
     "journal-read-failed": "a journal could not be read",
 }
@@ -107,18 +108,18 @@ def level_of(kind: str) -> int:
     return logging.WARNING if kind in _WARNINGS else logging.INFO
 
 
-def log_or_stderr(message: str) -> None:
-    """Log a mistake in the application; on stderr if logging is not set up.
+def log_or_stderr(message: str, level: int = logging.ERROR) -> None:
+    """Log a mistake in the application or its deployment; on stderr if logging is not set up.
 
     Servers set up their own loggers and not the root, and our `NullHandler` disables the last resort of `logging`.
     """
-    logger.error(message)
+    logger.log(level, message)
     place: logging.Logger | None = logger
     while place is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
             return
         place = place.parent if place.propagate else None
-    sys.stderr.write(f"analytics_hub: {message}\n")
+    sys.stderr.write(f"{logging.getLevelName(level)}: analytics_hub: {message}\n")
 
 
 class ThrottledLogger:
@@ -151,22 +152,22 @@ class ThrottledLogger:
 class Telemetry:
     """The counters of one hub and its throttled log. Counter names are those of `COUNTERS`."""
 
-    __slots__ = ("_counters", "_logger", "log")
+    __slots__ = ("_logger", "counters", "log")
 
     def __init__(self, counters: Counter[str], clock: Callable[[], float]) -> None:
-        self._counters = counters
+        self.counters = counters
         self._logger = ThrottledLogger(clock)
         self.log: Final = self._logger.log
 
     def count(self, name: str, number: int = 1) -> None:
-        self._counters[name] += number
+        self.counters[name] += number
 
     def note(self, kind: str, message: str, *args: object) -> None:
         """Count it, and log it at the level of its kind."""
-        self._counters[kind] += 1
+        self.counters[kind] += 1
         self._logger.log(level_of(kind), kind, message, *args)
 
     def fault(self, kind: str, message: str, *args: object) -> None:
         """Count and log an error of the application or of a bug."""
-        self._counters[kind] += 1
+        self.counters[kind] += 1
         self._logger.log(logging.ERROR, kind, message, *args)

@@ -42,6 +42,7 @@ class Access:
         tuning: Tuning,
         clock: Clock,
         telemetry: Telemetry,
+        revocations: Revocations,
         *,
         authenticate: Authenticate,
         authorize: Authorize | None,
@@ -50,7 +51,7 @@ class Access:
         self._telemetry = telemetry
         self.proxies: Final = TrustedProxies(proxies)
         self.limits: Final = ConnectionLimits(tuning, clock, telemetry, self.proxies)
-        self.revocations: Final = Revocations(tuning.revocation_memory, clock, telemetry)
+        self.revocations: Final = revocations
         self.tickets: Final = Tickets(tuning.ticket_ttl, clock)
         self.authorization: Final = Authorization(authorize, tuning, clock, telemetry)
         self._authentication = Authentication(authenticate, self.revocations, self.tickets, clock, tuning.auth_timeout)

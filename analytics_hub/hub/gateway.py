@@ -36,48 +36,48 @@ REVOKED: Final = "revoked token"
 class HubGateway:
     """The one implementation of `Gateway`. `driver` is None until the hub is entered."""
 
-    def __init__(
-        self,
-        channels: Sequence[Channel],
-        engine: Engine,
-        life: Lifecycle,
-        access: Access,
-        telemetry: Telemetry,
-        journal: JournalWriter,
-        encoder: PayloadEncoder,
-    ) -> None:
-        self._engine = engine
+    def __init__(self, channels: Sequence[Channel], encoder: PayloadEncoder) -> None:
+        self.channels = channels
         self._encoder = encoder
+        self._driver: Driver | None = None
+        self._token_checks: anyio.CapacityLimiter | None = None
+
+    def begin(
+        self, engine: Engine, life: Lifecycle, access: Access, telemetry: Telemetry, journal: JournalWriter
+    ) -> None:
+        """Serve these from now on: those of the next life, or of a hub that was not entered yet."""
+        self._engine = engine
         self._life = life
         self._access = access
         self._journal = journal
-        self._driver: Driver | None = None
-        self._token_checks: anyio.CapacityLimiter | None = None
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
         self._calls: dict[Session, set[anyio.CancelScope]] = {}
         """Calls of the application in progress, by the session that they are about."""
-        self.channels = channels
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
-        self.count: Final = telemetry.count
-        self.note: Final = telemetry.note
+        self.count = telemetry.count
+        self.note = telemetry.note
         limits = access.limits
-        self.check_address: Final = limits.check_connection
-        self.connection_pending: Final = limits.connection_pending
-        self.pending_ended: Final = limits.pending_ended
-        self.address_key: Final = access.proxies.address_key
-        self.check_load: Final = limits.check_load
-        self.add_gauge: Final = limits.add_gauge
-        self.authenticate: Final = access.authenticate
-        self.admit: Final = access.admit
-        self.declaration: Final = engine.registry.declaration
+        self.check_address = limits.check_connection
+        self.connection_pending = limits.connection_pending
+        self.pending_ended = limits.pending_ended
+        self.address_key = access.proxies.address_key
+        self.check_load = limits.check_load
+        self.add_gauge = limits.add_gauge
+        self.authenticate = access.authenticate
+        self.admit = access.admit
+        self.declaration = engine.registry.declaration
 
     def attach(self, driver: Driver) -> None:
         """The hub is entered, and `driver` serves it."""
         self._driver = driver
         self._token_checks = anyio.CapacityLimiter(MAX_CHECKS)
+
+    @property
+    def life(self) -> int:
+        return self._life.number
 
     @property
     def is_open(self) -> bool:
@@ -158,7 +158,15 @@ class HubGateway:
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
         return await self._access.authorization.decide(identity, "publish", channels)
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Submitted:
+    def submit(
+        self,
+        channel: str,
+        data: object,
+        *,
+        type: str | None = None,
+        key: object = None,
+        stamp: str | None = None,
+    ) -> Submitted:
         self._life.check_open()
         self._life.check_thread("publish_confirmed")
         declared = self.declaration(channel)
@@ -170,6 +178,7 @@ class HubGateway:
             self._life.clock.monotonic(),
             type=find_type(declared, data, type),
             key=find_key(declared, data, key, body, self._encoder),
+            stamp=stamp,
             waiter=receipt,
         )
         self.wake()
@@ -189,7 +198,8 @@ class HubGateway:
         return Receipt(log.epoch, log.head)
 
     def issue_ticket(self, identity: Identity) -> str:
-        self._life.check_thread_if_entered("issue_ticket")
+        self._life.check_open()
+        self._life.check_thread("issue_ticket")
         return self._access.tickets.issue(identity)
 
     # --- identities

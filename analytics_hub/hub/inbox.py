@@ -29,8 +29,10 @@ class QueuedItem(NamedTuple):
 class Inbox:
     """Bounded by items and bytes. `wake` is called, on the other thread, when the queue is no longer empty."""
 
-    def __init__(self, wake: Callable[[], None], max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> None:
-        self._wake = wake
+    def __init__(
+        self, wake: Callable[[], None] = lambda: None, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.wake = wake
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._lock = RLock()  # a signal handler may publish in the middle of what its own thread publishes
@@ -49,7 +51,7 @@ class Inbox:
             self._items.append(item)
             self._nbytes += len(item.data)
         if is_first:
-            self._wake()
+            self.wake()
 
     def drain(self) -> list[QueuedItem]:
         """Everything that is queued, in order."""
@@ -61,21 +63,21 @@ class Inbox:
         return items
 
 
-def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
-    """A function that makes the running event loop call `call` soon, and may itself be called from any thread.
+def threadsafe() -> Callable[[Callable[[], None]], None]:
+    """A function that makes the running event loop call another one soon, and may itself be called from any thread.
 
     anyio's own `from_thread.run_sync` waits for the result, but a publisher must never wait.
     """
     loop = _native_loop()
     schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
-    def wake() -> None:
+    def call_soon(call: Callable[[], None]) -> None:
         try:
             schedule(call)
         except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
             return
 
-    return wake
+    return call_soon
 
 
 def task_finder() -> Callable[[], bool]:
