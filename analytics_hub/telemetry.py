@@ -55,7 +55,7 @@ COUNTERS: Final[dict[str, str]] = {
     "authenticate-run-failed": "the background task of `authenticate` has failed",
     "authorize-failed": "`authorize` raised, took too long, or returned no bool",
     "revocation-forgotten": "more was revoked than is remembered; the oldest revocation is void",
-    "limited-failures": "too many tokens of one address were refused; the next was not checked",
+    "limited-failures": "too many invalid tokens of one address were checked; the next was not",
     "limited-address": "an address has reached its limit of connections",
     "limited-identity": "an identity has reached its limit of connections",
     "overloaded": "more bytes wait in memory than allowed; a new client or request was refused",

@@ -29,6 +29,7 @@ from .limits import ConnectionLimits
 from .proxies import TrustedProxies
 from .revocation import Revocations
 from .tickets import Tickets
+from .token_budget import TokenBudget
 
 _DETAILS: Final = TOKEN_DETAILS | {"no-session", "revoked", "ticket"}
 """The details of an invalid token that have a counter; the application's own are counted as `other`."""
@@ -50,6 +51,7 @@ class Access:
         self._telemetry = telemetry
         self.proxies: Final = TrustedProxies(proxies)
         self.limits: Final = ConnectionLimits(tuning, clock, telemetry, self.proxies)
+        self._token_budget = TokenBudget(tuning, clock, telemetry, self.proxies)
         self.revocations: Final = Revocations(tuning.revocation_memory, clock, telemetry)
         self.tickets: Final = Tickets(tuning.ticket_ttl, clock)
         self.authorization: Final = Authorization(authorize, tuning, clock, telemetry)
@@ -66,11 +68,14 @@ class Access:
         `AuthenticationUnavailable`.
         """
         handshake = self.proxies.resolve(handshake)
-        self.limits.check_refused_tokens(handshake)
+        self._check_budget(handshake)
         try:
-            return await self._authentication.identify(handshake)
+            peer = await self._authentication.identify(handshake)
         except Exception as error:  # noqa: BLE001 - authenticate is the application's: it may raise anything
             refusal = self._report(error, handshake)
+        else:
+            self._token_budget.token_accepted(handshake)
+            return peer
         raise refusal  # outside of `except`, otherwise its cause, which may hold the token, would go along
 
     async def admit(self, handshake: Handshake) -> Peer:
@@ -78,7 +83,7 @@ class Access:
         handshake = self.proxies.resolve(handshake)
         self.limits.check_load()
         self.limits.check_address(handshake)
-        self.limits.check_refused_tokens(handshake)
+        self._check_budget(handshake)
         try:
             peer = await self._authentication.identify(handshake)
         except Exception as error:  # noqa: BLE001 - as above
@@ -88,6 +93,7 @@ class Access:
             refusal = self._report(error, handshake)
         else:
             assert peer.identity is not None
+            self._token_budget.token_accepted(handshake)
             self.limits.check_identity(peer.identity)
             return peer
         raise refusal
@@ -108,10 +114,21 @@ class Access:
             return error
         return identity
 
+    def _check_budget(self, handshake: Handshake) -> None:
+        """Raise the refusal of a token that is not to be checked."""
+        refusal = self._token_budget.find_refusal(handshake)
+        if refusal is None:
+            return
+        if isinstance(refusal, AuthenticationError):
+            self._telemetry.count(f"token-{refusal.fault}")
+        elif isinstance(refusal, PermissionDenied):
+            self._telemetry.count("token-forbidden")
+        raise refusal
+
     def _report(self, error: Exception, handshake: Handshake) -> HubError:
         """Count and log why a peer is refused; returns the exception that the peer is answered with."""
         if isinstance(error, AuthenticationError | PermissionDenied):
-            self.limits.token_refused(handshake)
+            self._token_budget.token_refused(handshake, error)
         if isinstance(error, AuthenticationError):
             self._telemetry.count(f"token-{error.fault}")
             detail = error.detail if error.detail in _DETAILS else "other"

@@ -74,6 +74,7 @@ def refusal(token: str | None, authenticate: JWTAuthenticator | None = None) -> 
     assert error.__context__ is None, "a foreign exception in the chain may carry the token"
     assert str(error) == f"{error.fault} token"
     assert error.detail in TOKEN_DETAILS
+    assert error.is_genuine is (error.detail in ("expired", "not-yet-valid", "issued-in-future")), "only if well signed"
     return error.fault, error.detail
 
 

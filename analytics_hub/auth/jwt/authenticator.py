@@ -41,6 +41,8 @@ TOKEN_DETAILS: Final[frozenset[str]] = frozenset(get_args(Detail))
 """Every `detail` of an `AuthenticationError` of `JWTAuthenticator`: few, so that each can have a counter."""
 
 Fault: TypeAlias = tuple[TokenFault, Detail]
+_GENUINE: Final = frozenset({"not-yet-valid", "issued-in-future", "expired"})
+"""Details of tokens that were, or will be, valid here."""
 _CLAIMS: Final = msgspec.json.Decoder(Claims)
 
 
@@ -105,7 +107,8 @@ class JWTAuthenticator:
         result = self._identify(token, keys)
         if isinstance(result, Identity):
             return result
-        raise AuthenticationError(*result)
+        fault, detail = result
+        raise AuthenticationError(fault, detail, is_genuine=detail in _GENUINE)
 
     def _read(self, text: str | None) -> CompactToken | Fault:
         if not text:
