@@ -60,6 +60,8 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("first token, where it comes as a message", "Tuning.auth_timeout", "s", "4408", "closed-4408"),
         Limit("a call of `authenticate` or `authorize`", "Tuning.auth_timeout", "s", "503, 1011 or refused",
               "authenticate-failed, authorize-failed"),
+        Limit("worker threads for synchronous hooks", "hooks:MAX_THREADS", "", "waits, within the times above",
+              "authenticate-failed, authorize-failed"),
         Limit("tokens checked at a time", "websocket.max_checks tcp.max_checks asgi.max_checks "
               "hub.gateway:MAX_CHECKS", "",
               "waits, within the times above", "check-timeout"),

@@ -19,8 +19,9 @@ from ..exceptions import (
     RevokedError,
     TooManyRequests,
 )
+from ..faults import describe_fault, hide_secrets, secrets_of
+from ..hooks import HookThreads
 from ..identity import Identity
-from ..protocol.credentials import redact
 from ..telemetry import Telemetry
 from ..tuning import Tuning
 from .authentication import Authentication
@@ -54,8 +55,12 @@ class Access:
         self._token_budget = TokenBudget(tuning, clock, telemetry, self.proxies)
         self.revocations: Final = Revocations(tuning.revocation_memory, clock, telemetry)
         self.tickets: Final = Tickets(tuning.ticket_ttl, clock)
-        self.authorization: Final = Authorization(authorize, tuning, clock, telemetry)
-        self._authentication = Authentication(authenticate, self.revocations, self.tickets, clock, tuning.auth_timeout)
+        threads = HookThreads()
+        self.authorization: Final = Authorization(authorize, threads, tuning, clock, telemetry)
+        self._authenticate = authenticate
+        self._authentication = Authentication(
+            authenticate, threads, self.revocations, self.tickets, clock, tuning.auth_timeout
+        )
 
     async def run(self) -> None:
         """Run the background task of the application's `authenticate`, if it has one."""
@@ -135,7 +140,7 @@ class Access:
             if error.fault == "invalid":
                 self._telemetry.count(f"invalid-{detail}")
             if detail == "other" and error.detail:
-                detail = shorten(redact(error.detail))
+                detail = shorten(hide_secrets(error.detail, secrets_of(handshake)))
             self._telemetry.log(logging.WARNING, "token", "a token was refused: %s (%s)", error.fault, detail)
             return AuthenticationError(error.fault, error.detail)
         if isinstance(error, PermissionDenied):
@@ -144,5 +149,6 @@ class Access:
         if isinstance(error, TooManyRequests | Overloaded):
             self._telemetry.count("authenticate-limited")
             return error
-        self._telemetry.fault("authenticate-failed", "authenticate failed: %s", type(error).__name__)
+        fault = describe_fault(error, self._authenticate, secrets=secrets_of(handshake))
+        self._telemetry.fault("authenticate-failed", "authenticate failed: %s", fault)
         return AuthenticationUnavailable()

@@ -14,9 +14,10 @@ from ..codes import CloseCode
 from ..core.engine import Engine
 from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
 from ..core.session import Session
+from ..event_loop import task_finder, threadsafe
 from ..exceptions import HubError
 from ..telemetry import Telemetry, level_of
-from .inbox import Inbox, task_finder, threadsafe
+from .inbox import Inbox
 from .journal import JournalWriter
 from .lifecycle import Lifecycle
 

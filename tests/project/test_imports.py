@@ -24,7 +24,7 @@ LAYERS = (
     ("channels", "clock", "codes", "exceptions", "identity", "tuning"),
     ("protocol",),
     ("contracts", "core"),
-    ("access", "asyncapi", "auth", "hooks", "http", "journals", "telemetry"),
+    ("access", "asyncapi", "auth", "event_loop", "faults", "hooks", "http", "journals", "telemetry"),
     ("hub",),
     ("client", "trading", "transports"),
     (FACADE, "testing"),

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from ...contracts import Handshake
+from ...contracts import Handshake, cheap
 from ...exceptions import AuthenticationError, TokenFault
 from ...identity import Identity
 from .claims import Claims
@@ -87,6 +87,7 @@ class JWTAuthenticator:
     def __repr__(self) -> str:
         return f"JWTAuthenticator({self._keys!r}, algorithms={self.algorithms!r}, leeway={self._leeway!r})"
 
+    @cheap
     def __call__(self, handshake: Handshake) -> Identity | Awaitable[Identity]:
         token = self._read(handshake.token)
         if not isinstance(token, CompactToken):

@@ -1,0 +1,50 @@
+"""What asyncio and Trio have in common and anyio does not offer: calls into the running event loop, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio.lowlevel
+
+
+def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
+    """A function that makes the running event loop call `call` soon, and may itself be called from any thread.
+
+    anyio's own `from_thread.run_sync` waits for the result, but a publisher must never wait.
+    """
+    loop = native_loop()
+    schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+
+    def wake() -> None:
+        try:
+            schedule(call)
+        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
+            return
+
+    return wake
+
+
+def task_finder() -> Callable[[], bool]:
+    """A function that returns whether a task of this event loop is running at the moment.
+
+    If none is, a signal handler may have interrupted the event loop itself: its sleep, or its queue of callbacks.
+    """
+    if hasattr(native_loop(), "call_soon_threadsafe"):
+        current_task: Callable[[], object] = asyncio.current_task
+    else:
+        from trio.lowlevel import current_task  # Trio need not be installed where it does not run
+
+    def is_in_task() -> bool:
+        try:
+            return current_task() is not None
+        except RuntimeError:
+            return False
+
+    return is_in_task
+
+
+def native_loop() -> Any:
+    """asyncio's loop or Trio's token."""
+    return anyio.lowlevel.current_token().native_token
