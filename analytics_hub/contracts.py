@@ -221,7 +221,7 @@ As for `Authenticate`, a function that is neither a coroutine function nor `chea
 def cheap(function: HookT) -> HookT:
     """Mark a synchronous `authenticate`, `authorize` or `identify` that neither waits nor computes for long.
 
-    The hub calls it in its event loop, not in a worker thread: some 0.2 ms less for each call, and one thread at a time.
+    The hub calls it in its event loop, not in a worker thread: some 0.2 ms less a call, and one thread at a time.
     """
     function.is_cheap = True  # type: ignore[attr-defined]
     return function

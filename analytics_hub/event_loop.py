@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
 from typing import Any
 
 import anyio.lowlevel
@@ -43,6 +45,18 @@ def task_finder() -> Callable[[], bool]:
             return False
 
     return is_in_task
+
+
+@contextmanager
+def move_on_after(seconds: float) -> Iterator[anyio.CancelScope]:
+    """As anyio's, but its timer keeps no context variables alive.
+
+    asyncio keeps a cancelled timer until its time has come, and with it the context that it was started in: the
+    variables of a request would outlive it by `seconds`.
+    """
+    with anyio.CancelScope() as scope:
+        Context().run(setattr, scope, "deadline", anyio.current_time() + seconds)
+        yield scope
 
 
 def native_loop() -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Set as AbstractSet
 
-import anyio
-
 from ..channels import MAX_NAME_LENGTH
 from ..clock import Clock
 from ..contracts import Authenticate, Handshake, Peer
+from ..event_loop import move_on_after
 from ..exceptions import RevokedError
 from ..faults import describe_fault
 from ..hooks import HookThreads, call_hook
@@ -63,7 +62,7 @@ class Authentication:
         return Peer(handshake, self._revocations.apply(identity, checked_at), checked_at)
 
     async def _ask(self, handshake: Handshake) -> Identity:
-        with anyio.move_on_after(self._timeout):
+        with move_on_after(self._timeout):
             return await self._threads.call(self._authenticate, handshake)
         raise TimeoutError(f"it took longer than {self._timeout:g} s")
 

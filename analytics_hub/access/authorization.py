@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from ..clock import Clock
 from ..contracts import Action, Authorize
+from ..event_loop import move_on_after
 from ..faults import describe_fault
 from ..hooks import HookThreads, is_cheap
 from ..identity import Identity
@@ -89,7 +89,7 @@ class Authorization:
         request = _Request(identity.id)
         self._requests.add(request)
         try:
-            with anyio.move_on_after(self._timeout) as scope:
+            with move_on_after(self._timeout) as scope:
                 while True:
                     request.is_stale = False
                     verdicts = dict.fromkeys(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -38,6 +39,8 @@ class SessionQuestions(Protocol):
     async def check_token(self, event: CheckToken) -> None: ...
 
     async def ask_authorize(self, event: AskAuthorize) -> None: ...
+
+    def context_of(self, session: Session) -> Context | None: ...
 
     def session_ended(self, session: Session) -> None: ...
 
@@ -200,9 +203,9 @@ class Driver:
             case Pause() | Confirmed():
                 self._notify_transport(event)
             case CheckToken():
-                self.start_task(self._questions.check_token, event)
+                self.start_question(event.session, self._questions.check_token, event)
             case AskAuthorize():
-                self.start_task(self._questions.ask_authorize, event)
+                self.start_question(event.session, self._questions.ask_authorize, event)
             case Append():
                 self.start_task(self._journal.append, event)
             case Read():
@@ -247,6 +250,14 @@ class Driver:
         """Run `function` in a task, and look at the engine when it has ended."""
         assert self._tasks is not None
         self._tasks.start_soon(self._run_task, function, *args)
+
+    def start_question(self, session: Session, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """As `start_task`, with the context variables of the request that made the connection of `session`."""
+        context = self._questions.context_of(session)
+        if context is None:
+            self.start_task(function, *args)
+        else:
+            context.run(self.start_task, function, *args)
 
     async def _run_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         await function(*args)

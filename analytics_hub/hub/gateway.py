@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final
 
@@ -52,6 +53,8 @@ class HubGateway:
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
+        self._contexts: dict[Session, Context] = {}
+        """The context variables of the request that made each connection, for the hooks that it causes later."""
         self.channels = channels
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
@@ -103,6 +106,7 @@ class HubGateway:
         session = self._engine.connect(transport, wire, identity, now, id=id, max_message=max_message)
         handshake = peer.handshake
         self._handshakes[session] = handshake if identity is None else _without_headers(handshake)
+        self._contexts[session] = copy_context()
         reason = self._access.limits.session_started(handshake)
         if identity is not None:
             reason = self._access.limits.session_identified(identity) or reason
@@ -134,9 +138,14 @@ class HubGateway:
 
     def session_ended(self, session: Session) -> None:
         """Forget a session. Harmless if it is forgotten already."""
+        self._contexts.pop(session, None)
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
+
+    def context_of(self, session: Session) -> Context | None:
+        """Those of the request that made the connection; None if it has ended."""
+        return self._contexts.get(session)
 
     def find_session(self, id: str) -> Session | None:
         return self._engine.sessions.get(id)
@@ -232,7 +241,7 @@ class HubGateway:
         if self._access.authorization.is_needed and session.subscriptions and session not in self._reauthorizing:
             assert self._driver is not None
             self._reauthorizing.add(session)
-            self._driver.start_task(self._reauthorize, session)
+            self._driver.start_question(session, self._reauthorize, session)
 
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)
