@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from .channels import Channel
 from .core.transport import Transport
 from .exceptions import AuthenticationError
-from .identity import Identity
+from .identity import ANONYMOUS, Identity
 from .protocol import Selection
 from .protocol.credentials import find_token, strip_headers
 from .tuning import Tuning
@@ -225,10 +225,6 @@ def cheap(function: HookT) -> HookT:
     """
     function.is_cheap = True  # type: ignore[attr-defined]
     return function
-
-
-ANONYMOUS: Final = Identity(id="anonymous")
-"""The one identity that many clients share, so that its connections are not counted."""
 
 
 @cheap

@@ -106,7 +106,7 @@ class Access:
     async def check_token(self, handshake: Handshake, *, is_new: bool) -> Identity | HubError:
         """The identity of the token that a session has sent, or the reason to refuse it.
 
-        `is_new`: the session has no identity yet, so the limits of new connections apply.
+        `is_new`: the session has no identity of its own yet, so the limits of new connections apply.
         """
         try:
             if is_new:

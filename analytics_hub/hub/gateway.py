@@ -19,7 +19,7 @@ from ..core.events import AskAuthorize, CheckToken
 from ..core.session import Session
 from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
-from ..identity import Identity
+from ..identity import ANONYMOUS, Identity
 from ..protocol import Selection
 from ..protocol.items import check_key, encode_data, find_key, find_type
 from ..telemetry import Telemetry, logger
@@ -208,7 +208,7 @@ class HubGateway:
             handshake = self._handshakes.get(session)
             if handshake is None:
                 return
-            is_new = session.identity is None
+            is_new = session.identity is None or session.identity is ANONYMOUS
             result = await self._access.check_token(replace(handshake, token=event.token), is_new=is_new)
         before = session.identity
         self._engine.authenticated(session, result, self._life.tick())
@@ -217,7 +217,7 @@ class HubGateway:
         self._handshakes[session] = _without_headers(handshake)
         if before is not None:
             self._reauthorize_if_changed(session, before)
-        else:
+        if (before is None or before is ANONYMOUS) and session.identity is not before:
             self._end_over_limit(session, self._access.limits.session_identified(session.identity))
 
     async def ask_authorize(self, event: AskAuthorize) -> None:

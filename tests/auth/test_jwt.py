@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from analytics_hub.auth.jwt.token import CompactToken
 from analytics_hub.contracts import Handshake
 from analytics_hub.exceptions import AuthenticationError
 from analytics_hub.identity import Identity
+
+from ..project.layout import ROOT
 
 KEY = "k" * 32
 OTHER_KEY = "o" * 32
@@ -602,3 +605,11 @@ class TestMint:
         with pytest.raises(ValueError, match=r".") as caught:
             mint(**{"key": KEY, "subject": "ann", **invalid})
         assert KEY not in str(caught.value)
+
+
+def test_the_documentation_has_the_signature_of_mint() -> None:
+    parameters = inspect.signature(mint).parameters.values()
+    plain = inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+    page = (ROOT / "docs/security.md").read_text("utf-8")
+
+    assert f"def mint{plain}: ...".replace("'", '"') in page
