@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +20,7 @@ from ..core.events import AskAuthorize, CheckToken
 from ..core.session import Session
 from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
-from ..identity import Identity
+from ..identity import ANONYMOUS, Identity
 from ..protocol import Selection
 from ..protocol.encoding import PayloadEncoder
 from ..protocol.items import check_key, find_key, find_type
@@ -55,6 +56,8 @@ class HubGateway:
         self._handshakes: dict[Session, Handshake] = {}
         self._calls: dict[Session, set[anyio.CancelScope]] = {}
         """Calls of the application in progress, by the session that they are about."""
+        self._contexts: dict[Session, Context] = {}
+        """The context variables of the request that made each connection, for the hooks that it causes later."""
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
         self.count = telemetry.count
@@ -109,6 +112,7 @@ class HubGateway:
         session = self._engine.connect(transport, wire, identity, now, id=id, max_message=max_message)
         handshake = peer.handshake
         self._handshakes[session] = handshake if identity is None else _without_headers(handshake)
+        self._contexts[session] = copy_context()
         reason = self._access.limits.session_started(handshake)
         if identity is not None:
             reason = self._access.limits.session_identified(identity) or reason
@@ -140,11 +144,16 @@ class HubGateway:
 
     def session_ended(self, session: Session) -> None:
         """Forget a session, and cancel the calls about it. Harmless if it is forgotten already."""
+        self._contexts.pop(session, None)
         for scope in self._calls.pop(session, ()):
             scope.cancel()
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
+
+    def context_of(self, session: Session) -> Context | None:
+        """Those of the request that made the connection; None if it has ended."""
+        return self._contexts.get(session)
 
     def find_session(self, id: str) -> Session | None:
         return self._engine.sessions.get(id)
@@ -236,7 +245,7 @@ class HubGateway:
             handshake = self._handshakes.get(session)
             if handshake is None:
                 return
-            is_new = session.identity is None
+            is_new = session.identity is None or session.identity is ANONYMOUS
             result = await self._access.check_token(replace(handshake, token=event.token), is_new=is_new)
         before = session.identity
         self._engine.authenticated(session, result, self._life.tick())
@@ -245,7 +254,7 @@ class HubGateway:
         self._handshakes[session] = _without_headers(handshake)
         if before is not None:
             self._reauthorize_if_changed(session, before)
-        else:
+        if (before is None or before is ANONYMOUS) and session.identity is not before:
             self._end_over_limit(session, self._access.limits.session_identified(session.identity))
 
     async def ask_authorize(self, event: AskAuthorize) -> None:
@@ -270,7 +279,7 @@ class HubGateway:
         if self._access.authorization.is_needed and session.subscriptions and session not in self._reauthorizing:
             assert self._driver is not None
             self._reauthorizing.add(session)
-            self._driver.start_task(self._reauthorize, session)
+            self._driver.start_question(session, self._reauthorize, session)
 
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from ..journals.memory import MemoryJournal
 from ..protocol import Timestamps
 from ..protocol.encoding import Encode, PayloadEncoder
 from ..protocol.items import check_key, check_mode, find_key, find_type, format_timestamp
-from ..telemetry import Telemetry, log_or_stderr, logger
+from ..telemetry import Telemetry, logger
 from ..tuning import Tuning
 from .demand import DemandChanges
 from .driver import Driver
@@ -197,7 +196,7 @@ class Hub:
             logger.debug("other workers cannot be noticed: %s", error)
             return
         if other is not None:
-            log_or_stderr(WARNING % other, logging.WARNING)
+            logger.warning(WARNING, other)
 
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -11,7 +11,7 @@ import anyio
 from ...contracts import Gateway
 from ...exceptions import HubDraining, HubNotRunning, TransportFull
 from ...protocol.formats import Format
-from ...telemetry import ThrottledLogger, log_or_stderr
+from ...telemetry import ThrottledLogger, logger
 from .._origins import Origins
 from .borrowed_task import BorrowedTasks
 from .messages import MessageCache, unpack_binary, unpack_body, unpack_text
@@ -113,7 +113,7 @@ class AppState:
         """Log once how the application enters its hub."""
         if not self._has_explained:
             self._has_explained = True
-            log_or_stderr(NOT_RUNNING)
+            logger.error(NOT_RUNNING)
 
     def report_fault(self, kind: str, error: BaseException) -> None:
         """Count and log an exception that ended one connection."""

@@ -69,7 +69,7 @@ class Endpoints:
         limiter: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> None:
         self._gateway = gateway
-        self._respond = respond
+        self.respond: Final = respond
         self._origins = origins if origins is not None else Origins()
         self.max_body: Final = max_body
         self._limiter = limiter
@@ -96,7 +96,7 @@ class Endpoints:
         is TLS up to here; `scope` is that of ASGI.
         """
         if not self.handles(request.path):
-            return None if self._respond is None else self._respond(request)
+            return None if self.respond is None else self.respond(request)
         if (response := self.answer_at_once(request, is_secure=is_secure)) is not None:
             return response
         handshake = Handshake.from_headers(
