@@ -56,7 +56,7 @@ class ConnectionManager:
         """Call `on_event`, or log a warning if there is none. Exceptions of the application are logged."""
         if self._on_event is None:
             if isinstance(event, Disconnected):
-                logger.warning("%s; reconnecting in %.1f s", event.sentence, event.delay)
+                logger.warning("%s; reconnecting in %.1f s", event.reason, event.delay)
             return
         try:
             self._on_event(event)

@@ -37,9 +37,8 @@ from .websocket import describe_error
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 
-# `HubError` comes first because the others inherit its code, `internal-error`.
 _ERRORS: Final = (
-    HubError, InvalidItem, UnknownChannel, ChannelLimitReached, ItemTooLarge, JournalError, PermissionDenied, TableFull,
+    InvalidItem, UnknownChannel, ChannelLimitReached, ItemTooLarge, JournalError, PermissionDenied, TableFull,
 )  # fmt: skip
 
 Outcome = Receipt | HubError | None
