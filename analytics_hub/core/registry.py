@@ -154,5 +154,4 @@ class ChannelRegistry:
         if subscription_set.primary is cohort:
             subscription_set.primary = None
         if not subscription_set.cohorts:
-            subscription_set.wake_at = None
             self.subscription_sets.pop(subscription_set.key, None)

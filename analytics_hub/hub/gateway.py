@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -52,6 +53,8 @@ class HubGateway:
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
+        self._calls: dict[Session, set[anyio.CancelScope]] = {}
+        """Calls of the application in progress, by the session that they are about."""
         self.channels = channels
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
@@ -133,7 +136,9 @@ class HubGateway:
         self.wake()  # a shutdown may be waiting for this session alone
 
     def session_ended(self, session: Session) -> None:
-        """Forget a session. Harmless if it is forgotten already."""
+        """Forget a session, and cancel the calls about it. Harmless if it is forgotten already."""
+        for scope in self._calls.pop(session, ()):
+            scope.cancel()
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
@@ -191,8 +196,27 @@ class HubGateway:
         since = self._life.clock.monotonic() if peer.checked_at is None else peer.checked_at
         return self._access.revocations.apply(peer.identity, since)
 
+    @contextmanager
+    def _until_session_ends(self, session: Session) -> Iterator[None]:
+        """Cancels what is called in here when the session ends: it would keep the headers and the connection."""
+        with anyio.CancelScope() as scope:
+            if session not in self._handshakes:
+                scope.cancel()
+            self._calls.setdefault(session, set()).add(scope)
+            try:
+                yield
+            finally:
+                if (scopes := self._calls.get(session)) is not None:
+                    scopes.discard(scope)
+                    if not scopes:
+                        del self._calls[session]
+
     async def check_token(self, event: CheckToken) -> None:
         """Answer the engine: the identity of the token that a session has sent."""
+        with self._until_session_ends(event.session):
+            await self._check_token(event)
+
+    async def _check_token(self, event: CheckToken) -> None:
         assert self._token_checks is not None
         session = event.session
         async with self._token_checks:
@@ -213,8 +237,9 @@ class HubGateway:
 
     async def ask_authorize(self, event: AskAuthorize) -> None:
         """Answer the engine: the channels that a session may subscribe to."""
-        allowed = await self._find_allowed(event.session, event.channels)
-        self._engine.authorized(event.session, allowed, self._life.tick())
+        with self._until_session_ends(event.session):
+            allowed = await self._find_allowed(event.session, event.channels)
+            self._engine.authorized(event.session, allowed, self._life.tick())
 
     def set_roles(self, session: Session, roles: Collection[str]) -> None:
         """A session has these roles from now on."""
@@ -237,10 +262,11 @@ class HubGateway:
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)
         try:
-            allowed = await self._find_allowed(session, names)
+            with self._until_session_ends(session):
+                allowed = await self._find_allowed(session, names)
+                self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
         finally:
             self._reauthorizing.discard(session)
-        self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
 
     async def _find_allowed(self, session: Session, channels: Sequence[str]) -> list[str]:
         """The channels among `channels` that `authorize` allows.
