@@ -127,6 +127,8 @@ class Follower:
         data: Any = msgspec.Raw if self.as_json else Any
         try:
             async with client.subscribe(channel, last=self.last, snapshot=self.snapshot, type=data) as items:
+                if items.notice is not None:
+                    self.report(f"channel {channel}: {items.notice}")
                 while True:
                     try:
                         item = await anext(items)
