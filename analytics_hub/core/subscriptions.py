@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from ..exceptions import HubError, PermissionDenied, UnknownChannel
+from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
 from ..protocol import CommandId, Selection, name_in_error
 from .context import Context
 from .cursor import keep_announced
@@ -54,6 +54,9 @@ class Subscriptions:
 
         The messages are for the client. Creates no channel.
         """
+        if name.endswith("*"):
+            shown = name_in_error(name)
+            raise InvalidChannel(f"{shown!r} is a pattern; subscribe to its members, each by its whole name")
         try:
             channel = self._registry.declaration(name)
         except UnknownChannel:  # its message names other channels

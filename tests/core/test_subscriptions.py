@@ -267,6 +267,28 @@ def test_a_channel_may_start_only_once_in_one_command() -> None:
     assert second["code"] == "bad-request"
 
 
+def test_a_client_is_told_that_a_member_of_a_pattern_has_no_item_yet() -> None:
+    rig = Rig(A, MEMBERS)
+    peer = rig.connect()
+
+    misspelt, declared = peer.subscribe("user:anm", "a")["channels"]
+    rig.publish("user:ann", 1)
+    known = answer_to(peer, "user:ann")
+
+    assert misspelt["pattern"] == known["pattern"] == "user:*"
+    assert misspelt["message"] == "nothing was published to this member of 'user:*' yet"
+    assert "message" not in known
+    assert not {"pattern", "message"} & declared.keys()
+
+
+@pytest.mark.parametrize("name", ["user:*", "other:*", "*"])
+def test_a_pattern_cannot_be_subscribed_to(name: str) -> None:
+    answer = answer_to(Rig(MEMBERS).connect(), name)
+
+    assert (answer["ok"], answer["code"]) == (False, "bad-request")
+    assert answer["message"] == f"{name!r} is a pattern; subscribe to its members, each by its whole name"
+
+
 def test_the_members_of_a_pattern_are_limited() -> None:
     rig = Rig(MEMBERS, tuning=Tuning(max_members=2))
 
