@@ -76,8 +76,9 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("the body of a request", "http:MAX_BODY", "bytes", "413", "refused-size"),
         Limit("pieces of a body, such as chunks", "transports._websocket.http11:MAX_PIECES", "", "400",
               "refused-request"),
-        Limit("all requests in progress; those below 16 KiB are always served", "transports._websocket.request:MAX_HELD "
-              "transports._asgi.http:MAX_HELD", "bytes", "503", "refused-crowded"),
+        Limit("all requests in progress; those below 16 KiB are always served",
+              "transports._websocket.request:MAX_HELD transports._asgi.http:MAX_HELD", "bytes", "503",
+              "refused-crowded"),
         Limit("a TLS ClientHello", "transports._sockets.tls:MAX_HELLO", "bytes", "the connection is aborted",
               "tls-refused"),
     ],
