@@ -46,6 +46,8 @@ class EventClient(Client):
 
     __slots__ = ("gate",)
 
+    is_response = True
+
     def __init__(self, app: AppState, receive: Receive, send: Send) -> None:
         super().__init__(app, app.body_cache, receive, send)
         self.gate = Gate()
