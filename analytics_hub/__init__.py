@@ -25,7 +25,7 @@ from .exceptions import (
     TooManyRequests,
     UnknownChannel,
 )
-from .hub import Hub, HubStatistics
+from .hub import Demand, Hub, HubStatistics
 from .identity import Identity
 from .tuning import Tuning
 
@@ -39,6 +39,7 @@ __all__ = [
     "AuthenticationError",
     "Channel",
     "ChannelLimitReached",
+    "Demand",
     "Handshake",
     "Hub",
     "HubClosed",

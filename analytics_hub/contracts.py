@@ -101,6 +101,11 @@ class Gateway(Protocol):
         """Whether its shutdown has begun."""
         ...
 
+    @property
+    def life(self) -> int:
+        """How often the hub was entered: a transport makes anew for each life what belongs to one event loop."""
+        ...
+
     # Before a peer is identified: `client` is the address that the transport sees.
 
     def check_address(self, client: str | None) -> None:
@@ -175,7 +180,7 @@ class Gateway(Protocol):
         """The answer of `authorize` for publishing to each of `channels`; None where it failed."""
         ...
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Submitted:
         """Publish; raises what `Hub.publish` does. What waits for a journal is to be awaited."""
         ...
 

@@ -11,21 +11,21 @@ from typing import Any
 import anyio.lowlevel
 
 
-def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
-    """A function that makes the running event loop call `call` soon, and may itself be called from any thread.
+def threadsafe() -> Callable[[Callable[[], None]], None]:
+    """A function that makes the running event loop call another one soon, and may itself be called from any thread.
 
     anyio's own `from_thread.run_sync` waits for the result, but a publisher must never wait.
     """
     loop = native_loop()
     schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
 
-    def wake() -> None:
+    def call_soon(call: Callable[[], None]) -> None:
         try:
             schedule(call)
         except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
             return
 
-    return wake
+    return call_soon
 
 
 def task_finder() -> Callable[[], bool]:

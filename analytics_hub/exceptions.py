@@ -283,5 +283,7 @@ class PathNotFound(InvalidHandshake):
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
     """The class among `candidates` with this code; `HubError` if there is none."""
+    if code == HubError.http_code:  # a class that has no code of its own merely inherits this one
+        return HubError
     found = [each for each in candidates if code in (each.http_code, each.error_code)]
     return min(found, key=lambda each: each.http_code != code, default=HubError)  # some `error_code` are less exact

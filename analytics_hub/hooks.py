@@ -123,7 +123,7 @@ class _ThreadCall:
         self._has_begun = Lock()
         """Acquired by the thread, or by `abandon` if that is first."""
         self._is_abandoned = False
-        self._end_soon = threadsafe(self._end)
+        self._end_soon = partial(threadsafe(), self._end)
 
     def run(self) -> None:
         """In the thread."""

@@ -115,6 +115,7 @@ COUNTERS: Final[dict[str, str]] = {
     "respond-fault": "the application's `respond` raised, or returned an invalid answer",
     "transport-failed": "a transport raised where it must not",
     "publish-refused": "an item from another thread could not be published",
+    "published-early": "an item was published before the hub started; `Hub(before_start=...)` dropped it or kept it",
     "journal-rejected": "a journal did not accept an item",
     "journal-read-failed": "a journal could not be read",
 }
@@ -170,22 +171,22 @@ class ThrottledLogger:
 class Telemetry:
     """The counters of one hub and its throttled log. Counter names are those of `COUNTERS`."""
 
-    __slots__ = ("_counters", "_logger", "log")
+    __slots__ = ("_logger", "counters", "log")
 
     def __init__(self, counters: Counter[str], clock: Callable[[], float]) -> None:
-        self._counters = counters
+        self.counters = counters
         self._logger = ThrottledLogger(clock)
         self.log: Final = self._logger.log
 
     def count(self, name: str, number: int = 1) -> None:
-        self._counters[name] += number
+        self.counters[name] += number
 
     def note(self, kind: str, message: str, *args: object) -> None:
         """Count it, and log it at the level of its kind."""
-        self._counters[kind] += 1
+        self.counters[kind] += 1
         self._logger.log(level_of(kind), kind, message, *args)
 
     def fault(self, kind: str, message: str, *args: object) -> None:
         """Count and log an error of the application or of a bug."""
-        self._counters[kind] += 1
+        self.counters[kind] += 1
         self._logger.log(logging.ERROR, kind, message, *args)

@@ -44,6 +44,7 @@ class Access:
         tuning: Tuning,
         clock: Clock,
         telemetry: Telemetry,
+        revocations: Revocations,
         *,
         authenticate: Authenticate,
         authorize: Authorize | None,
@@ -53,7 +54,7 @@ class Access:
         self.proxies: Final = TrustedProxies(proxies)
         self.limits: Final = ConnectionLimits(tuning, clock, telemetry, self.proxies)
         self._token_budget = TokenBudget(tuning, clock, telemetry, self.proxies)
-        self.revocations: Final = Revocations(tuning.revocation_memory, clock, telemetry)
+        self.revocations: Final = revocations
         self.tickets: Final = Tickets(tuning.ticket_ttl, clock)
         threads = HookThreads()
         self.authorization: Final = Authorization(authorize, threads, tuning, clock, telemetry)

@@ -53,6 +53,10 @@ class Deadlines:
         if session.wake_at is None or at < session.wake_at:
             self.schedule.at(session, at)
 
+    def forget(self, session: Session) -> None:
+        """A session has ended: nothing refers to it any longer."""
+        self.schedule.cancel(session)
+
     def _endings(self, session: Session) -> list[Ending]:
         """When and why this session ends if nothing changes."""
         tuning = self._tuning

@@ -367,8 +367,8 @@ class Engine:
         self._subscriptions.end_all(session, self.ledger(session))
         self._commands.forget(session)
         self._output.forget(session)
+        self._deadlines.forget(session)
         session.state = SessionState.CLOSED
-        session.wake_at = None
         self.sessions.pop(session.id, None)
 
     # --- output

@@ -101,7 +101,13 @@ def period(selection: Selection) -> float:
 
 
 def acknowledgement(log: ChannelLog, position: int, **recovered: bool) -> dict[str, Any]:
-    """What `$subscribed` says about a channel: every item that follows is above `position`."""
+    """What `$subscribed` says about a channel: every item that follows is above `position`.
+
+    A member of a pattern exists as soon as a client has asked for it, a misspelt one too, so the client is told of it.
+    """
+    notes = {"pattern": log.channel.name} if log.is_member else {}
+    if notes and not log.head:
+        notes["message"] = f"nothing was published to this member of {log.channel.name!r} yet"
     return {
         "channel": log.name,
         "ok": True,
@@ -110,4 +116,5 @@ def acknowledgement(log: ChannelLog, position: int, **recovered: bool) -> dict[s
         "seq": position,
         **recovered,
         "keeps": log.keeps,
+        **notes,
     }

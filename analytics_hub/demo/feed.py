@@ -194,7 +194,7 @@ class _Reader:
         self._room = threading.Semaphore(2)
         self._is_closed = False
         self._has_chunk = anyio.Event()
-        self._wake = threadsafe(self._on_chunk)
+        self._call_soon = threadsafe()
         threading.Thread(target=self._run, name="analytics-hub feed", daemon=True).start()
 
     async def read(self) -> bytes:
@@ -234,7 +234,7 @@ class _Reader:
     def _put(self, chunk: bytes | OSError) -> None:
         self._room.acquire()
         self._chunks.append(chunk)
-        self._wake()
+        self._call_soon(self._on_chunk)
 
 
 def _open(source: str | os.PathLike[str]) -> RawIOBase:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final
@@ -21,7 +22,8 @@ from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
 from ..identity import ANONYMOUS, Identity
 from ..protocol import Selection
-from ..protocol.items import check_key, encode_data, find_key, find_type
+from ..protocol.encoding import PayloadEncoder
+from ..protocol.items import check_key, find_key, find_type
 from ..telemetry import Telemetry, logger
 from .driver import Driver
 from .journal import JournalWriter, PendingReceipt
@@ -35,46 +37,50 @@ REVOKED: Final = "revoked token"
 class HubGateway:
     """The one implementation of `Gateway`. `driver` is None until the hub is entered."""
 
-    def __init__(
-        self,
-        channels: Sequence[Channel],
-        engine: Engine,
-        life: Lifecycle,
-        access: Access,
-        telemetry: Telemetry,
-        journal: JournalWriter,
+    def __init__(self, channels: Sequence[Channel], encoder: PayloadEncoder) -> None:
+        self.channels = channels
+        self._encoder = encoder
+        self._driver: Driver | None = None
+        self._token_checks: anyio.CapacityLimiter | None = None
+
+    def begin(
+        self, engine: Engine, life: Lifecycle, access: Access, telemetry: Telemetry, journal: JournalWriter
     ) -> None:
+        """Serve these from now on: those of the next life, or of a hub that was not entered yet."""
         self._engine = engine
         self._life = life
         self._access = access
         self._journal = journal
-        self._driver: Driver | None = None
-        self._token_checks: anyio.CapacityLimiter | None = None
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
+        self._calls: dict[Session, set[anyio.CancelScope]] = {}
+        """Calls of the application in progress, by the session that they are about."""
         self._contexts: dict[Session, Context] = {}
         """The context variables of the request that made each connection, for the hooks that it causes later."""
-        self.channels = channels
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
-        self.count: Final = telemetry.count
-        self.note: Final = telemetry.note
+        self.count = telemetry.count
+        self.note = telemetry.note
         limits = access.limits
-        self.check_address: Final = limits.check_connection
-        self.connection_pending: Final = limits.connection_pending
-        self.pending_ended: Final = limits.pending_ended
-        self.address_key: Final = access.proxies.address_key
-        self.check_load: Final = limits.check_load
-        self.add_gauge: Final = limits.add_gauge
-        self.authenticate: Final = access.authenticate
-        self.admit: Final = access.admit
-        self.declaration: Final = engine.registry.declaration
+        self.check_address = limits.check_connection
+        self.connection_pending = limits.connection_pending
+        self.pending_ended = limits.pending_ended
+        self.address_key = access.proxies.address_key
+        self.check_load = limits.check_load
+        self.add_gauge = limits.add_gauge
+        self.authenticate = access.authenticate
+        self.admit = access.admit
+        self.declaration = engine.registry.declaration
 
     def attach(self, driver: Driver) -> None:
         """The hub is entered, and `driver` serves it."""
         self._driver = driver
         self._token_checks = anyio.CapacityLimiter(MAX_CHECKS)
+
+    @property
+    def life(self) -> int:
+        return self._life.number
 
     @property
     def is_open(self) -> bool:
@@ -137,8 +143,10 @@ class HubGateway:
         self.wake()  # a shutdown may be waiting for this session alone
 
     def session_ended(self, session: Session) -> None:
-        """Forget a session. Harmless if it is forgotten already."""
+        """Forget a session, and cancel the calls about it. Harmless if it is forgotten already."""
         self._contexts.pop(session, None)
+        for scope in self._calls.pop(session, ()):
+            scope.cancel()
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
@@ -159,18 +167,27 @@ class HubGateway:
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
         return await self._access.authorization.decide(identity, "publish", channels)
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(
+        self,
+        channel: str,
+        data: object,
+        *,
+        type: str | None = None,
+        key: object = None,
+        stamp: str | None = None,
+    ) -> Submitted:
         self._life.check_open()
         self._life.check_thread("publish_confirmed")
         declared = self.declaration(channel)
-        body = encode_data(data)
+        body = self._encoder.encode(data)
         receipt = PendingReceipt()
         place = self._engine.publish(
             channel,
             body,
             self._life.clock.monotonic(),
             type=find_type(declared, data, type),
-            key=find_key(declared, data, key),
+            key=find_key(declared, data, key, body, self._encoder),
+            stamp=stamp,
             waiter=receipt,
         )
         self.wake()
@@ -190,7 +207,8 @@ class HubGateway:
         return Receipt(log.epoch, log.head)
 
     def issue_ticket(self, identity: Identity) -> str:
-        self._life.check_thread_if_entered("issue_ticket")
+        self._life.check_open()
+        self._life.check_thread("issue_ticket")
         return self._access.tickets.issue(identity)
 
     # --- identities
@@ -200,8 +218,27 @@ class HubGateway:
         since = self._life.clock.monotonic() if peer.checked_at is None else peer.checked_at
         return self._access.revocations.apply(peer.identity, since)
 
+    @contextmanager
+    def _until_session_ends(self, session: Session) -> Iterator[None]:
+        """Cancels what is called in here when the session ends: it would keep the headers and the connection."""
+        with anyio.CancelScope() as scope:
+            if session not in self._handshakes:
+                scope.cancel()
+            self._calls.setdefault(session, set()).add(scope)
+            try:
+                yield
+            finally:
+                if (scopes := self._calls.get(session)) is not None:
+                    scopes.discard(scope)
+                    if not scopes:
+                        del self._calls[session]
+
     async def check_token(self, event: CheckToken) -> None:
         """Answer the engine: the identity of the token that a session has sent."""
+        with self._until_session_ends(event.session):
+            await self._check_token(event)
+
+    async def _check_token(self, event: CheckToken) -> None:
         assert self._token_checks is not None
         session = event.session
         async with self._token_checks:
@@ -222,8 +259,9 @@ class HubGateway:
 
     async def ask_authorize(self, event: AskAuthorize) -> None:
         """Answer the engine: the channels that a session may subscribe to."""
-        allowed = await self._find_allowed(event.session, event.channels)
-        self._engine.authorized(event.session, allowed, self._life.tick())
+        with self._until_session_ends(event.session):
+            allowed = await self._find_allowed(event.session, event.channels)
+            self._engine.authorized(event.session, allowed, self._life.tick())
 
     def set_roles(self, session: Session, roles: Collection[str]) -> None:
         """A session has these roles from now on."""
@@ -246,10 +284,11 @@ class HubGateway:
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)
         try:
-            allowed = await self._find_allowed(session, names)
+            with self._until_session_ends(session):
+                allowed = await self._find_allowed(session, names)
+                self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
         finally:
             self._reauthorizing.discard(session)
-        self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
 
     async def _find_allowed(self, session: Session, channels: Sequence[str]) -> list[str]:
         """The channels among `channels` that `authorize` allows.

@@ -26,8 +26,10 @@ class QueuedItem(NamedTuple):
 class Inbox:
     """Bounded by items and bytes. `wake` is called, on the other thread, when the queue is no longer empty."""
 
-    def __init__(self, wake: Callable[[], None], max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> None:
-        self._wake = wake
+    def __init__(
+        self, wake: Callable[[], None] = lambda: None, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.wake = wake
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._lock = RLock()  # a signal handler may publish in the middle of what its own thread publishes
@@ -46,7 +48,7 @@ class Inbox:
             self._items.append(item)
             self._nbytes += len(item.data)
         if is_first:
-            self._wake()
+            self.wake()
 
     def drain(self) -> list[QueuedItem]:
         """Everything that is queued, in order."""

@@ -210,14 +210,14 @@ async def test_threads_that_publish_after_the_end_get_hub_closed() -> None:
 
 
 async def test_waking_a_loop_that_has_ended_is_no_error(anyio_backend_name: str) -> None:
-    wakes: list[Callable[[], None]] = []
+    call_soon: list[Callable[[Callable[[], None]], None]] = []
 
     async def make() -> None:
-        wakes.append(threadsafe(lambda: None))
+        call_soon.append(threadsafe())
 
     await anyio.to_thread.run_sync(lambda: anyio.run(make, backend=anyio_backend_name))
 
-    wakes[0]()
+    call_soon[0](lambda: None)
 
 
 async def elsewhere(function: Callable[..., Any], *arguments: Any) -> BaseException | None:

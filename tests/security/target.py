@@ -55,14 +55,14 @@ def choose(names: tuple[str, ...]) -> tuple[str, ...]:
 
 # Low, so that a test that waits for one is short; and not lower than a machine under load may stand still.
 LOW: Final[dict[str, Any]] = {
-    "handshake_timeout": 0.6,
-    "close_timeout": 0.4,
-    "message_timeout": 0.4,
-    "request_timeout": 0.6,
+    "handshake_timeout": 1.0,
+    "close_timeout": 0.5,
+    "message_timeout": 0.5,
+    "request_timeout": 1.0,
     "ping_interval": 0.25,
     "max_control_frames": 100_000,
-    "silence_timeout": 3.0,
-    "auth_timeout": 0.6,
+    "silence_timeout": 4.0,
+    "auth_timeout": 1.0,
     "write_timeout": 30.0,
     "durable_write_timeout": 0.6,
     "heartbeat": 0.2,

@@ -197,9 +197,11 @@ def test_f13_valid_frames_are_served_byte_by_byte(target: Target) -> None:
         for byte in sent:
             peer.send(bytes([byte]))
 
-        received = [peer.read_frame() for _ in range(3)]
+        received = [peer.read_frame()]
+        while b'"$pong"' not in received[-1].payload:  # perhaps in one frame with $hello
+            received.append(peer.read_frame())
         assert Received(PONG, b"?") in received
-        assert b'"$pong"' in received[-1].payload or peer.next_item("$pong")["id"] == 7
+        assert b'"id":7' in received[-1].payload
 
 
 def test_f13_frames_in_the_packet_of_the_handshake_are_served(target: Target) -> None:

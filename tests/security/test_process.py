@@ -17,15 +17,14 @@ from .environment import assert_recovers, targets
 from .exchanges import is_served, subscribe
 from .target import ASGI, MIB, NATIVE, PLAIN, Target
 
-environment = targets(*NATIVE, *ASGI, "tcp")
-
 KIB: Final = 1024
 SMALL: Final = 4096
 """The receive buffer of a client that does not read; under ASGI the server buffers another 4 to 7 MB for it."""
 EACH: Final = ("asyncio", "trio-tls", "uvicorn", "hypercorn", "tcp")
 """Servers of the test's own, which start and end at the same time."""
 PATIENT: Final[dict[str, Any]] = {"handshake_timeout": 30.0, "silence_timeout": 60.0}
-"""For connections that wait while other servers are attacked."""
+"""For clients that wait while others connect, or while other servers are attacked."""
+environment = targets(*NATIVE, *ASGI, "tcp", **PATIENT)
 
 
 @contextmanager

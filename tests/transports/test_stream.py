@@ -189,9 +189,9 @@ def test_nothing_is_read_while_paused() -> None:
 
     stream.connection.resume_reading()
     stream.connection.resume_reading()
-    stream.turn()
-    assert stream.events == [b"x"]
     assert stream.poller.events == READ
+    stream.connection.socket_ready(READ)
+    assert stream.events == [b"x"]
 
 
 def test_the_last_write_goes_behind_unsent_bytes_and_nothing_follows_it() -> None:

@@ -16,7 +16,7 @@ from ...protocol import CloseCode
 from .app_state import AppState
 from .messages import MessageCache
 from .scope import Message, Receive, Send
-from .sender import Sender, SenderOwner
+from .sender import STOPPED, Sender, SenderOwner
 from .sender_asyncio import DirectSender
 from .window import Window
 
@@ -185,6 +185,10 @@ class Client(ABC):
         finally:
             self._sender.stop()
             self._app.connections.discard(self)
+            # What still refers to this client, as a call of the application does, must not keep the connection.
+            self._sender = STOPPED
+            self._session = None
+            self._receive = self._send = _disconnected
 
     async def _run(self) -> None:
         try:
@@ -251,6 +255,11 @@ class Client(ABC):
             else:
                 self._is_gone = True
                 self._app.report_fault("send-fault", error)
+
+
+async def _disconnected(*message: Message) -> Message:
+    """Takes the place of the functions of the server once it has disconnected this client."""
+    raise OSError("the peer has left")
 
 
 def _open_sender(send: Send, owner: SenderOwner, app: AppState) -> Sender:

@@ -59,7 +59,8 @@ class _Opening:
             format = self._check()  # noqa: A001 - the name of the thing
             peer = await self._admit()
         except HubError as error:
-            await self._refuse(error)
+            # Its traceback would keep the headers, in a cycle that only the collector would free.
+            await self._refuse(error.with_traceback(None))
             return None
         return await self._accept(format, peer)
 

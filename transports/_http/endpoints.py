@@ -109,7 +109,7 @@ class Endpoints:
             async with self._limiter():
                 peer = await self._authenticate(request, handshake)
         except HubError as error:
-            return self.refuse(request, error)
+            return self.refuse(request, error.with_traceback(None))  # which would keep the headers, in a cycle
         return self._share(request, await self._serve(request, peer))
 
     def answer_at_once(self, request: Request, *, is_secure: bool) -> Response | None:

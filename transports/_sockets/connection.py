@@ -206,8 +206,8 @@ class Connection:
         if self._reading == _PAUSED:
             self._reading = _READING
             self._watch()
-            # What was read before the pause makes no descriptor readable.
-            self.loop.call_soon(self)
+            if self.protocol.buffered or (self._tls is not None and (self._tls.is_fed or self._tls.has_ended)):
+                self.loop.call_soon(self)  # what was read before the pause makes no descriptor readable
 
     def confirmed(self, frames: int) -> None:
         """The socket tells what the peer has not taken."""
