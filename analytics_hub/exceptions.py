@@ -36,6 +36,11 @@ class HubError(Exception):
         """The message for a peer."""
         return str(self)
 
+    @property
+    def log_message(self) -> str:
+        """The message for the operator."""
+        return f"a client was refused: {self}"
+
 
 class InvalidChannel(HubError, ValueError):
     """A channel declaration or a channel name breaks the rules of `docs/protocol.md` §3."""
@@ -211,8 +216,13 @@ class OriginNotAllowed(PermissionDenied):
 
     counter = "refused-origin"
 
-    def __init__(self) -> None:
+    def __init__(self, log_message: str = "a page was refused for its origin") -> None:
         super().__init__("this origin is not allowed")
+        self._log_message = log_message
+
+    @property
+    def log_message(self) -> str:
+        return self._log_message
 
 
 class TicketNotExchangeable(PermissionDenied):

@@ -124,6 +124,7 @@ COUNTERS: Final[dict[str, str]] = {
 # What an operator should look at; the rest happens all day.
 _WARNINGS: Final = frozenset(
     {"limited-failures", "limited-address", "limited-identity", "overloaded", "refused-full", "refused-crowded"}
+    | {"refused-origin"}
     | {"handshake-evicted", "check-timeout", "closed-1011", "closed-4429", "closed-4503"}
     | {name for name in COUNTERS if name.startswith(("accept-", "token-"))}
 )

@@ -25,8 +25,9 @@ class HubApp:
 
     WebSockets connect at `path` below the mount, or anywhere below it. HTTP: the paths of `docs/protocol.md` §14, and
     `respond` for other paths. `origins` are those of pages that may connect besides pages at the host and port that
-    the request names; with `requires_origin` only pages may. Few hosts pass their lifespan on to what they mount, so
-    `async with hub:` belongs into theirs; where this is the root, it enters the hub itself.
+    the request names, or `"every-site"` if all data is public; with `requires_origin` only pages may. Few hosts pass
+    their lifespan on to what they mount, so `async with hub:` belongs into theirs; where this is the root, it enters
+    the hub itself.
     """
 
     def __init__(

@@ -195,10 +195,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             subprotocols=self._upgrade.offered,
             client=self.client,
         )
-        if server.origins.admits(headers, is_secure=server.is_secure):
-            self.request_admission()
-        else:
-            self.reject(OriginNotAllowed())
+        try:
+            server.origins.check(headers, is_secure=server.is_secure)
+        except OriginNotAllowed as error:
+            self.reject(error)
+            return
+        self._handshake = server.origins.without_session(self._handshake, is_secure=server.is_secure)
+        self.request_admission()
 
     def reject(self, error: HubError) -> None:
         note_refusal(self._server.gateway, error)
