@@ -192,7 +192,8 @@ class Client(ABC):
             # What still refers to this client, as a call of the application does, must not keep the connection.
             self._sender = STOPPED
             self._session = None
-            self._receive = self._send = _disconnected
+            self._receive = _receive_nothing
+            self._send = _send_nothing
 
     async def _run(self) -> None:
         try:
@@ -264,8 +265,13 @@ class Client(ABC):
                 self._app.report_fault("send-fault", error)
 
 
-async def _disconnected(*message: Message) -> Message:
-    """Takes the place of the functions of the server once it has disconnected this client."""
+async def _receive_nothing() -> Message:
+    """Takes the place of the server's `receive` once this client has left."""
+    raise OSError("the peer has left")
+
+
+async def _send_nothing(message: Message) -> None:
+    """As `_receive_nothing`, for `send`."""
     raise OSError("the peer has left")
 
 
