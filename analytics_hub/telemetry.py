@@ -25,7 +25,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not _is_set_up() and sys.stderr is not None:
-            sys.stderr.write(f"{record.name}: {record.getMessage()}\n")
+            sys.stderr.write(f"{record.levelname}: {record.name}: {record.getMessage()}\n")
 
 
 def _is_set_up() -> bool:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import gettempdir as gettempdir
+from tempfile import gettempdir
 from typing import Final
 
 try:

@@ -126,7 +126,7 @@ def test_warnings_are_on_stderr_only_where_logging_is_not_set_up(
     monkeypatch.setattr("sys.stderr", None)
     logger.error("there is no stderr")
 
-    assert capsys.readouterr().err == "analytics_hub: refused a page\nanalytics_hub: failed\n"
+    assert capsys.readouterr().err == "WARNING: analytics_hub: refused a page\nERROR: analytics_hub: failed\n"
 
 
 def test_faults_of_the_application_are_errors() -> None:

@@ -68,9 +68,9 @@ def test_a_refused_page_and_a_failing_hook_are_on_stderr(command: list[str], tmp
 
     lines = log.splitlines()
     (refused,) = [line for line in lines if "a page was refused" in line]
-    assert refused.startswith("analytics_hub: ")
+    assert refused.startswith("WARNING: analytics_hub: ")
     assert f"its Origin is {PAGE}, the Host as seen here is 127.0.0.1:{server.port}; allowed: " in refused
     assert f'pass origins=["{PAGE}"]' in refused
     (failed,) = [line for line in lines if "authenticate failed" in line]
-    assert failed == f"analytics_hub: authenticate failed: KeyError: 'ann' at {tmp_path}/program.py:11 in authenticate"
+    assert failed == f"ERROR: analytics_hub: authenticate failed: KeyError: 'ann' at {tmp_path}/program.py:11 in authenticate"
     assert token not in log
