@@ -12,6 +12,7 @@ from ..tuning import Tuning
 from .cohort import Cohort, SubscriptionSet, SubscriptionSetKey
 from .log import ChannelLog, DurableLog, EventLog, KeyedLog
 from .schedule import Schedule
+from .statistics import Demand
 from .wire import Wire
 
 
@@ -33,6 +34,8 @@ class ChannelRegistry:
         self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
         self.subscription_sets: dict[SubscriptionSetKey, SubscriptionSet] = {}
+        self.observed: set[str] = set()
+        """The declared channels and patterns of which the driver wants to know every change of the demand."""
         declared: set[str] = set()
         for channel in channels:
             if channel.name in declared:
@@ -105,6 +108,18 @@ class ChannelRegistry:
         self.members.at(log, ceil(now + pattern.keep_seconds))
         self._unused[pattern.name][log] = None
         return log
+
+    def demand(self, declared: str) -> Demand:
+        """What is watched of a declared channel or pattern; O(members + subscription sets x their subscriptions)."""
+        watched = {name for name, log in self.logs.items() if log.watchers and log.channel.name == declared}
+        rates = [
+            max_hz for _, subscriptions in self.subscription_sets for name, max_hz in subscriptions if name in watched
+        ]
+        return Demand(
+            viewers=sum(self.logs[name].watchers for name in watched),
+            keys=frozenset(name[len(declared) - 1 :] for name in watched if declared.endswith("*")),
+            max_hz=None if None in rates else max((rate for rate in rates if rate is not None), default=0.0),
+        )
 
     def unwatched(self, log: ChannelLog) -> None:
         """A log has lost its last watcher."""

@@ -9,6 +9,7 @@ from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChan
 from ..protocol import CommandId, Selection, name_in_error
 from .context import Context
 from .cursor import keep_announced
+from .events import DemandChanged
 from .log import ChannelLog
 from .membership import Membership
 from .reader import Detached
@@ -111,6 +112,7 @@ class Subscriptions:
             reader = detached.readers[name]
             held.max_hz = selection.max_hz
             reader.set_pace(period(selection))
+            self._demand_changed(reader.log)
             reply.channels.append(acknowledgement(reader.log, reader.written_position))
             return
         log = self._registry.resolve(name, self._current_time.now)
@@ -123,6 +125,7 @@ class Subscriptions:
         reply.channels.append(started.answer)
         reply.after.extend(started.notices)
         log.watchers += 1
+        self._demand_changed(log)
 
     # --- ending
 
@@ -170,8 +173,13 @@ class Subscriptions:
             del final[next(iter(final))]
         log.closed_accounts = log.closed_accounts + ledger
         log.watchers -= 1
+        self._demand_changed(log)
         if not log.watchers:
             self._registry.unwatched(log)
+
+    def _demand_changed(self, log: ChannelLog) -> None:
+        if log.channel.name in self._registry.observed:
+            self._context.emit(DemandChanged(log.channel.name))
 
     def end_all(self, session: Session, ledgers: dict[str, Ledger]) -> None:
         """The session has ended, with these ledgers."""

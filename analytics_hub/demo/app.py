@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -49,7 +46,7 @@ class DemoOptions:
     """The options of `analytics-hub demo`. `rate` None: 100 events a second, or a feed as fast as it is read."""
 
     secret: str = field(repr=False)
-    host: str = "127.0.0.1"
+    host: str = "localhost"
     port: int = 7999
     rate: float | None = None
     seed: int = 1
@@ -86,7 +83,7 @@ async def run_demo(options: DemoOptions, print_line: Print = _print) -> None:
                     await publish_events(hub, office, MAX_RATE, count=WARM_UP_EVENTS)
                 port = await _start_serving(hub, options, tasks)
             except OSError as cause:
-                error = DemoError(_explain(cause, options))
+                error = DemoError(str(cause))
             else:
                 print_line(introduction(options, port))
                 error = await _publish_until(signals, hub, options, print_line, office)
@@ -189,13 +186,3 @@ def introduction(options: DemoOptions, port: int) -> str:
   events   curl -N "{http}://{address}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """
-
-
-def _explain(error: OSError, options: DemoOptions) -> str:
-    where = f"{options.host}:{options.port}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use by another program; stop it, or choose another --port (0 for any free port)"
-    if isinstance(error, socket.gaierror):
-        return f"--host {options.host} is not an address of this machine"
-    reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
-    return f"cannot listen on {where}: {reason}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from ..channels import MAX_NAME_LENGTH, Channel, check_text, check_type
+from ..channels import MAX_NAME_LENGTH, Channel, check_text, check_type, shorten
 from ..exceptions import InvalidChannel, InvalidItem
+from .control_items import Timestamps
 from .encoding import PayloadEncoder
 
 MAX_NESTING: Final = 60
 """Levels of arrays and objects that remote clients may publish. Together with the item and the frame they can be read
 by .NET, which stops at 64. Python's limit depends on the caller, so a reader could fail where the hub has not."""
 
+_timestamps: Final = Timestamps()
 _NO_TAG: Final = ""
 _tags: dict[type, str] = {}
 _attributes: dict[tuple[type, str], str | None] = {}
@@ -86,6 +89,19 @@ def find_key(
 
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def format_timestamp(timestamp: object) -> str:
+    """The time of an item on the wire (RFC 3339), given as an aware datetime or in Unix seconds."""
+    try:
+        if isinstance(timestamp, datetime):
+            if timestamp.tzinfo is not None:
+                return _timestamps.format(timestamp.timestamp())
+        elif isinstance(timestamp, (int, float)) and not isinstance(timestamp, bool):
+            return _timestamps.format(timestamp)
+    except (ValueError, OverflowError, OSError):  # beyond the calendar
+        pass
+    raise InvalidItem(f"timestamp is {shorten(timestamp)}; it must be an aware datetime or Unix seconds")
 
 
 def check_mode(channel: Channel, name: str, key: str | None) -> None:

@@ -307,8 +307,9 @@ class TestDemo:
             assert main(["demo", "--port", str(port)]) == 1
 
         assert output()[1] == (
-            f"analytics-hub: 127.0.0.1:{port} is in use by another program; "
-            "stop it, or choose another --port (0 for any free port)\n"
+            f"analytics-hub: cannot listen on 127.0.0.1:{port}: address in use; another program listens there, or "
+            "another process of this one, such as a second worker: stop it, or choose another place "
+            "(port 0 is any free port)\n"
         )
 
     def test_an_address_of_another_machine(self, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from analytics_hub.channels import Channel
+from analytics_hub.core.events import DemandChanged
+from analytics_hub.core.statistics import Demand
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -378,3 +380,30 @@ def test_a_session_keeps_its_rate_between_two_subscriptions() -> None:
     assert peer.data() == [1, 2, 3, 4]
     rig.advance(1.1)
     assert peer.data() == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+# --- demand
+
+
+def test_changes_of_the_demand_of_observed_channels_are_reported() -> None:
+    rig = Rig(A, B, MEMBERS)
+    rig.engine.registry.observed.update(("a", "user:*"))
+    first, second = rig.connect(), rig.connect()
+
+    first.subscribe({"channel": "a", "max_hz": 2}, "b", {"channel": "user:1", "max_hz": 3})
+    second.subscribe({"channel": "user:2", "max_hz": 4}, "user:1")
+    limited = rig.engine.registry.demand("a")
+    first.subscribe("a")
+    unlimited = rig.engine.registry.demand("a")
+    members = rig.engine.registry.demand("user:*")
+    for peer in (first, second):
+        rig.engine.disconnect(peer.session, rig.now)
+    rig.pump()
+
+    assert limited == Demand(viewers=1, max_hz=2)
+    assert unlimited == Demand(viewers=1, max_hz=None)
+    assert members == Demand(viewers=3, keys=frozenset({"1", "2"}), max_hz=None)
+    assert rig.engine.registry.demand("a") == rig.engine.registry.demand("user:*") == Demand()
+    changes = [event.channel for event in rig.events_of(DemandChanged)]
+    assert (changes.count("a"), changes.count("user:*")) == (3, 6)
+    assert len(changes) == 9

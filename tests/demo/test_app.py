@@ -232,7 +232,7 @@ def test_sighup_reloads_the_certificate(start: Start, tmp_path: Path) -> None:
             raise
 
     assert is_trusted()
-    assert f"https://127.0.0.1:{demo.port}/ " in demo.read_until("page").string
+    assert f"https://localhost:{demo.port}/ " in demo.read_until("page").string
     write_certificate(path)
     assert not is_trusted()
     demo.process.send_signal(signal.SIGHUP)
@@ -402,7 +402,7 @@ class TestReachableFromOtherMachines:
         local = introduction(DemoOptions(secret=SECRET), 7999)
         remote = introduction(DemoOptions(secret=SECRET, host="::", has_login=False, feed="x.ndjson"), 80)
 
-        assert "http://127.0.0.1:7999/ " in local
+        assert "http://localhost:7999/ " in local
         assert "/login -d" in local
         assert "publishes 100 events a second" in local
         assert "http://localhost:80/ " in remote

@@ -379,7 +379,7 @@ def delete(hub: Hub) -> None:
 
 @pytest.mark.parametrize("act", [publish, delete])
 async def test_before_the_hub_is_entered_the_error_says_what_is_missing(act: Any) -> None:
-    with pytest.raises(HubClosed, match="not running; add `async with hub:`"):
+    with pytest.raises(HubClosed, match=r"not running; add `async with hub:`.* HubPublisher"):
         act(new_hub())
 
 
@@ -395,14 +395,6 @@ async def test_after_the_shutdown_the_error_says_so(act: Any) -> None:
             await hub.publish_confirmed("events", 1)
     with pytest.raises(HubClosed, match="has been shut down"):
         act(hub)
-
-
-async def test_a_hub_can_be_entered_once() -> None:
-    async with running() as hub:
-        with pytest.raises(HubClosed, match="this one is open"):
-            await hub.__aenter__()
-    with pytest.raises(HubClosed, match="this one is closed; make a new Hub"):
-        await hub.__aenter__()
 
 
 # --- confirmed

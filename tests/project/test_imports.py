@@ -24,7 +24,7 @@ LAYERS = (
     ("channels", "clock", "codes", "exceptions", "identity", "schema", "tuning"),
     ("protocol",),
     ("contracts", "core"),
-    ("access", "asyncapi", "auth", "hooks", "http", "journals", "telemetry"),
+    ("access", "asyncapi", "auth", "background", "event_loop", "faults", "hooks", "http", "journals", "telemetry"),
     ("hub",),
     ("client", "trading", "transports"),
     (FACADE, "testing"),

@@ -52,6 +52,7 @@ class FakeGateway:
         self.tuning = tuning or Tuning()
         self.is_open = True
         self.is_draining = False
+        self.life = 1
         self.is_closed = False
         self.handshakes: list[Handshake] = []
         self.sessions: list[FakeSession] = []

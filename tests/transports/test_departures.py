@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,23 +20,27 @@ from analytics_hub import AuthenticationError, Channel, Handshake, Hub, Identity
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports import tcp, websocket
 from analytics_hub.transports._sockets.connection import LINGERING
+from analytics_hub.transports._sockets.pending import TLSHandshake
 from analytics_hub.transports._sockets.server import Server
 from analytics_hub.transports._tcp.protocol import FIRST_LOOK
 
-from .peer import TEXT, Clock, frame, serving, upgrade
+from .peer import TEXT, Clock, Peer, frame, serving, upgrade
+from .test_tls import Client
 
 pytestmark = pytest.mark.anyio
 
-NUMBER: Final = 1000
+# At each of the stages. What a client leaves hardly depends on the event loop, so only one of them has more.
+NUMBERS: Final = {"asyncio": 200, "asyncio+uvloop": 100, "trio": 100}
 AT_A_TIME: Final = 100
 SPARE: Final = 70
 """Objects of a type that caches may have gained: 64 decoders, and what the first client makes a server load."""
 MAX_CHECKS: Final = 10
+TURNS: Final = 20
+OURS: Final = {"analytics_hub", "h11", "wsproto", "socket", "ssl", "_ssl", "collections"}
 COOKIE: Final = f"Cookie: {'c' * 3000}"
 SUBSCRIBE: Final = b'{"action":"subscribe","channels":["events"]}'
 TOKEN: Final = "Authorization: Bearer token"
 SLOW: Final = "Authorization: Bearer slow"
-TLS: Final = {"tls established", "tls session"}
 
 
 async def authenticate(handshake: Handshake) -> Identity:
@@ -52,7 +57,8 @@ class Stage:
 
     sends: bytes
     is_reached: Callable[[Server, Hub, int], object]
-    prepare: Callable[[Server], None] = lambda server: None
+    prepare: Callable[[Server], None] | None = None
+    """Called once all have subscribed."""
 
 
 def has_sessions(server: Server, hub: Hub, count: int) -> bool:
@@ -81,6 +87,11 @@ def lingers(server: Server, hub: Hub, count: int) -> bool:
 
 def is_congested(server: Server, hub: Hub, count: int) -> bool:
     return has_sessions(server, hub, count) and all(one.has_unsent for one in server.connections)
+
+
+def is_shaking_hands(server: Server, hub: Hub, count: int) -> bool:
+    protocols = [connection.protocol for connection in server.connections]
+    return len(protocols) == count and all(isinstance(one, TLSHandshake) and one._tls for one in protocols)
 
 
 def fill(server: Server) -> None:
@@ -138,8 +149,14 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Server]]:
 
 
 def census() -> Counter[str]:
+    """Tracked objects by type. Trio keeps the scopes of past deadlines a while, so its own do not count."""
     gc.collect()
-    return Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())
+    types = Counter(map(type, gc.get_objects()))
+    return Counter({f"{kind.__module__}.{kind.__name__}": n for kind, n in types.items() if _is_ours(kind)})
+
+
+def _is_ours(kind: type) -> bool:
+    return str(kind.__module__).partition(".")[0] in OURS
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -160,44 +177,109 @@ async def come_and_leave(stage: Stage, server: Server, hub: Hub, port: int, cloc
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     for client in clients:
         client.sendall(stage.sends)
-    if stage.prepare is fill:
+    if stage.prepare is not None:
         await until(lambda: has_subscriptions(server, hub, count))
-        fill(server)
+        stage.prepare(server)
     await until(lambda: stage.is_reached(server, hub, count))
     leave(clients)
     while server.connections or hub._engine.sessions or server._running_checks:
         clock.now += look
         await checkpoint()
+    for _ in range(TURNS):  # tasks that were cancelled end, and so does the turn of the loop that closed the last ones
+        await checkpoint()
 
 
 async def count_leftovers(
-    serve: Any, limits: Any, stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch, *, look: float = 0.0
+    serve: Any,
+    stages: dict[str, Stage],
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    look: float = 0.0,
+    **options: Any,
 ) -> dict[str, Counter[str]]:
-    """The objects that `NUMBER` clients have left, for each stage.
+    """The objects that `number` clients have left, for each stage.
 
     No time passes for the hub, so that no timer of it frees anything, and `look` for the server in each turn.
     """
     clock, native, found = ManualClock(), Clock(), dict[str, Counter[str]]()
     async with Hub([Channel("events")], authenticate=authenticate, clock=clock, wall_clock=clock.wall) as hub:
         with recording(monkeypatch) as servers:
-            async with serving(hub, serve=serve, clock=native, limits=limits) as port:
+            async with serving(hub, serve=serve, clock=native, **options) as port:
                 (server,) = servers
                 for name, stage in stages.items():
                     await come_and_leave(stage, server, hub, port, native, look)
                     before = census()
-                    for _ in range(NUMBER // AT_A_TIME):
+                    for _ in range(number // AT_A_TIME):
                         await come_and_leave(stage, server, hub, port, native, look)
                     left = census() - before
                     found[name] = Counter({kind: count for kind, count in left.items() if count > SPARE})
     return {name: left for name, left in found.items() if left}
 
 
-async def test_clients_of_a_websocket_server_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def number(request: pytest.FixtureRequest) -> int:
+    return NUMBERS[request.node.callspec.id]
+
+
+async def test_clients_of_a_websocket_server_leave_nothing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = websocket.Limits(max_checks=MAX_CHECKS)
 
-    assert await count_leftovers(websocket.serve, limits, REQUESTS, monkeypatch) == {}
+    assert await count_leftovers(websocket.serve, REQUESTS, number, monkeypatch, limits=limits) == {}
 
 
-async def test_clients_of_a_tcp_server_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_of_a_tcp_server_leave_nothing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a client's side may be that of half a connection, so the server looks again a little later."""
-    assert await count_leftovers(tcp.serve, tcp.Limits(), LINE_STAGES, monkeypatch, look=FIRST_LOOK) == {}
+    assert await count_leftovers(tcp.serve, LINE_STAGES, number, monkeypatch, look=FIRST_LOOK) == {}
+
+
+async def test_clients_leave_nothing_in_a_tls_handshake(
+    number: int, monkeypatch: pytest.MonkeyPatch, server_side: ssl.SSLContext, client_side: ssl.SSLContext
+) -> None:
+    hello = Client(client_side).handshake()
+    stages = {"hello begun": Stage(hello[:-1], holds(len(hello) - 1)), "hello answered": Stage(hello, is_shaking_hands)}
+
+    assert await count_leftovers(websocket.serve, stages, number, monkeypatch, ssl_context=server_side) == {}
+
+
+async def test_clients_of_a_tls_session_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch, server_side: ssl.SSLContext, client_side: ssl.SSLContext
+) -> None:
+    clock = ManualClock()
+    async with Hub([Channel("events")], authenticate=authenticate, clock=clock, wall_clock=clock.wall) as hub:
+        with recording(monkeypatch) as servers:
+            async with serving(hub, clock=Clock(), ssl_context=server_side) as port:
+                left = Counter[str]()
+                for _ in range(2):  # the first ones load what every server has
+                    before = census()
+                    clients = [await Peer.open(port, TOKEN, tls=client_side) for _ in range(AT_A_TIME)]
+                    leave([client.sock for client in clients])
+                    del clients
+                    await until(lambda: not servers[0].connections and not hub._engine.sessions)
+                    left = census() - before
+
+    assert {kind: count for kind, count in left.items() if count > SPARE} == {}
+
+
+async def test_a_client_that_leaves_before_its_check_has_begun_is_forgotten_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(handshake: Handshake) -> Identity:
+        """As a hook does that runs in a thread."""
+        with anyio.CancelScope(shield=True):
+            await is_over.wait()
+        return Identity(id="late")
+
+    is_over = anyio.Event()
+    async with Hub([Channel("events")], authenticate=hang) as hub:
+        with recording(monkeypatch) as servers:
+            async with serving(hub, clock=Clock(), limits=websocket.Limits(max_checks=1)) as port:
+                clients = [await Peer.connect(port) for _ in range(3)]
+                for client, request in zip(clients, (upgrade(TOKEN), upgrade(TOKEN), EVENTS), strict=True):
+                    await client.send(request)
+                await until(lambda: len(servers[0]._waiting_checks) == 2)
+                leave([client.sock for client in clients])
+                await until(lambda: not servers[0].connections)
+
+                assert not servers[0]._waiting_checks
+                is_over.set()

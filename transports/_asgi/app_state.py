@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 
 from ...contracts import Gateway
 from ...exceptions import HubDraining, HubNotRunning, TransportFull
 from ...protocol.formats import Format
-from ...telemetry import ThrottledLogger, log_or_stderr
+from ...telemetry import ThrottledLogger, logger
 from .._origins import Origins
 from .borrowed_task import BorrowedTasks
 from .messages import MessageCache, unpack_binary, unpack_body, unpack_text
+from .server_watch import ServerWatch
 
 NOT_RUNNING: Final = "the hub is not running: add `async with hub:` to the lifespan of the application that mounts it"
 
@@ -49,13 +50,6 @@ class Limits:
                 raise ValueError(f"{field.name} is {value!r}; it must be greater than 0")
 
 
-class _Buffering(Protocol):
-    """A connection with bytes that wait for the server."""
-
-    @property
-    def buffered(self) -> int: ...
-
-
 class AppState:
     """The state of one application."""
 
@@ -65,7 +59,7 @@ class AppState:
         self.limits = limits
         self.client_count = 0
         """Admitted clients: each counts from its admission on, before the server is told to accept it."""
-        self.connections: set[_Buffering] = set()
+        self.watch = ServerWatch()
         self.held = 0
         """Bytes of the requests that are not answered yet."""
         self.borrowed_tasks = BorrowedTasks()
@@ -86,7 +80,7 @@ class AppState:
 
     def measure_buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
-        return self.held + sum(connection.buffered for connection in self.connections)
+        return self.held + sum(client.buffered for client in self.watch.clients)
 
     def message_cache(self, format: Format) -> MessageCache:  # noqa: A002 - the name of the thing
         return self._binary_cache if format.is_binary else self._text_cache
@@ -113,7 +107,7 @@ class AppState:
         """Log once how the application enters its hub."""
         if not self._has_explained:
             self._has_explained = True
-            log_or_stderr(NOT_RUNNING)
+            logger.error(NOT_RUNNING)
 
     def report_fault(self, kind: str, error: BaseException) -> None:
         """Count and log an exception that ended one connection."""

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -42,7 +43,7 @@ class Place:
     async def listen(self, backlog: int) -> list[socket.socket]:
         """Listening sockets, at least one. Raises `OSError` with a sentence that names the place."""
         if self.uds is not None:
-            return [_listen_at(os.fspath(self.uds), backlog)]
+            return [_listen_at(Path(self.uds), backlog)]
         if self.fd is not None:
             with _explaining(f"the descriptor {self.fd}"):
                 return [_adopt(socket.socket(fileno=os.dup(self.fd)), backlog)]
@@ -150,13 +151,13 @@ def _listen_on_one(family: socket.AddressFamily, address: SocketAddress, backlog
 class PathSocket(socket.socket):
     """A Unix socket that listens at a path, whose file goes with it."""
 
-    def __init__(self, path: str, backlog: int) -> None:
+    def __init__(self, path: Path, backlog: int) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
         self._path = path
         self._file: tuple[int, ...] | None = None
         try:
             self.setblocking(False)
-            self.bind(path)
+            self.bind(str(path))
             self._file = (os.getpid(), *_identify(path))
             self.listen(backlog)
         except OSError:
@@ -167,27 +168,27 @@ class PathSocket(socket.socket):
         with suppress(OSError):
             # Not the file of a successor that has replaced it, and not that of the parent of a fork.
             if self._file is not None and self._file == (os.getpid(), *_identify(self._path)):
-                os.unlink(self._path)
+                self._path.unlink()
         self._file = None
         super().close()
 
 
-def _listen_at(path: str, backlog: int) -> socket.socket:
-    with _explaining(path):
+def _listen_at(path: Path, backlog: int) -> socket.socket:
+    with _explaining(str(path)):
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(errno.EAFNOSUPPORT, "Python has no Unix sockets on this system")
-        with _locked(os.path.dirname(path) or "."):
+        with _locked(path.parent):
             try:
                 return PathSocket(path, backlog)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or not _is_stale(path):
                     raise
-            os.unlink(path)
+            path.unlink()
             return PathSocket(path, backlog)
 
 
 @contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Without it, of two processes that find the file of a third that has crashed, one removes that of the other."""
     import fcntl  # only where there are Unix sockets
 
@@ -199,17 +200,17 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_stale(path: str) -> bool:
+def _is_stale(path: Path) -> bool:
     """Whether the file at `path` is a socket on which no process listens, as a crash leaves it."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+    if not stat.S_ISSOCK(path.lstat().st_mode):
         raise OSError(errno.EEXIST, "there is a file that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
-def _identify(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
+def _identify(path: Path) -> tuple[int, int]:
+    status = path.lstat()
     return status.st_dev, status.st_ino
 
 
@@ -263,7 +264,7 @@ def _explain(error: OSError) -> str:
                 "address in use; another program listens there, or another process of this one, such as a second "
                 "worker: stop it, or choose another place (port 0 is any free port)"
             )
-        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT if error.strerror in map(os.strerror, _NO_SUCH_ADDRESS):
+        case errno.EADDRNOTAVAIL:
             return "this machine has no such address"
         case errno.EACCES:
             return "permission denied; ports below 1024 need privileges, a path needs a folder that may be written"
