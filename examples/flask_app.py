@@ -7,10 +7,11 @@ another one takes its place.
 """
 
 import atexit
+import errno
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from anyio.from_thread import start_blocking_portal
 from flask import Flask, request
@@ -35,15 +36,19 @@ def book() -> tuple[dict[str, object], int]:
 
 def start_hub() -> bool:
     """Start an event loop in a thread, with the hub and its server; False if another process has the port."""
-    with ExitStack() as stack, suppress(OSError):
+    with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
         running = Hub(CHANNELS, authenticate=JWTAuthenticator(SECRET, algorithms=["HS256"]))
         stack.enter_context(portal.wrap_async_context_manager(running))
-        portal.start_task(serve, running, "127.0.0.1", PORT)
+        try:
+            portal.start_task(serve, running, "127.0.0.1", PORT)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
         leave, owner = stack.pop_all().close, os.getpid()
         atexit.register(lambda: leave() if os.getpid() == owner else None)  # a fork has this, too, but not the thread
-        return True
-    return False
+    return True
 
 
 def wait_for_turn() -> None:

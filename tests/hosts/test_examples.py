@@ -18,7 +18,7 @@ from .pairs import EXAMPLES, HOSTS, NATIVE, PAIRS, SERVERS
 
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = {f"analytics_hub.{name}" for name in ("auth", "client", "transports.asgi", "transports.websocket")}
-LONGEST = {"flask_app": 60, "rows_then_live": 50}
+LONGEST = {"flask_app": 65, "rows_then_live": 50}
 FRAMEWORKS = {
     *("aiohttp", "channels", "django", "fastapi", "flask", "litestar", "quart", "quart_trio", "starlette"),
     *("daphne", "granian", "hypercorn", "httpx", "twisted", "uvicorn", "websockets"),

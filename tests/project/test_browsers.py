@@ -133,7 +133,7 @@ def answering(status: int, body: str = "", port: int = 0) -> Iterator[tuple[str,
             self.wfile.write(body.encode())
             has_answered.set()
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
             """It is the browser's."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
