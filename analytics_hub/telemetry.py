@@ -107,12 +107,12 @@ def level_of(kind: str) -> int:
     return logging.WARNING if kind in _WARNINGS else logging.INFO
 
 
-def log_or_stderr(message: str) -> None:
-    """Log a mistake in the application; on stderr if logging is not set up.
+def log_or_stderr(message: str, level: int = logging.ERROR) -> None:
+    """Log a mistake in the application or its installation; on stderr if logging is not set up.
 
     Servers set up their own loggers and not the root, and our `NullHandler` disables the last resort of `logging`.
     """
-    logger.error(message)
+    logger.log(level, message)
     place: logging.Logger | None = logger
     while place is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):

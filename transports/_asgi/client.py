@@ -192,7 +192,7 @@ class Client(ABC):
             # What still refers to this client, as a call of the application does, must not keep the connection.
             self._sender = STOPPED
             self._session = None
-            self._receive = self._send = _disconnected
+            self._receive, self._send = _receive_nothing, _send_nothing
 
     async def _run(self) -> None:
         try:
@@ -264,8 +264,13 @@ class Client(ABC):
                 self._app.report_fault("send-fault", error)
 
 
-async def _disconnected(*message: Message) -> Message:
-    """Takes the place of the functions of the server once it has disconnected this client."""
+async def _receive_nothing() -> Message:
+    """The `receive` of a client that has left."""
+    raise OSError("the peer has left")
+
+
+async def _send_nothing(message: Message) -> None:
+    """The `send` of a client that has left."""
     raise OSError("the peer has left")
 
 
