@@ -262,8 +262,8 @@ def examine(pair: Pair) -> Report:
     return report
 
 
-# It cancels its applications and exits in the same turn of the event loop.
-BY_CHANCE: Final = {"daphne": "1006 or 4503; SSE cut or `$close`"}
+# It cancels its applications while the hub notifies their clients.
+BY_CHANCE: Final = {"daphne": "4503, mostly after `$drain`; SSE `$close`"}
 
 
 def end(target: Target, report: Report) -> str:

@@ -72,5 +72,6 @@ def test_a_refused_page_and_a_failing_hook_are_on_stderr(command: list[str], tmp
     assert f"its Origin is {PAGE}, the Host as seen here is 127.0.0.1:{server.port}; allowed: " in refused
     assert f'pass origins=["{PAGE}"]' in refused
     (failed,) = [line for line in lines if "authenticate failed" in line]
-    assert failed == f"ERROR: analytics_hub: authenticate failed: KeyError: 'ann' at {tmp_path}/program.py:11 in authenticate"
+    where = f"{tmp_path}/program.py:11 in authenticate"
+    assert failed == f"ERROR: analytics_hub: authenticate failed: KeyError: 'ann' at {where}"
     assert token not in log

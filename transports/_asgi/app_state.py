@@ -18,6 +18,10 @@ from .messages import MessageCache, unpack_binary, unpack_body, unpack_text
 from .server_watch import ServerWatch
 
 NOT_RUNNING: Final = "the hub is not running: add `async with hub:` to the lifespan of the application that mounts it"
+NO_LIFESPAN: Final = (
+    "the hub is not running: {} starts no lifespan here; write `application = WithLifespan(application)` "
+    "(from analytics_hub.transports.asgi), or run the application under another server"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class AppState:
         self._binary_cache = MessageCache(unpack_binary)
         self._faults = ThrottledLogger(time.monotonic)
         self._has_explained = False
+        self._has_looked_at_costs = False
         self._checks: anyio.Semaphore | None = None
         gateway.add_gauge(self.measure_buffered)
 
@@ -104,10 +109,18 @@ class AppState:
             raise TransportFull(self.limits.max_clients)
 
     def explain_not_running(self) -> None:
-        """Log once how the application enters its hub."""
+        """Log once how the application enters its hub, under the server that runs it."""
         if not self._has_explained:
             self._has_explained = True
-            logger.error(NOT_RUNNING)
+            server = self.watch.server
+            logger.error(NOT_RUNNING if server.has_lifespan else NO_LIFESPAN.format(server.name))
+
+    def explain_costs(self) -> None:
+        """Log once if WebSockets cost more than they would have to."""
+        if not self._has_looked_at_costs:
+            self._has_looked_at_costs = True
+            if message := self.watch.server.costly_websockets:
+                logger.warning("%s", message)
 
     def report_fault(self, kind: str, error: BaseException) -> None:
         """Count and log an exception that ended one connection."""

@@ -192,8 +192,7 @@ class Client(ABC):
             # What still refers to this client, as a call of the application does, must not keep the connection.
             self._sender = STOPPED
             self._session = None
-            self._receive = _receive_nothing
-            self._send = _send_nothing
+            self._receive, self._send = _receive_nothing, _send_nothing
 
     async def _run(self) -> None:
         try:
@@ -266,12 +265,12 @@ class Client(ABC):
 
 
 async def _receive_nothing() -> Message:
-    """Takes the place of the server's `receive` once this client has left."""
+    """The `receive` of a client that has left."""
     raise OSError("the peer has left")
 
 
 async def _send_nothing(message: Message) -> None:
-    """As `_receive_nothing`, for `send`."""
+    """The `send` of a client that has left."""
     raise OSError("the peer has left")
 
 

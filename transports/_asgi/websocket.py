@@ -96,6 +96,7 @@ class _Opening:
     async def _accept(self, format: Format, peer: Peer) -> WebSocketClient | None:  # noqa: A002 - as above
         """Accept the connection, which counts from here on; None if the peer has left."""
         app, gateway, wire, max_message = self._app, self._app.gateway, WIRES[format.name], self._app.limits.max_message
+        app.explain_costs()
         app.client_admitted()
         is_accepted = False
         try:
