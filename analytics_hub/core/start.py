@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..codes import CloseCode
 from ..exceptions import HubError
 from ..protocol import Selection, control_item
-from .log import ChannelLog, KeyedLog
+from .log import ChannelLog
 from .reader import Reader
 
 
@@ -86,12 +86,11 @@ def _start_over(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
 def _reader(log: ChannelLog, selection: Selection, position: int) -> Reader:
     """A reader that does not resume knows no key yet, so it needs no deletions of earlier ones."""
     resumes = selection.since is not None and selection.since.epoch == log.epoch and position == selection.since.seq
-    has_deletions = isinstance(log, KeyedLog) and (log.has_tombstones or position < log.floor)
     return Reader(
         log,
         position,
         period(selection),
-        is_fresh=has_deletions and not resumes and position < log.head,
+        is_fresh=log.channel.mode == "table" and not resumes and position < log.head,
     )
 
 
