@@ -173,7 +173,7 @@ class Gateway(Protocol):
         """The answer of `authorize` for publishing to each of `channels`; None where it failed."""
         ...
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Submitted:
         """Publish; raises what `Hub.publish` does. What waits for a journal is to be awaited."""
         ...
 

@@ -68,15 +68,12 @@ GROUPS: Final[dict[str, list[Limit]]] = {
         Limit("refused tokens of one address in a minute", "Tuning.token_failures", "",
               "429 or 4429, with the seconds to wait; the token is not checked", "limited-failures"),
         Limit("a token", "auth.jwt.authenticator:MAX_TOKEN_LENGTH", "bytes", "401 or 4401", "token-invalid"),
-        Limit("request line and headers together", "transports._websocket.http11:MAX_HEAD", "bytes", "431",
-              "refused-size"),
-        Limit("the request line, or one header", "transports._websocket.http11:MAX_LINE", "bytes", "414, 431",
-              "refused-size"),
+        Limit("request line and headers together", "websocket.max_head", "bytes", "414, 431", "refused-size"),
         Limit("headers", "transports._websocket.http11:MAX_HEADERS", "", "431", "refused-size"),
         Limit("the body of a request", "http:MAX_BODY", "bytes", "413", "refused-size"),
         Limit("pieces of a body, such as chunks", "transports._websocket.http11:MAX_PIECES", "", "400",
               "refused-request"),
-        Limit("bodies of all requests in progress", "transports._websocket.request:MAX_HELD "
+        Limit("all requests in progress; those below 16 KiB are always served", "transports._websocket.request:MAX_HELD "
               "transports._asgi.http:MAX_HELD", "bytes", "503", "refused-crowded"),
         Limit("a TLS ClientHello", "transports._sockets.tls:MAX_HELLO", "bytes", "the connection is aborted",
               "tls-refused"),

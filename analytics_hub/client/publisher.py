@@ -29,6 +29,8 @@ from ..exceptions import (
     UnknownChannel,
     find_error,
 )
+from ..protocol.encoding import Encode, PayloadEncoder
+from ..protocol.items import check_key
 from .backoff import Backoff, token_fault
 from .exceptions import TokenRefused
 from .target import Target, validate_token
@@ -84,7 +86,7 @@ class HubPublisher:
     `token` is a text, or a function that returns a fresh one for each request. `timeout` in seconds bounds the
     connecting and each wait for the server. It tries up to `attempts` times, with a back-off, if the hub cannot be
     reached, or is busy and has certainly not received the items; with `may_repeat` also if it may have received them:
-    then an item may be published twice. Instances are thread-safe.
+    then an item may be published twice. `encode` is that of `Hub`. Instances are thread-safe.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class HubPublisher:
         attempts: int = 1,
         may_repeat: bool = False,
         ssl_context: ssl.SSLContext | None = None,
+        encode: Encode | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -107,6 +110,7 @@ class HubPublisher:
         self._attempts = attempts
         self._may_repeat = may_repeat
         self._ssl_context = ssl_context
+        self._encoder = PayloadEncoder(encode)
         self._sleep = sleep
         self._jitter = jitter
 
@@ -118,21 +122,23 @@ class HubPublisher:
     ) -> None:
         """Does nothing: no connection outlives a call."""
 
-    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Receipt:
+    def publish(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Receipt:
         """Publish one item and return its receipt; on a durable channel, once its journal has the item.
 
         Raises what `Hub.publish_confirmed` does, `PermissionDenied` if the token does not allow publishing to the
         channel, `TokenRefused` and `PublishFailed`.
         """
-        options = {name: value for name, value in (("type", type), ("key", key)) if value is not None}
+        options: dict[str, object] = {} if type is None else {"type": type}
+        if key is not None:
+            options["key"] = check_key(key, self._encoder)
         receipt = _receipt(self._post({"channel": channel, "data": data, **options}))
         if receipt is None:
             raise PublishFailed("the hub returned no receipt", is_uncertain=True, is_transient=False)
         return receipt
 
-    def delete(self, channel: str, key: str) -> Receipt | None:
+    def delete(self, channel: str, key: object) -> Receipt | None:
         """Remove `key` from a table; None if it was not there."""
-        return _receipt(self._post({"channel": channel, "key": key, "deleted": True}))
+        return _receipt(self._post({"channel": channel, "key": check_key(key, self._encoder), "deleted": True}))
 
     def publish_many(self, items: Iterable[Mapping[str, Any]]) -> list[Outcome]:
         """Publish items such as `{"channel": ..., "data": ...}` in order, in one request; returns the outcome of each.
@@ -153,10 +159,7 @@ class HubPublisher:
 
     def _post(self, content: object) -> bytes:
         """The body of the answer, if its status is 200."""
-        try:
-            body = msgspec.json.encode(content)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidItem(f"the item cannot be encoded: {error}") from None
+        body = self._encoder.encode(content)
         backoff = Backoff(self._jitter)
         for attempt in range(1, self._attempts + 1):
             try:

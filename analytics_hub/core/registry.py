@@ -61,6 +61,7 @@ class ChannelRegistry:
 
     def _open(self, channel: Channel, name: str) -> ChannelLog:
         log: ChannelLog
+        name = check_name(name)  # without a subclass of `str`
         if channel.mode == "events":
             log = EventLog(channel, name, self.new_epoch(), self._tuning)
         elif channel.mode == "durable":

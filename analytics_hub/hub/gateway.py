@@ -21,7 +21,8 @@ from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
 from ..identity import Identity
 from ..protocol import Selection
-from ..protocol.items import check_key, encode_data, find_key, find_type
+from ..protocol.encoding import PayloadEncoder
+from ..protocol.items import check_key, find_key, find_type
 from ..telemetry import Telemetry, logger
 from .driver import Driver
 from .journal import JournalWriter, PendingReceipt
@@ -43,8 +44,10 @@ class HubGateway:
         access: Access,
         telemetry: Telemetry,
         journal: JournalWriter,
+        encoder: PayloadEncoder,
     ) -> None:
         self._engine = engine
+        self._encoder = encoder
         self._life = life
         self._access = access
         self._journal = journal
@@ -155,18 +158,18 @@ class HubGateway:
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
         return await self._access.authorization.decide(identity, "publish", channels)
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Submitted:
         self._life.check_open()
         self._life.check_thread("publish_confirmed")
         declared = self.declaration(channel)
-        body = encode_data(data)
+        body = self._encoder.encode(data)
         receipt = PendingReceipt()
         place = self._engine.publish(
             channel,
             body,
             self._life.clock.monotonic(),
             type=find_type(declared, data, type),
-            key=find_key(declared, data, key),
+            key=find_key(declared, data, key, body, self._encoder),
             waiter=receipt,
         )
         self.wake()

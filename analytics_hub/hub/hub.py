@@ -26,7 +26,8 @@ from ..exceptions import HubClosed
 from ..identity import Identity
 from ..journals.memory import MemoryJournal
 from ..protocol import Timestamps
-from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type
+from ..protocol.encoding import Encode, PayloadEncoder
+from ..protocol.items import check_key, check_mode, find_key, find_type
 from ..telemetry import Telemetry, logger
 from ..tuning import Tuning
 from .driver import Driver
@@ -45,6 +46,7 @@ class Hub:
     `authenticate` returns the identity of a peer (`JWTAuthenticator`, `anonymous`, or any callable, sync or async, from
     `Handshake` to `Identity`); if it has a method `run`, that runs as long as the hub is open. `authorize`, if given,
     is called after the roles of a channel have admitted an identity, and `on_revoke` with each `Revocation` made here.
+    `encode` converts payloads of types that are not known otherwise (`docs/payloads.md`).
     `grace` bounds the shutdown in seconds. `proxies` are the addresses and networks of trusted proxies: for their
     connections, and no others, `X-Forwarded-For` names the client. A hub belongs to the event loop it is entered in,
     and serves it once. Transports are given the hub, and call its `gateway`.
@@ -59,6 +61,7 @@ class Hub:
         on_revoke: OnRevoke | None = None,
         tuning: Tuning | None = None,
         journal: Journal | None = None,
+        encode: Encode | None = None,
         grace: float = 5.0,
         node: str | None = None,
         proxies: Collection[str] = PROXIES,
@@ -84,7 +87,9 @@ class Hub:
         )
         self._access.limits.add_gauge(engine.measure_buffered)
         self._journal = JournalWriter(engine, journal if journal is not None else MemoryJournal(), life, telemetry)
-        self._gateway = HubGateway(self.channels, engine, life, self._access, telemetry, self._journal)
+        self._encoder = PayloadEncoder(encode)
+        self._encode = self._encoder.encode
+        self._gateway = HubGateway(self.channels, engine, life, self._access, telemetry, self._journal, self._encoder)
         self.gateway: Final[Gateway] = self._gateway
         self._telemetry = telemetry
         self._timestamps = Timestamps()  # for other threads
@@ -163,29 +168,31 @@ class Hub:
 
     # --- publishing
 
-    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
+    def publish(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> None:
         """Push `data` to all subscribers of `channel`. Any thread or signal handler may call it; it never waits.
 
-        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...) or a `msgspec.Raw`. `type` defaults to
-        the channel's, then to the struct's tag, then to the channel's name; `key`, on a table, to the field that the
-        channel names. Raises `HubClosed`, `UnknownChannel`, `InvalidItem`, `TableFull`, `ChannelLimitReached`, and
-        from other threads `HubOverloaded`; never because of a subscriber. O(1) whatever their number.
+        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...), the types of `docs/payloads.md`, or a
+        `msgspec.Raw`. `type` defaults to the channel's, then to the struct's tag, then to the channel's name; `key`
+        (a text, an integer, a UUID, an Enum), on a table, to the field that the channel names. Raises `HubClosed`,
+        `UnknownChannel`, `InvalidItem`, `TableFull`, `ChannelLimitReached`, and from other threads `HubOverloaded`;
+        never because of a subscriber. O(1) whatever their number.
         """
         engine = self._engine
-        body = encode_data(data)
+        body = self._encode(data)
         declared = engine.registry.declaration(channel)
         item_type = find_type(declared, data, type)
+        item_key = None
         if key is not None or declared.key is not None:
-            key = find_key(declared, data, key)
+            item_key = find_key(declared, data, key, body, self._encoder)
         if get_ident() == self._life.thread and self._life.state == "open" and not engine.is_busy:
-            engine.publish(channel, body, self._monotonic(), type=item_type, key=key)
+            engine.publish(channel, body, self._monotonic(), type=item_type, key=item_key)
             if not self._driver.is_awake and engine.wants_turn:
                 self._driver.wake()
         else:
-            self._queue(channel, body, item_type, key, deleted=False)
+            self._queue(channel, body, item_type, item_key, deleted=False)
 
     async def publish_confirmed(
-        self, channel: str, data: object, *, type: str | None = None, key: str | None = None
+        self, channel: str, data: object, *, type: str | None = None, key: object = None
     ) -> Receipt:
         """Publish, and wait until the item is accepted: on a durable channel, until its journal has it.
 
@@ -198,15 +205,15 @@ class Hub:
             return submitted
         return await submitted.wait()
 
-    def delete(self, channel: str, key: str) -> None:
+    def delete(self, channel: str, key: object) -> None:
         """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
         self._engine.registry.declaration(channel)
-        key = check_key(key)
+        item_key = check_key(key, self._encoder)
         if get_ident() == self._life.thread and self._life.state == "open" and not self._engine.is_busy:
-            self._engine.delete(channel, key, self._monotonic())
+            self._engine.delete(channel, item_key, self._monotonic())
             self._driver.wake()
         else:
-            self._queue(channel, b"null", None, key, deleted=True)
+            self._queue(channel, b"null", None, item_key, deleted=True)
 
     def _queue(self, channel: str, body: bytes, type: str | None, key: str | None, *, deleted: bool) -> None:
         """Publish from another thread, or in the middle of a step: check what can be checked now, queue the rest."""

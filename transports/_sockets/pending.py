@@ -79,6 +79,7 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
     def connection_lost(self) -> None:
         self._release()
         self._server.connections.discard(self._connection)
+        self._server.cancel_check(self._admit)
         if self._scope is not None:
             self._scope.cancel()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -22,6 +21,9 @@ from .protocol import ConnectionProtocol
 
 DISCARDED: Final = 16 * 1024
 """Bytes read of a peer that is refused at once: unread bytes in a closed socket destroy what was sent."""
+
+LOCAL_PEER: Final = "127.0.0.1"
+"""The address of the peer of a Unix socket, which is on this machine: by default it is a trusted proxy, as nginx is."""
 
 Check = Callable[[], Awaitable[None]]
 
@@ -95,7 +97,7 @@ class Server:
         self._protocol_factory = protocol_factory
         self._throttled = ThrottledLogger(loop.clock)
         self._running_checks = 0
-        self._waiting_checks: deque[Check] = deque()
+        self._waiting_checks: dict[Check, None] = {}
 
     # --- for subclasses
 
@@ -120,7 +122,7 @@ class Server:
         return TransportFull(self.limits.max_clients) if self.clients >= self.limits.max_clients else None
 
     def connection_accepted(self, sock: socket.socket, address: object) -> None:
-        client = str(address[0]) if isinstance(address, tuple) else None
+        client = str(address[0]) if isinstance(address, tuple) else LOCAL_PEER
         try:
             self.gateway.check_address(client)
         except TooManyRequests as error:
@@ -164,13 +166,18 @@ class Server:
             self._running_checks += 1
             self._group.start_soon(self._run_checks, check)
         else:
-            self._waiting_checks.append(check)
+            self._waiting_checks[check] = None
+
+    def cancel_check(self, check: Check) -> None:
+        """Forget `check` if it still waits its turn: its connection was lost."""
+        self._waiting_checks.pop(check, None)
 
     async def _run_checks(self, check: Check) -> None:
         try:
             await check()
             while self._waiting_checks:
-                check = self._waiting_checks.popleft()
+                check = next(iter(self._waiting_checks))
+                del self._waiting_checks[check]
                 await anyio.lowlevel.checkpoint()  # a check that never waits must not starve the others
                 await check()
         finally:

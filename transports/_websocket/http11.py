@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import h11
 
 from ...http import MAX_BODY, Headers, Request, Response
+from .._sockets.limits import MAX_HEAD
 
-# nginx allows 4 x 8 KiB by default, h11 16 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
-MAX_HEAD: Final = 16 * 1024
-MAX_LINE: Final = 8 * 1024
+# nginx allows 4 x 8 KiB by default, uvicorn 64 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
 MAX_HEADERS: Final = 100
 MAX_PIECES: Final = 4096
 """Chunks of a body, or portions in which it is received: h11 takes 5 µs for each, so one byte in each is a flood."""
@@ -29,7 +28,6 @@ _ONCE: Final = {
     *("sec-websocket-key", "sec-websocket-version", "transfer-encoding"),
 }
 _HEAD_END: Final = b"\r\n\r\n"
-_LONG_LINE: Final = f"a request line may have at most {MAX_LINE} bytes"
 
 
 class RequestError(Exception):
@@ -52,8 +50,9 @@ class _Incomplete:
 class Exchange:
     """Call `receive` until it returns the request, then `answer`, `begin_stream` or `switch_protocols`."""
 
-    def __init__(self) -> None:
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    def __init__(self, max_head: int = MAX_HEAD) -> None:
+        self._max_head = max_head
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
         self._head = bytearray()
         self._incomplete: _Incomplete | None = None
         self._method = "GET"
@@ -78,7 +77,7 @@ class Exchange:
             self._head += data
             _check_start(self._head)
             end = self._head.find(_HEAD_END, searched)
-            _check_size(self._head, end)
+            _check_size(self._head, end, self._max_head)
             if end < 0:
                 return None
             _check_lines(bytes(self._head[:end]))
@@ -173,24 +172,21 @@ def _check_start(head: bytearray) -> None:
         raise RequestError("this port uses HTTP/1.1")
 
 
-def _check_size(head: bytearray, end: int) -> None:
-    if (len(head) if end < 0 else end) <= MAX_HEAD:
+def _check_size(head: bytearray, end: int, limit: int) -> None:
+    if (len(head) if end < 0 else end) <= limit:
         return
-    if head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
-        raise RequestError(_LONG_LINE, HTTPStatus.REQUEST_URI_TOO_LONG)
-    message = f"a request line and headers may have at most {MAX_HEAD} bytes"
+    if head.find(b"\r\n", 0, limit + 2) < 0:
+        raise RequestError(f"a request line may have at most {limit} bytes", HTTPStatus.REQUEST_URI_TOO_LONG)
+    message = f"a request line and headers may have at most {limit} bytes"
     raise RequestError(message, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 def _check_lines(head: bytes) -> None:
     if not head.isascii():
         raise RequestError("a request line and headers must be ASCII")
-    request_line, *headers = head.split(b"\r\n")
-    if len(request_line) > MAX_LINE:
-        raise RequestError(_LONG_LINE, HTTPStatus.REQUEST_URI_TOO_LONG)
-    if len(headers) > MAX_HEADERS or any(len(line) > MAX_LINE for line in headers):
-        message = f"there may be at most {MAX_HEADERS} headers of {MAX_LINE} bytes"
-        raise RequestError(message, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    headers = head.split(b"\r\n")[1:]
+    if len(headers) > MAX_HEADERS:
+        raise RequestError(f"there may be at most {MAX_HEADERS} headers", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     # h11 accepts a bare line feed as the end of a line and unfolds lines; proxies differ (RFC 9112 §2.2, §5.2).
     if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b""):
         raise RequestError("lines must end in CR LF")

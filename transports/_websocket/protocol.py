@@ -33,7 +33,17 @@ class WebSocketProtocol(SessionProtocol[WebSocketServer]):
         self._connection.set_deadline(self._server.limits.ping_interval)
         self._connection.write(answer)
 
+    def keep_headers(self, size: int) -> None:
+        """The hub keeps `size` bytes of headers until there is a token."""
+        if self._session is not None:
+            self._server.headers_kept(self._session, size)
+
     # --- ending
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._server.session_ended(self._session)
+        super()._end_session()
 
     def encode_close(self, code: int, reason: str) -> bytes:
         return encode_close(code, reason)

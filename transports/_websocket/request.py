@@ -15,7 +15,7 @@ from .._sockets.connection import OPEN, Connection
 from .._sockets.pending import PendingProtocol
 from .event_stream import EventStreamProtocol
 from .handshake import Upgrade, accept, check_upgrade
-from .http11 import MAX_HEAD, Exchange, RequestError
+from .http11 import Exchange, RequestError
 from .protocol import WebSocketProtocol
 from .server import WebSocketServer, error_answer
 
@@ -23,18 +23,22 @@ LINGER: Final = 1.0
 """Seconds that the peer has to close its side once it has the answer; to read it, it has the `close_timeout`."""
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
+ALWAYS_HELD: Final = 16 * 1024
+"""Bytes that a request may hold even then: with nothing but ordinary headers it is never refused because of others."""
 _METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
 
 
 class HTTPProtocol(PendingProtocol[WebSocketServer]):
     """Serves one request. If that becomes a WebSocket or a stream of events, another protocol replaces it."""
 
-    __slots__ = ("_awaited", "_exchange", "_held", "_upgrade")
+    __slots__ = ("_awaited", "_early", "_exchange", "_held", "_upgrade")
 
     def __init__(self, server: WebSocketServer, connection: Connection, client: str | None) -> None:
         super().__init__(server, connection, client)
-        self._exchange = Exchange()
+        self._exchange = Exchange(server.limits.max_head)
         self._held = 0
+        self._early = b""
+        """What came after the request while the hub is asked about it."""
         self._upgrade: Upgrade | None = None
         """Set once the request is known to be a valid handshake."""
         self._awaited: Request | None = None
@@ -45,8 +49,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
     def data_received(self, data: bytes) -> None:
         self._held += len(data)
         self._server.held += len(data)
+        if self._upgrade is not None or self._awaited is not None:
+            # Read only to learn of a peer that leaves; the rest waits in the kernel until its protocol is known.
+            self._early += data
+            self._connection.pause_reading()
+            return
         try:
-            if self._server.held > MAX_HELD and self._held > MAX_HEAD:
+            if self._server.held > MAX_HELD and self._held > ALWAYS_HELD:
                 raise RequestError("too many requests are in progress", HTTPStatus.SERVICE_UNAVAILABLE, [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
@@ -79,6 +88,10 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
     def plain_text_received(self) -> None:
         self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port requires TLS: the URL begins with https or wss\n"))
 
+    def connection_lost(self) -> None:
+        super().connection_lost()
+        self._server.cancel_check(self._answer_from_hub)
+
     def end_sent(self) -> None:
         self._connection.set_deadline(LINGER)
 
@@ -90,7 +103,6 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
     # --- requests
 
     def _request_received(self, request: Request) -> None:
-        self._connection.pause_reading()  # what follows waits in the kernel until its protocol is known
         if request.path == self._server.path:
             self._begin_upgrade(request)
         elif self._is_for_hub(request):
@@ -195,8 +207,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._answer(error_answer(error))
 
     def peer_admitted(self, peer: Peer) -> None:
+        size = self._held
         protocol = self._accept_upgrade()
-        protocol.start_session(protocol.wire, peer, self._exchange.trailing)
+        protocol.start_session(protocol.wire, peer, self._exchange.trailing + self._early)
+        if peer.identity is None:
+            protocol.keep_headers(size)
 
     def _accept_upgrade(self) -> WebSocketProtocol:
         """Send the answer after which frames follow, and hand over to their protocol."""
