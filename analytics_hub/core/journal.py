@@ -79,8 +79,6 @@ class JournalQueue:
             log.append(Entry(order, log.head + 1, item, name))
         log.batch = []
         log.journal_floor = journal_floor
-            if log.channel.keep_seconds is not None:
-                log.published(now)
         log.published_at = now
         self._scheduler.mark(log)
         return order

@@ -179,14 +179,24 @@ class EventLog(ChannelLog):
     what the channel keeps (`keep_items`, `keep_bytes`, `keep_seconds`); what is older is released once it was read.
     """
 
-    __slots__ = ("_age_floor", "_checked_at", "_keep_bytes", "_keep_items", "_marks", "_turn_head", "after", "ring", "some_after")
+    __slots__ = (
+        "_age_floor",
+        "_checked_at",
+        "_keep_bytes",
+        "_keep_items",
+        "_marks",
+        "_turn_head",
+        "after",
+        "ring",
+        "some_after",
+    )
 
     def __init__(self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0) -> None:
         super().__init__(channel, name, epoch)
         self._keep_items = channel.keep_items
         self._keep_bytes = channel.keep_bytes
         self._age_floor = head
-        self._marks: deque[tuple[float, int]] = deque()  # when an item was published, for one in each 64th of the time
+        self._marks: deque[tuple[float, int]] = deque()  # when items were published, and the last of each moment
         self._turn_head = self._checked_at = head
         items = max(channel.keep_items or 0, tuning.burst_items)
         self.ring = RingBuffer(items, max(channel.keep_bytes or 0, tuning.burst_bytes), head)
@@ -213,9 +223,12 @@ class EventLog(ChannelLog):
 
     def published(self, now: float) -> None:
         """An item was appended at this time; called where the channel has `keep_seconds`."""
-        assert self.channel.keep_seconds is not None
-        if not self._marks or now - self._marks[-1][0] >= self.channel.keep_seconds / 64:
-            self._marks.append((now, self.head))
+        marks = self._marks
+        if marks and marks[-1][0] == now:
+            marks.pop()
+        marks.append((now, self.head))
+        while marks[0][1] <= self.floor:
+            marks.popleft()
 
     def expire(self, now: float) -> None:
         if self.channel.keep_seconds is None:
@@ -223,8 +236,6 @@ class EventLog(ChannelLog):
         until = now - self.channel.keep_seconds
         while self._marks and self._marks[0][0] <= until:
             self._age_floor = self._marks.popleft()[1]
-        if self.published_at <= until:
-            self._age_floor = self.head
 
     def oldest_position(self) -> int:
         position = max(self.floor, self._age_floor)

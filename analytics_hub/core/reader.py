@@ -24,7 +24,7 @@ class Gap(NamedTuple):
 class Reader:
     """A position in one log, shared by the members of a `cohort`.
 
-    Each item up to `position` was delivered, superseded (`conflated`), lost (`dropped`, of which `gaps` are not reported
+    Each item up to `position` was delivered, superseded (`conflated`), lost (`dropped`; `gaps` are those not reported
     yet), or is in `carry`, taken from the log and not written yet. `carry` is never changed in place, so that copies of
     a reader may share it. `is_fresh` until a snapshot was taken: until then it needs no deletions. `period` and
     `next_at` pace a subscription with `max_hz`. `is_plain`: nothing but the position must be advanced in a flush.

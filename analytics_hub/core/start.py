@@ -52,7 +52,7 @@ def _resume(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
         return _start_over(log, selection, timestamp)
     if since.seq > log.head:
         raise BadStart(f"since.seq {since.seq} is above {log.head}, the newest of channel {log.name!r} in this epoch")
-    lost = log.count_lost(since.seq)
+    lost = log.count_lost(since.seq) if log.conflates else max(0, log.oldest_position() - since.seq)
     if lost and log.conflates:
         return _start_over(log, selection, timestamp)
     reader = _reader(log, selection, since.seq)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import socket
-import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,6 @@ from analytics_hub.transports._sockets.server import Server
 from analytics_hub.transports._tcp.protocol import FIRST_LOOK
 
 from .peer import TEXT, Clock, frame, serving, upgrade
-from .test_tls import Client
 
 pytestmark = pytest.mark.anyio
 
