@@ -14,6 +14,7 @@ Mode = Literal["events", "table", "latest", "durable"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 
 MAX_NAME_LENGTH: Final = 255
+MEMBER_SECONDS: Final = 300.0
 _NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,255}\Z")
 
 
@@ -72,7 +73,7 @@ class Channel:
     max_keys: int = 10_000
     keep_items: int | None = None
     keep_bytes: int | None = None
-    keep_seconds: float = 300.0
+    keep_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name.removesuffix("*") or "*" if self.name != "*" else "a")
@@ -109,6 +110,11 @@ class Channel:
         except Exception as error:  # also of annotations, which are code of the application
             reason = clip(str(error) if isinstance(error, TypeError | ValueError | NameError) else repr(error))
             raise InvalidChannel(f"the schema of channel {self.name!r} cannot be decoded: {reason}") from error
+
+    @property
+    def member_seconds(self) -> float:
+        """How long a member of a pattern is kept without subscribers and publications."""
+        return MEMBER_SECONDS if self.keep_seconds is None else self.keep_seconds
 
     @property
     def is_pattern(self) -> bool:

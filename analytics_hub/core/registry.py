@@ -105,7 +105,7 @@ class ChannelRegistry:
         log = self._open(pattern, name)
         log.published_at = now
         # Whole seconds, so that the heap has few entries.
-        self.members.at(log, ceil(now + pattern.keep_seconds))
+        self.members.at(log, ceil(now + pattern.member_seconds))
         self._unused[pattern.name][log] = None
         return log
 
@@ -147,11 +147,11 @@ class ChannelRegistry:
         epoch."""
         self._make_room()
         for log in self.members.due(now):
-            expires = log.published_at + log.channel.keep_seconds
+            expires = log.published_at + log.channel.member_seconds
             if not log.watchers and (log.is_empty or now >= expires):
                 self._remove(log)
             else:
-                self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
+                self.members.at(log, max(expires, now + max(1.0, log.channel.member_seconds)))
 
     # --- subscription sets
 

@@ -44,6 +44,11 @@ class Scheduler:
 
     def propagate(self, now: float) -> None:
         """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
+        for log in self._undistributed_logs:
+            log.release_read()
+        for log in self.dirty_logs:
+            if not log.is_undistributed:
+                log.release_read()
         if self._undistributed_logs:
             undistributed, self._undistributed_logs = self._undistributed_logs, []
             distribute(undistributed)

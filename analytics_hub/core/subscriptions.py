@@ -116,6 +116,7 @@ class Subscriptions:
             reply.channels.append(acknowledgement(reader.log, reader.written_position))
             return
         log = self._registry.resolve(name, self._current_time.now)
+        log.expire(self._current_time.now)
         started = start(log, selection, self._current_time.stamp())
         if held is not None:
             account = self._unsubscribe_one(session, name, detached, reply.before)
@@ -159,7 +160,7 @@ class Subscriptions:
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
         reader.count_final_loss()
-        if reader.gap:
+        while reader.gaps:
             gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
         self._close_account(session, reader.log, ledger)
         return {"channel": name, "seq": reader.written_position, "abandoned": ledger.abandoned}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from analytics_hub.channels import Channel
@@ -335,7 +337,8 @@ def test_what_was_pending_is_abandoned() -> None:
 
 @pytest.mark.parametrize("is_overwritten", [False, True])
 def test_a_loss_is_reported_before_the_end(is_overwritten: bool) -> None:
-    rig = Rig(Channel("a", keep_items=2 if is_overwritten else None), tuning=Tuning(rate=1, buffer_items=2))
+    tuning = Tuning(rate=1, buffer_items=2)
+    rig = Rig(Channel("a"), tuning=replace(tuning, burst_items=2) if is_overwritten else tuning)
     peer = rig.connect()
     peer.subscribe("a")
     rig.deliver("a", 1)
