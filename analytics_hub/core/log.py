@@ -132,8 +132,8 @@ class ChannelLog:
         return self.head - position - self.count_lost(position)
 
     def oldest_position(self) -> int:
-        """The position before the oldest entry that can still be delivered: where a snapshot starts."""
-        return self.floor
+        """The position before the oldest entry that a new subscription can get: where a snapshot starts."""
+        raise NotImplementedError  # pragma: no cover - each mode has its own
 
     def position_back(self, count: int) -> int:
         """The position `count` deliverable entries before the head."""

@@ -44,11 +44,8 @@ class Scheduler:
 
     def propagate(self, now: float) -> None:
         """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
-        for log in self._undistributed_logs:
+        for log in dict.fromkeys([*self._undistributed_logs, *self.dirty_logs]):
             log.release_read()
-        for log in self.dirty_logs:
-            if not log.is_undistributed:
-                log.release_read()
         if self._undistributed_logs:
             undistributed, self._undistributed_logs = self._undistributed_logs, []
             distribute(undistributed)

@@ -68,7 +68,9 @@ def test_bytes_bound_what_a_new_subscription_gets(keep_bytes: int, kept: int) ->
 
 def test_age_bounds_what_a_new_subscription_gets() -> None:
     rig = Rig(Channel("a", keep_seconds=5), tuning=replace(UNLIMITED, burst_items=8))
-    rig.deliver("a", *range(20))
+    for number in range(20):
+        rig.deliver("a", number)
+        rig.advance(0.1)
     rig.advance(4)
     rig.deliver("a", "newer", "newest")
     rig.advance(2)
@@ -184,3 +186,20 @@ def test_items_of_the_journal_that_were_not_written_are_abandoned_by_unsubscribi
 
     assert peer.data() == [3]
     assert (account["seq"], account["abandoned"]) == (3, 5)
+
+
+def test_what_a_stalled_client_has_not_read_is_not_served_to_a_new_one() -> None:
+    rig = Rig(Channel("a", keep_items=2, keep_bytes=300), tuning=UNLIMITED)
+    peer = rig.connect()
+    peer.subscribe("a")
+    peer.stall()
+
+    rig.deliver("a", *range(10))
+    later = rig.connect()
+    later.subscribe({"channel": "a", "last": 100})
+    rig.advance(1)
+    peer.resume()
+    rig.advance(1)
+
+    assert later.data() == [8, 9]
+    assert peer.data() == list(range(10))
