@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .access import Revocation
 from .channels import Channel
-from .contracts import Action, Handshake, Receipt, anonymous
+from .contracts import Action, Handshake, Receipt, anonymous, cheap
 from .exceptions import (
     AuthenticationError,
     ChannelLimitReached,
@@ -25,7 +25,7 @@ from .exceptions import (
     TooManyRequests,
     UnknownChannel,
 )
-from .hub import Hub, HubStatistics
+from .hub import Demand, Hub, HubStatistics
 from .identity import Identity
 from .tuning import Tuning
 
@@ -39,6 +39,7 @@ __all__ = [
     "AuthenticationError",
     "Channel",
     "ChannelLimitReached",
+    "Demand",
     "Handshake",
     "Hub",
     "HubClosed",
@@ -59,4 +60,5 @@ __all__ = [
     "Tuning",
     "UnknownChannel",
     "anonymous",
+    "cheap",
 ]

@@ -13,7 +13,7 @@ from ..http import Respond
 from ..hub import Hub
 from ._asgi.app_state import AppState, Limits
 from ._asgi.http import serve_http
-from ._asgi.lifespan import serve_lifespan
+from ._asgi.lifespan import WithLifespan, serve_lifespan
 from ._asgi.scope import find_path
 from ._asgi.websocket import serve_websocket
 from ._http.endpoints import Endpoints
@@ -25,8 +25,9 @@ class HubApp:
 
     WebSockets connect at `path` below the mount, or anywhere below it. HTTP: the paths of `docs/protocol.md` §14, and
     `respond` for other paths. `origins` are those of pages that may connect besides pages at the host and port that
-    the request names; with `requires_origin` only pages may. Few hosts pass their lifespan on to what they mount, so
-    `async with hub:` belongs into theirs; where this is the root, it enters the hub itself.
+    the request names, or `"every-site"` if all data is public; with `requires_origin` only pages may. Few hosts pass
+    their lifespan on to what they mount, so `async with hub:` belongs into theirs; where this is the root, it enters
+    the hub itself. Under servers that have no lifespan, the application is wrapped in `WithLifespan`.
     """
 
     def __init__(
@@ -39,22 +40,33 @@ class HubApp:
         requires_origin: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        pages = Origins(origins or (), required=requires_origin)
+        self._pages = Origins(origins or (), required=requires_origin)
+        self._limits = limits or Limits()
         self._hub = hub
-        self._state = AppState(hub.gateway, pages, limits or Limits())
-        self._endpoints = Endpoints(hub.gateway, respond=respond, origins=pages, limiter=lambda: self._state.checks)
+        self._life = hub.gateway.life
+        self._state = AppState(hub.gateway, self._pages, self._limits)
+        self._endpoints = Endpoints(
+            hub.gateway, respond=respond, origins=self._pages, limiter=lambda: self._state.checks
+        )
         self._path = None if path is None else "/" + path.strip("/")
+
+    def _current_state(self) -> AppState:
+        """The state of this life of the hub. Connections of an earlier one keep theirs, which counts them."""
+        if self._life != self._hub.gateway.life:
+            self._life = self._hub.gateway.life
+            self._state = AppState(self._hub.gateway, self._pages, self._limits)
+        return self._state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # every framework has its own types of these
         if scope["type"] == "websocket":
             is_found = self._path is None or find_path(scope) == self._path
-            await serve_websocket(self._state, scope, receive, send, is_found=is_found)
+            await serve_websocket(self._current_state(), scope, receive, send, is_found=is_found)
         elif scope["type"] == "http":
-            await serve_http(self._state, self._endpoints, scope, receive, send)
+            await serve_http(self._current_state(), self._endpoints, scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(self._hub, receive, send)
         else:
             raise ValueError(f"scope type {scope['type']!r}; this application serves websocket, http and lifespan")
 
 
-__all__ = ["HubApp", "Limits"]
+__all__ = ["HubApp", "Limits", "WithLifespan"]

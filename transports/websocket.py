@@ -58,10 +58,10 @@ async def serve(
 
     On the same port the hub answers HTTP itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/ticket`,
     `/asyncapi.json` and `/healthz`; `respond` answers for other paths. `origins` are the pages that may connect besides
-    those at the host and port of the server itself, such as `https://dashboard.example.com`; clients other than
-    browsers send none and are admitted, unless `requires_origin`. `ssl_context` is a `Certificate`, or a context of
-    your own. With `compression`, clients that offer permessage-deflate receive compressed frames, each compressed once
-    for all of them.
+    those at the host and port of the server itself, such as `https://dashboard.example.com`, or `"every-site"` if all
+    data is public; clients other than browsers send none and are admitted, unless `requires_origin`. `ssl_context` is a
+    `Certificate`, or a context of your own. With `compression`, clients that offer permessage-deflate receive
+    compressed frames, each compressed once for all of them.
     """
     pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):

@@ -169,6 +169,8 @@ class Engine:
         self._order = order = self._order + 1
         log.append(Entry(order, seq, item, channel, key, deleted))
         log.published_at = now
+        if log.channel.keep_seconds is not None:
+            log.published(now)
         if log.idle:
             if not log.is_dirty:
                 self._scheduler.mark(log)

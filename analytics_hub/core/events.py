@@ -74,4 +74,11 @@ class Confirmed:
     frames: int
 
 
-Event = CheckToken | AskAuthorize | Append | Read | Close | Pause | Confirmed
+@dataclass(frozen=True, slots=True)
+class DemandChanged:
+    """What is watched of a declared channel or pattern has changed, while it is in `registry.observed`. No answer."""
+
+    channel: str
+
+
+Event = CheckToken | AskAuthorize | Append | Read | Close | Pause | Confirmed | DemandChanged

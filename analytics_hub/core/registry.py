@@ -12,6 +12,7 @@ from ..tuning import Tuning
 from .cohort import Cohort, SubscriptionSet, SubscriptionSetKey
 from .log import ChannelLog, DurableLog, EventLog, KeyedLog
 from .schedule import Schedule
+from .statistics import Demand
 from .wire import Wire
 
 
@@ -33,6 +34,8 @@ class ChannelRegistry:
         self.members: Schedule[ChannelLog] = Schedule()
         self.logs: dict[str, ChannelLog] = {}
         self.subscription_sets: dict[SubscriptionSetKey, SubscriptionSet] = {}
+        self.observed: set[str] = set()
+        """The declared channels and patterns of which the driver wants to know every change of the demand."""
         declared: set[str] = set()
         for channel in channels:
             if channel.name in declared:
@@ -61,6 +64,7 @@ class ChannelRegistry:
 
     def _open(self, channel: Channel, name: str) -> ChannelLog:
         log: ChannelLog
+        name = check_name(name)  # without a subclass of `str`
         if channel.mode == "events":
             log = EventLog(channel, name, self.new_epoch(), self._tuning)
         elif channel.mode == "durable":
@@ -101,9 +105,21 @@ class ChannelRegistry:
         log = self._open(pattern, name)
         log.published_at = now
         # Whole seconds, so that the heap has few entries.
-        self.members.at(log, ceil(now + pattern.keep_seconds))
+        self.members.at(log, ceil(now + pattern.member_seconds))
         self._unused[pattern.name][log] = None
         return log
+
+    def demand(self, declared: str) -> Demand:
+        """What is watched of a declared channel or pattern; O(members + subscription sets x their subscriptions)."""
+        watched = {name for name, log in self.logs.items() if log.watchers and log.channel.name == declared}
+        rates = [
+            max_hz for _, subscriptions in self.subscription_sets for name, max_hz in subscriptions if name in watched
+        ]
+        return Demand(
+            viewers=sum(self.logs[name].watchers for name in watched),
+            keys=frozenset(name[len(declared) - 1 :] for name in watched if declared.endswith("*")),
+            max_hz=None if None in rates else max((rate for rate in rates if rate is not None), default=0.0),
+        )
 
     def unwatched(self, log: ChannelLog) -> None:
         """A log has lost its last watcher."""
@@ -131,11 +147,11 @@ class ChannelRegistry:
         epoch."""
         self._make_room()
         for log in self.members.due(now):
-            expires = log.published_at + log.channel.keep_seconds
+            expires = log.published_at + log.channel.member_seconds
             if not log.watchers and (log.is_empty or now >= expires):
                 self._remove(log)
             else:
-                self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
+                self.members.at(log, max(expires, now + max(1.0, log.channel.member_seconds)))
 
     # --- subscription sets
 

@@ -62,3 +62,15 @@ class EngineStatistics:
     cohorts: int
     channels: Mapping[str, ChannelStatistics]
     counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the subscribers of a channel, or of all members of a pattern, want at one moment."""
+
+    viewers: int = 0
+    """Subscriptions; 0 if nothing is watched."""
+    keys: frozenset[str] = frozenset()
+    """Of a pattern: what stands for the `*` in each member that is watched."""
+    max_hz: float | None = 0.0
+    """The highest `max_hz` of a subscription, None if one of them sets no limit; 0 if nothing is watched."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from ..exceptions import HubError, PermissionDenied, UnknownChannel
+from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
 from ..protocol import CommandId, Selection, name_in_error
 from .context import Context
 from .cursor import keep_announced
+from .events import DemandChanged
 from .log import ChannelLog
 from .membership import Membership
 from .reader import Detached
@@ -53,6 +54,9 @@ class Subscriptions:
 
         The messages are for the client. Creates no channel.
         """
+        if name.endswith("*"):
+            shown = name_in_error(name)
+            raise InvalidChannel(f"{shown!r} is a pattern; subscribe to its members, each by its whole name")
         try:
             channel = self._registry.declaration(name)
         except UnknownChannel:  # its message names other channels
@@ -108,9 +112,11 @@ class Subscriptions:
             reader = detached.readers[name]
             held.max_hz = selection.max_hz
             reader.set_pace(period(selection))
+            self._demand_changed(reader.log)
             reply.channels.append(acknowledgement(reader.log, reader.written_position))
             return
         log = self._registry.resolve(name, self._current_time.now)
+        log.expire(self._current_time.now)
         started = start(log, selection, self._current_time.stamp())
         if held is not None:
             account = self._unsubscribe_one(session, name, detached, reply.before)
@@ -120,6 +126,7 @@ class Subscriptions:
         reply.channels.append(started.answer)
         reply.after.extend(started.notices)
         log.watchers += 1
+        self._demand_changed(log)
 
     # --- ending
 
@@ -153,7 +160,7 @@ class Subscriptions:
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
         reader.count_final_loss()
-        if reader.gap:
+        while reader.gaps:
             gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
         self._close_account(session, reader.log, ledger)
         return {"channel": name, "seq": reader.written_position, "abandoned": ledger.abandoned}
@@ -167,8 +174,13 @@ class Subscriptions:
             del final[next(iter(final))]
         log.closed_accounts = log.closed_accounts + ledger
         log.watchers -= 1
+        self._demand_changed(log)
         if not log.watchers:
             self._registry.unwatched(log)
+
+    def _demand_changed(self, log: ChannelLog) -> None:
+        if log.channel.name in self._registry.observed:
+            self._context.emit(DemandChanged(log.channel.name))
 
     def end_all(self, session: Session, ledgers: dict[str, Ledger]) -> None:
         """The session has ended, with these ledgers."""

@@ -22,8 +22,8 @@ from anyio.lowlevel import checkpoint
 
 from ..channels import Channel, check_name, check_type, clip
 from ..client.text import printable
+from ..event_loop import threadsafe
 from ..exceptions import HubClosed, HubError, InvalidItem
-from ..hub.inbox import threadsafe
 from ..trading import CHANNELS
 from .pacing import Clock, Pace, Publisher, Sleep
 
@@ -194,7 +194,7 @@ class _Reader:
         self._room = threading.Semaphore(2)
         self._is_closed = False
         self._has_chunk = anyio.Event()
-        self._wake = threadsafe(self._on_chunk)
+        self._call_soon = threadsafe()
         threading.Thread(target=self._run, name="analytics-hub feed", daemon=True).start()
 
     async def read(self) -> bytes:
@@ -234,7 +234,7 @@ class _Reader:
     def _put(self, chunk: bytes | OSError) -> None:
         self._room.acquire()
         self._chunks.append(chunk)
-        self._wake()
+        self._call_soon(self._on_chunk)
 
 
 def _open(source: str | os.PathLike[str]) -> RawIOBase:

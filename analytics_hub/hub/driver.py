@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from contextvars import Context
+from functools import partial
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
 from anyio.lowlevel import checkpoint
 
+from ..background import BackgroundTask
 from ..codes import CloseCode
 from ..core.engine import Engine
-from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, Event, Pause, Read
-from ..core.session import Session
+from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, DemandChanged, Event, Pause, Read
+from ..core.session import Session, SessionState
+from ..event_loop import task_finder, threadsafe
 from ..exceptions import HubError
 from ..telemetry import Telemetry, level_of
-from .inbox import Inbox, task_finder, threadsafe
+from .demand import DemandObservers
+from .inbox import Inbox
 from .journal import JournalWriter
 from .lifecycle import Lifecycle
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 SLICE: Final = 0.005
 """Seconds of writes after which a flush lets the event loop have its turn."""
@@ -38,6 +39,8 @@ class SessionQuestions(Protocol):
 
     async def ask_authorize(self, event: AskAuthorize) -> None: ...
 
+    def context_of(self, session: Session) -> Context | None: ...
+
     def session_ended(self, session: Session) -> None: ...
 
 
@@ -51,6 +54,7 @@ class Driver:
         telemetry: Telemetry,
         questions: SessionQuestions,
         journal: JournalWriter,
+        inbox: Inbox,
     ) -> None:
         self._engine = engine
         self._life = life
@@ -67,42 +71,47 @@ class Driver:
         self.drained = anyio.Event()
         """Set once everything was written, after `is_draining` was; or when nothing will be written any more."""
         self._is_in_task = task_finder()
-        self._wake_threadsafe = threadsafe(self._wake)
-        self.inbox = Inbox(self._wake_threadsafe)
+        self.call_soon_threadsafe = threadsafe()
+        """Call a function soon in the event loop of the hub. Any thread may; never waits."""
+        self._wake_threadsafe = partial(self.call_soon_threadsafe, self._wake)
+        self.inbox = inbox
+        inbox.wake = self._wake_threadsafe
+        self.demand = DemandObservers(engine.registry)
+        self._task: BackgroundTask
 
     # --- life
 
-    def run(self, background: Callable[[], Coroutine[Any, Any, None]]) -> AbstractAsyncContextManager[None]:
-        """Run the tasks, and `background` beside them. Shielded: a cancelled application still has its data written."""
-        return self._run(background)
+    async def start(self, background: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> None:
+        """Start the tasks, and `background` beside them; the caller is interrupted if one of them fails.
 
-    @asynccontextmanager
-    async def _run(self, background: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        scope = anyio.CancelScope(shield=True)
+        They are not the caller's: a cancelled application still has its data written, and any task may `stop` them.
+        `ended` is called if they end before that.
+        """
         has_begun = anyio.Event()
-        async with anyio.create_task_group() as outer:
-            # `start` would wait for ever if asyncio cancelled the new task.
-            outer.start_soon(self._run_tasks, scope, has_begun, background)
-            try:
-                with anyio.CancelScope(shield=True):
-                    await has_begun.wait()
-                yield
-            finally:
-                scope.cancel()
+        self._task = BackgroundTask(partial(self._run_tasks, has_begun, background), ended)
+        self._task.start()
+        try:
+            with anyio.CancelScope(shield=True):
+                await has_begun.wait()
+        except BaseException:  # `Task.cancel` of asyncio knows no shield
+            await self._task.stop()
+            raise
 
-    async def _run_tasks(
-        self, scope: anyio.CancelScope, has_begun: anyio.Event, background: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        with scope:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    self._tasks = tasks
-                    tasks.start_soon(self._pump)
-                    tasks.start_soon(background)
-                    has_begun.set()
-            finally:
-                self._tasks = None
-                self.drained.set()  # nothing will be written any more, so waiting for it is of no use
+    async def stop(self) -> None:
+        """End the tasks; raises what one of them has raised."""
+        await self._task.stop()
+
+    async def _run_tasks(self, has_begun: anyio.Event, background: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._pump)
+                tasks.start_soon(background)
+                has_begun.set()
+        finally:
+            has_begun.set()
+            self._tasks = None
+            self.drained.set()  # nothing will be written any more, so waiting for it is of no use
 
     def wake(self) -> None:
         """Have the next turn of the event loop look at the engine. Cheap if that was requested already."""
@@ -139,9 +148,11 @@ class Driver:
 
     def end_all(self, code: int, reason: str) -> None:
         """End every session now, after what was written to it."""
-        if self._tasks is None:  # they were ended by a bug, which is about to surface
+        if self._tasks is None:  # they were ended by a bug, which is about to surface, or by the event loop
             for session in list(self._engine.sessions.values()):
                 self._close_transport(session)
+                self._questions.session_ended(session)
+                session.state = SessionState.CLOSED  # a later call of its transport must not reach the next engine
             return
         now = self._life.tick()
         for session in list(self._engine.sessions.values()):
@@ -198,10 +209,12 @@ class Driver:
                 self._close_transport(session, code, reason)
             case Pause() | Confirmed():
                 self._notify_transport(event)
+            case DemandChanged(channel):
+                self.demand.notify(channel)
             case CheckToken():
-                self.start_task(self._questions.check_token, event)
+                self.start_question(event.session, self._questions.check_token, event)
             case AskAuthorize():
-                self.start_task(self._questions.ask_authorize, event)
+                self.start_question(event.session, self._questions.ask_authorize, event)
             case Append():
                 self.start_task(self._journal.append, event)
             case Read():
@@ -246,6 +259,14 @@ class Driver:
         """Run `function` in a task, and look at the engine when it has ended."""
         assert self._tasks is not None
         self._tasks.start_soon(self._run_task, function, *args)
+
+    def start_question(self, session: Session, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """As `start_task`, with the context variables of the request that made the connection of `session`."""
+        context = self._questions.context_of(session)
+        if context is None:
+            self.start_task(function, *args)
+        else:
+            context.run(self.start_task, function, *args)
 
     async def _run_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         await function(*args)

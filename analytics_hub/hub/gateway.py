@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final
 
@@ -19,9 +20,10 @@ from ..core.events import AskAuthorize, CheckToken
 from ..core.session import Session
 from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
-from ..identity import Identity
+from ..identity import ANONYMOUS, Identity
 from ..protocol import Selection
-from ..protocol.items import check_key, encode_data, find_key, find_type
+from ..protocol.encoding import PayloadEncoder
+from ..protocol.items import check_key, find_key, find_type
 from ..telemetry import Telemetry, logger
 from .driver import Driver
 from .journal import JournalWriter, PendingReceipt
@@ -35,46 +37,50 @@ REVOKED: Final = "revoked token"
 class HubGateway:
     """The one implementation of `Gateway`. `driver` is None until the hub is entered."""
 
-    def __init__(
-        self,
-        channels: Sequence[Channel],
-        engine: Engine,
-        life: Lifecycle,
-        access: Access,
-        telemetry: Telemetry,
-        journal: JournalWriter,
+    def __init__(self, channels: Sequence[Channel], encoder: PayloadEncoder) -> None:
+        self.channels = channels
+        self._encoder = encoder
+        self._driver: Driver | None = None
+        self._token_checks: anyio.CapacityLimiter | None = None
+
+    def begin(
+        self, engine: Engine, life: Lifecycle, access: Access, telemetry: Telemetry, journal: JournalWriter
     ) -> None:
+        """Serve these from now on: those of the next life, or of a hub that was not entered yet."""
         self._engine = engine
         self._life = life
         self._access = access
         self._journal = journal
-        self._driver: Driver | None = None
-        self._token_checks: anyio.CapacityLimiter | None = None
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
         self._calls: dict[Session, set[anyio.CancelScope]] = {}
         """Calls of the application in progress, by the session that they are about."""
-        self.channels = channels
+        self._contexts: dict[Session, Context] = {}
+        """The context variables of the request that made each connection, for the hooks that it causes later."""
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
-        self.count: Final = telemetry.count
-        self.note: Final = telemetry.note
+        self.count = telemetry.count
+        self.note = telemetry.note
         limits = access.limits
-        self.check_address: Final = limits.check_connection
-        self.connection_pending: Final = limits.connection_pending
-        self.pending_ended: Final = limits.pending_ended
-        self.address_key: Final = access.proxies.address_key
-        self.check_load: Final = limits.check_load
-        self.add_gauge: Final = limits.add_gauge
-        self.authenticate: Final = access.authenticate
-        self.admit: Final = access.admit
-        self.declaration: Final = engine.registry.declaration
+        self.check_address = limits.check_connection
+        self.connection_pending = limits.connection_pending
+        self.pending_ended = limits.pending_ended
+        self.address_key = access.proxies.address_key
+        self.check_load = limits.check_load
+        self.add_gauge = limits.add_gauge
+        self.authenticate = access.authenticate
+        self.admit = access.admit
+        self.declaration = engine.registry.declaration
 
     def attach(self, driver: Driver) -> None:
         """The hub is entered, and `driver` serves it."""
         self._driver = driver
         self._token_checks = anyio.CapacityLimiter(MAX_CHECKS)
+
+    @property
+    def life(self) -> int:
+        return self._life.number
 
     @property
     def is_open(self) -> bool:
@@ -106,6 +112,7 @@ class HubGateway:
         session = self._engine.connect(transport, wire, identity, now, id=id, max_message=max_message)
         handshake = peer.handshake
         self._handshakes[session] = handshake if identity is None else _without_headers(handshake)
+        self._contexts[session] = copy_context()
         reason = self._access.limits.session_started(handshake)
         if identity is not None:
             reason = self._access.limits.session_identified(identity) or reason
@@ -137,11 +144,16 @@ class HubGateway:
 
     def session_ended(self, session: Session) -> None:
         """Forget a session, and cancel the calls about it. Harmless if it is forgotten already."""
+        self._contexts.pop(session, None)
         for scope in self._calls.pop(session, ()):
             scope.cancel()
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
+
+    def context_of(self, session: Session) -> Context | None:
+        """Those of the request that made the connection; None if it has ended."""
+        return self._contexts.get(session)
 
     def find_session(self, id: str) -> Session | None:
         return self._engine.sessions.get(id)
@@ -155,18 +167,27 @@ class HubGateway:
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
         return await self._access.authorization.decide(identity, "publish", channels)
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(
+        self,
+        channel: str,
+        data: object,
+        *,
+        type: str | None = None,
+        key: object = None,
+        stamp: str | None = None,
+    ) -> Submitted:
         self._life.check_open()
         self._life.check_thread("publish_confirmed")
         declared = self.declaration(channel)
-        body = encode_data(data)
+        body = self._encoder.encode(data)
         receipt = PendingReceipt()
         place = self._engine.publish(
             channel,
             body,
             self._life.clock.monotonic(),
             type=find_type(declared, data, type),
-            key=find_key(declared, data, key),
+            key=find_key(declared, data, key, body, self._encoder),
+            stamp=stamp,
             waiter=receipt,
         )
         self.wake()
@@ -186,7 +207,8 @@ class HubGateway:
         return Receipt(log.epoch, log.head)
 
     def issue_ticket(self, identity: Identity) -> str:
-        self._life.check_thread_if_entered("issue_ticket")
+        self._life.check_open()
+        self._life.check_thread("issue_ticket")
         return self._access.tickets.issue(identity)
 
     # --- identities
@@ -223,7 +245,7 @@ class HubGateway:
             handshake = self._handshakes.get(session)
             if handshake is None:
                 return
-            is_new = session.identity is None
+            is_new = session.identity is None or session.identity is ANONYMOUS
             result = await self._access.check_token(replace(handshake, token=event.token), is_new=is_new)
         before = session.identity
         self._engine.authenticated(session, result, self._life.tick())
@@ -232,7 +254,7 @@ class HubGateway:
         self._handshakes[session] = _without_headers(handshake)
         if before is not None:
             self._reauthorize_if_changed(session, before)
-        else:
+        if (before is None or before is ANONYMOUS) and session.identity is not before:
             self._end_over_limit(session, self._access.limits.session_identified(session.identity))
 
     async def ask_authorize(self, event: AskAuthorize) -> None:
@@ -257,7 +279,7 @@ class HubGateway:
         if self._access.authorization.is_needed and session.subscriptions and session not in self._reauthorizing:
             assert self._driver is not None
             self._reauthorizing.add(session)
-            self._driver.start_task(self._reauthorize, session)
+            self._driver.start_question(session, self._reauthorize, session)
 
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)

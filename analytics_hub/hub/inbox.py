@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from threading import RLock
-from typing import Any, Final, NamedTuple
-
-import anyio.lowlevel
+from typing import Final, NamedTuple
 
 from ..exceptions import HubOverloaded
 
@@ -29,8 +26,10 @@ class QueuedItem(NamedTuple):
 class Inbox:
     """Bounded by items and bytes. `wake` is called, on the other thread, when the queue is no longer empty."""
 
-    def __init__(self, wake: Callable[[], None], max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> None:
-        self._wake = wake
+    def __init__(
+        self, wake: Callable[[], None] = lambda: None, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.wake = wake
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._lock = RLock()  # a signal handler may publish in the middle of what its own thread publishes
@@ -49,7 +48,7 @@ class Inbox:
             self._items.append(item)
             self._nbytes += len(item.data)
         if is_first:
-            self._wake()
+            self.wake()
 
     def drain(self) -> list[QueuedItem]:
         """Everything that is queued, in order."""
@@ -59,44 +58,3 @@ class Inbox:
             items, self._items = self._items, []
             self._nbytes = 0
         return items
-
-
-def threadsafe(call: Callable[[], None]) -> Callable[[], None]:
-    """A function that makes the running event loop call `call` soon, and may itself be called from any thread.
-
-    anyio's own `from_thread.run_sync` waits for the result, but a publisher must never wait.
-    """
-    loop = _native_loop()
-    schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-
-    def wake() -> None:
-        try:
-            schedule(call)
-        except RuntimeError:  # the event loop has ended, and with it the hub: asyncio and Trio both raise this
-            return
-
-    return wake
-
-
-def task_finder() -> Callable[[], bool]:
-    """A function that returns whether a task of this event loop is running at the moment.
-
-    If none is, a signal handler may have interrupted the event loop itself: its sleep, or its queue of callbacks.
-    """
-    if hasattr(_native_loop(), "call_soon_threadsafe"):
-        current_task: Callable[[], object] = asyncio.current_task
-    else:
-        from trio.lowlevel import current_task  # Trio need not be installed where it does not run
-
-    def is_in_task() -> bool:
-        try:
-            return current_task() is not None
-        except RuntimeError:
-            return False
-
-    return is_in_task
-
-
-def _native_loop() -> Any:
-    """asyncio's loop or Trio's token."""
-    return anyio.lowlevel.current_token().native_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -27,7 +28,10 @@ class _ChannelItems:
 
 
 class MemoryJournal:
-    """Keeps at most `max_items` items, `max_bytes` bytes and `max_age` seconds of each durable channel."""
+    """Keeps at most `max_items` items, `max_bytes` bytes and `max_age` seconds of each durable channel.
+
+    A forked process begins anew: two processes that continued one numbering would give a number to two items.
+    """
 
     def __init__(
         self,
@@ -42,9 +46,13 @@ class MemoryJournal:
         self._max_age = max_age
         self._clock = clock
         self._channels: dict[str, _ChannelItems] = {}
+        self._process = os.getpid()
 
     async def open(self, channel: str, epoch: str) -> JournalState:
         await checkpoint()
+        if self._process != os.getpid():
+            self._channels.clear()
+            self._process = os.getpid()
         log = self._channels.setdefault(channel, _ChannelItems(epoch))
         return JournalState(log.epoch, log.oldest, log.head)
 

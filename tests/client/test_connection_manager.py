@@ -37,7 +37,7 @@ from analytics_hub.client import (
     TokenRefused,
 )
 from analytics_hub.client import Event as ClientEvent
-from analytics_hub.client.target import Target
+from analytics_hub.client.target import Address
 from analytics_hub.client.websocket import MAX_MESSAGE
 from analytics_hub.exceptions import HubError, PermissionDenied
 from analytics_hub.protocol import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
@@ -275,15 +275,54 @@ async def test_the_client_reconnects_in_the_slot_of_a_drain() -> None:
     assert any(isinstance(event, Disconnected) and event.delay < 0.02 for event in outcome.events)
 
 
-async def test_a_refused_handshake_raises_the_text_of_the_server() -> None:
+def refusing(status: int, text: bytes, targets: list[str] | None = None) -> Script:
     async def script(peer: Peer) -> None:
-        await peer.receive()
-        await peer.send(RejectConnection(status_code=404, has_body=True), RejectData(b"go away", True))
+        request = await peer.receive_request()
+        if targets is not None:
+            targets.append(request.target)
+        await peer.send(RejectConnection(status_code=status, has_body=True), RejectData(text, True))
 
-    outcome = await run(script)
+    return script
+
+
+async def test_a_refused_handshake_raises_the_text_of_the_server() -> None:
+    outcome = await run(*[refusing(404, b"go away")] * 3)
 
     assert type(outcome.error) is HandshakeRefused
     assert str(outcome.error) == "refused (HTTP 404, go away)"
+
+
+async def test_the_websocket_is_looked_for_at_every_place_and_then_kept() -> None:
+    targets: list[str] = []
+
+    async def drop(peer: Peer) -> None:
+        targets.append((await peer.accept()).target)
+        await peer.confirm_subscription()
+
+    async with scripted_server(
+        refusing(404, b"", targets), refusing(500, b"", targets), drop, subscribe_and_close
+    ) as server:
+        server.url += "/live?tenant=a"
+        outcome = await run_client(server)
+
+    assert targets == ["/live/ws/analytics?tenant=a", "/live/ws?tenant=a", "/live?tenant=a"]
+    assert outcome.disconnects == ["disconnected (1006)"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reported"),
+    [([404, 403, 404], "refused (HTTP 403, 403)"), ([403, 426, 404], "refused (HTTP 403, 403)"), ([401], "HTTP 401")],
+)
+async def test_the_refusal_that_tells_most_is_raised(statuses: list[int], reported: str) -> None:
+    outcome = await run(*[refusing(status, str(status).encode()) for status in statuses])
+
+    assert reported in str(outcome.error)
+
+
+async def test_a_place_that_may_only_be_down_is_tried_again() -> None:
+    outcome = await run(refusing(404, b""), refusing(502, b""), refusing(404, b""), subscribe_and_close)
+
+    assert outcome.disconnects == ["temporarily refused (HTTP 502)"]
 
 
 async def test_the_client_tries_a_busy_server_again() -> None:
@@ -313,7 +352,7 @@ async def test_the_client_tries_again_while_no_server_listens() -> None:
     with anyio.fail_after(30):
         await run_until_reported(server, server.client(), 3)
 
-    url = Target.parse(server.url).url
+    url = Address.parse(server.url).sockets[0].url
     assert server.disconnects[:3] == [f"cannot connect to {url}: Connection refused"] * 3
 
 
@@ -326,7 +365,7 @@ async def test_a_silent_server_is_left_after_the_timeout() -> None:
         with anyio.CancelScope() as scope:
             await run_client(server, timeout=0.05, on_event=on_event)
 
-    assert server.disconnects == [f"no answer from {Target.parse(server.url).url}"]
+    assert server.disconnects == [f"no answer from {Address.parse(server.url).sockets[0].url}"]
 
 
 async def test_without_on_event_disconnects_are_logged_and_so_are_its_exceptions(

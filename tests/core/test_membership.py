@@ -5,6 +5,8 @@ The machine checks what each client receives meanwhile; here the cohorts are cou
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analytics_hub.channels import Channel
 from analytics_hub.tuning import Tuning
 
@@ -247,7 +249,7 @@ def test_a_cohort_that_remains_alone_after_a_turn_is_not_merged() -> None:
 
 
 def test_a_gap_after_joining_a_cohort_that_was_stalled_has_the_reason_rate() -> None:
-    rig = Rig(Channel("a", keep_items=4), tuning=TUNING)
+    rig = Rig(Channel("a"), tuning=replace(TUNING, burst_items=4))
     first, second = rig.connect(), rig.connect()
     first.subscribe("a")
     first.is_full = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from analytics_hub.channels import Channel
+from analytics_hub.core.events import DemandChanged
+from analytics_hub.core.statistics import Demand
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
@@ -267,6 +271,28 @@ def test_a_channel_may_start_only_once_in_one_command() -> None:
     assert second["code"] == "bad-request"
 
 
+def test_a_client_is_told_that_a_member_of_a_pattern_has_no_item_yet() -> None:
+    rig = Rig(A, MEMBERS)
+    peer = rig.connect()
+
+    misspelt, declared = peer.subscribe("user:anm", "a")["channels"]
+    rig.publish("user:ann", 1)
+    known = answer_to(peer, "user:ann")
+
+    assert misspelt["pattern"] == known["pattern"] == "user:*"
+    assert misspelt["message"] == "nothing was published to this member of 'user:*' yet"
+    assert "message" not in known
+    assert not {"pattern", "message"} & declared.keys()
+
+
+@pytest.mark.parametrize("name", ["user:*", "other:*", "*"])
+def test_a_pattern_cannot_be_subscribed_to(name: str) -> None:
+    answer = answer_to(Rig(MEMBERS).connect(), name)
+
+    assert (answer["ok"], answer["code"]) == (False, "bad-request")
+    assert answer["message"] == f"{name!r} is a pattern; subscribe to its members, each by its whole name"
+
+
 def test_the_members_of_a_pattern_are_limited() -> None:
     rig = Rig(MEMBERS, tuning=Tuning(max_members=2))
 
@@ -311,7 +337,8 @@ def test_what_was_pending_is_abandoned() -> None:
 
 @pytest.mark.parametrize("is_overwritten", [False, True])
 def test_a_loss_is_reported_before_the_end(is_overwritten: bool) -> None:
-    rig = Rig(Channel("a", keep_items=2 if is_overwritten else None), tuning=Tuning(rate=1, buffer_items=2))
+    tuning = Tuning(rate=1, buffer_items=2)
+    rig = Rig(Channel("a"), tuning=replace(tuning, burst_items=2) if is_overwritten else tuning)
     peer = rig.connect()
     peer.subscribe("a")
     rig.deliver("a", 1)
@@ -356,3 +383,30 @@ def test_a_session_keeps_its_rate_between_two_subscriptions() -> None:
     assert peer.data() == [1, 2, 3, 4]
     rig.advance(1.1)
     assert peer.data() == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+# --- demand
+
+
+def test_changes_of_the_demand_of_observed_channels_are_reported() -> None:
+    rig = Rig(A, B, MEMBERS)
+    rig.engine.registry.observed.update(("a", "user:*"))
+    first, second = rig.connect(), rig.connect()
+
+    first.subscribe({"channel": "a", "max_hz": 2}, "b", {"channel": "user:1", "max_hz": 3})
+    second.subscribe({"channel": "user:2", "max_hz": 4}, "user:1")
+    limited = rig.engine.registry.demand("a")
+    first.subscribe("a")
+    unlimited = rig.engine.registry.demand("a")
+    members = rig.engine.registry.demand("user:*")
+    for peer in (first, second):
+        rig.engine.disconnect(peer.session, rig.now)
+    rig.pump()
+
+    assert limited == Demand(viewers=1, max_hz=2)
+    assert unlimited == Demand(viewers=1, max_hz=None)
+    assert members == Demand(viewers=3, keys=frozenset({"1", "2"}), max_hz=None)
+    assert rig.engine.registry.demand("a") == rig.engine.registry.demand("user:*") == Demand()
+    changes = [event.channel for event in rig.events_of(DemandChanged)]
+    assert (changes.count("a"), changes.count("user:*")) == (3, 6)
+    assert len(changes) == 9

@@ -24,7 +24,7 @@ def test_samples_and_regressions_break_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_generated_input_breaks_it(name: str) -> None:
+def test_no_generated_input_breaks_a_parser(name: str) -> None:
     @settings(phases=PHASES, suppress_health_check=LARGE_INPUTS)
     @given(TARGETS[name].inputs)
     def check(data: bytes) -> None:

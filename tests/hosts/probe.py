@@ -262,18 +262,12 @@ def examine(pair: Pair) -> Report:
     return report
 
 
-# It cancels its applications and exits in the same turn of the event loop.
-BY_CHANCE: Final = {"daphne": "1006 or 4503; SSE cut or `$close`"}
-# From Python 3.12 on it waits for clients that are not told to leave, and only then its graceful timeout begins.
-WAITS_FOR_CLIENTS: Final = {"hypercorn, asyncio"} if sys.version_info >= (3, 12) else set[str]()
-NO_END: Final = "no end before its clients leave"
+# It cancels its applications while the hub notifies their clients.
+BY_CHANCE: Final = {"daphne": "4503, mostly after `$drain`; SSE `$close`"}
 
 
 def end(target: Target, report: Report) -> str:
     """What a WebSocket client and an `EventSource` receive at an orderly end."""
-    if target.pair.server in WAITS_FOR_CLIENTS:
-        report.exit_code = target.server.end(target.host.ended_by)
-        return NO_END
     with ExitStack() as stack:
         client = stack.enter_context(dial(target.socket_url(), token=target.token("last")))
         client.subscribe(target.channel)

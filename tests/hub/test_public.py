@@ -11,13 +11,16 @@ from .rig import new_hub
 
 HUB = {
     *("node", "channels", "gateway"),
-    *("publish", "publish_confirmed", "delete"),
+    *("publish", "publish_confirmed", "delete", "demand"),
     *("revoke", "set_roles", "apply_revocation", "reauthorize", "issue_ticket"),
     *("is_open", "is_draining", "shutdown"),
     *("statistics", "sessions", "ledger"),
     "wake",  # for `testing.ManualClock`
 }
-FOR_THE_HUB = {"attach", "wake", "check_token", "ask_authorize", "session_ended", "set_roles", "reauthorize"}
+FOR_THE_HUB = {
+    *("begin", "attach", "wake", "check_token", "ask_authorize", "context_of", "session_ended", "set_roles"),
+    "reauthorize",
+}
 """What `Hub` and its driver call on a `HubGateway` that transports do not see."""
 
 

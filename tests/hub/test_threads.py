@@ -11,7 +11,8 @@ import anyio.to_thread
 import pytest
 
 from analytics_hub import Channel, HubClosed, HubError, HubOverloaded, Identity, Tuning
-from analytics_hub.hub.inbox import MAX_BYTES, Inbox, QueuedItem, threadsafe
+from analytics_hub.event_loop import threadsafe
+from analytics_hub.hub.inbox import MAX_BYTES, Inbox, QueuedItem
 from analytics_hub.transports.memory import subscribe
 
 from .rig import FAST, FakeTransport, new_hub, plug_in, read, read_data, running
@@ -209,14 +210,14 @@ async def test_threads_that_publish_after_the_end_get_hub_closed() -> None:
 
 
 async def test_waking_a_loop_that_has_ended_is_no_error(anyio_backend_name: str) -> None:
-    wakes: list[Callable[[], None]] = []
+    call_soon: list[Callable[[Callable[[], None]], None]] = []
 
     async def make() -> None:
-        wakes.append(threadsafe(lambda: None))
+        call_soon.append(threadsafe())
 
     await anyio.to_thread.run_sync(lambda: anyio.run(make, backend=anyio_backend_name))
 
-    wakes[0]()
+    call_soon[0](lambda: None)
 
 
 async def elsewhere(function: Callable[..., Any], *arguments: Any) -> BaseException | None:

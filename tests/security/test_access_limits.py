@@ -96,7 +96,7 @@ def test_a12_a_ticket_expires(target: Target) -> None:
 
 
 def test_a14_refused_tokens_of_an_address_are_bounded(target: Target) -> None:
-    """Beyond the limit no token is checked, valid or not, wherever it is; more proxies in the header change nothing."""
+    """Beyond the limit no new token is checked, wherever it is; more proxies in the header change nothing."""
     there, behind = forwarded_for("192.0.2.1"), forwarded_for("198.51.100.7", "192.0.2.1")
     for _ in range(2):
         assert refusal_of(try_handshake(target, there, bearer("wrong"))) == (401, "invalid token")

@@ -280,7 +280,7 @@ async def test_a_page_of_another_site_is_upgraded_and_closed_with_4403() -> None
 
 
 async def test_origins_must_be_a_list() -> None:
-    with pytest.raises(TypeError, match="origins must be a list"):
+    with pytest.raises(TypeError, match="it must be a list of origins"):
         await serve(real_hub(), origins="https://friend.example")
 
 

@@ -21,6 +21,11 @@ LONGEST_PAUSE: Final = 1.0
 # The process or the machine has run out of a resource for a while; the listening socket itself is intact.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+IN_USE: Final = (
+    "Address already in use: another process listens on port {1} of {0}. A hub is one process: where a server or a "
+    "reloader starts several, start the hub in one of them, and publish from the others with HubPublisher"
+)
+
 ConnectionAccepted = Callable[[socket.socket, object], None]
 Count = Callable[[str], None]
 

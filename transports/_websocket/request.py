@@ -8,6 +8,7 @@ from typing import Final
 from ...contracts import Handshake, Peer
 from ...exceptions import AuthenticationUnavailable, HubError, OriginNotAllowed
 from ...http import RETRY_SOON, Request, Response
+from .._faults import note_respond_fault
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
 from .._refusal import note_refusal
@@ -115,13 +116,14 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._respond(request)
 
     def _respond(self, request: Request) -> None:
+        respond = self._server.respond
+        response = None
         try:
-            respond = self._server.respond
             if respond is None or (response := respond(request)) is None:
                 response = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
             answer = self._exchange.answer(response)
         except Exception as error:  # noqa: BLE001  # the application's function, or an invalid header of its answer
-            self._server.fault("respond-fault", error)
+            note_respond_fault(self._server.gateway, error, respond, request, response)
             answer = Exchange().answer(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n"))
         self._send_last(answer)
 
@@ -193,10 +195,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             subprotocols=self._upgrade.offered,
             client=self.client,
         )
-        if server.origins.admits(headers, is_secure=server.is_secure):
-            self.request_admission()
-        else:
-            self.reject(OriginNotAllowed())
+        try:
+            server.origins.check(headers, is_secure=server.is_secure)
+        except OriginNotAllowed as error:
+            self.reject(error)
+            return
+        self._handshake = server.origins.without_session(self._handshake, is_secure=server.is_secure)
+        self.request_admission()
 
     def reject(self, error: HubError) -> None:
         note_refusal(self._server.gateway, error)

@@ -132,7 +132,7 @@ async def test_c03_a_signal_handler_may_publish_while_the_event_loop_sleeps(monk
     assert [item["seq"] for item in items if item.get("channel") == "events"] == [1]
 
 
-async def test_c03_another_event_loop_may_publish_only(anyio_backend_name: str) -> None:
+async def test_c03_another_event_loop_may_only_publish(anyio_backend_name: str) -> None:
     async with running() as hub, subscribe(hub, "events", identity=READER) as client:
         errors: list[str] = []
 
