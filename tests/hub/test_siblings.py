@@ -96,7 +96,7 @@ def test_the_workers_of_a_server_share_nothing_and_one_of_them_says_so(name: str
             with connect(f"ws://127.0.0.1:{server.port}/hub/ws") as socket:
                 node, answer = subscribe(socket)
                 epochs[node] = answer["epoch"]
-        recovered = set()
+        recovered: set[bool] = set()
         while len(recovered) < 2:  # both processes, or rather both answers
             with connect(f"ws://127.0.0.1:{server.port}/hub/ws") as socket:
                 node, answer = subscribe(socket, since={"epoch": next(iter(epochs.values())), "seq": 0})
@@ -123,7 +123,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def serve(connection: Connection, folder: str, channel: str) -> None:
     """Enter a hub, report how often it warns, and leave when told to."""
-    siblings.gettempdir = lambda: folder
+    setattr(siblings, "gettempdir", lambda: folder)  # noqa: B010 - the type checkers forbid the plain form
     warnings: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
