@@ -47,6 +47,11 @@ WIRE: Final = _Records()
 _decode: Final = msgspec.json.Decoder(Batch).decode
 
 
+def split_write(write: bytes) -> list[Batch]:
+    """The batches of one write; heartbeats are left out."""
+    return [batch for frame in write.split(_END)[:-1] if (batch := _decode(frame))]
+
+
 class MemoryClient:
     """One client in this process. An async iterator of batches, data and control items in the order of the wire.
 
@@ -111,7 +116,7 @@ class MemoryClient:
         return self._batches.popleft()
 
     def _unpack(self, write: bytes) -> None:
-        self._batches.extend(batch for frame in write.split(_END)[:-1] if (batch := _decode(frame)))
+        self._batches.extend(split_write(write))
         if self._is_full and not self._writes and self.session is not None:
             self._is_full = False
             self._gateway.resumed(self.session)
@@ -173,14 +178,21 @@ async def subscribe(
         yield client
 
 
+def is_subscribed(item: Item) -> bool:
+    """Whether it is the answer to a subscribe command; raises what that was refused with."""
+    if item["type"] == "$error":
+        raise HubError(item["message"])
+    if item["type"] != "$subscribed":
+        return False
+    for answer in item["channels"]:
+        if not answer["ok"]:
+            raise find_error(answer["code"], _ERRORS)(answer["message"])
+    return True
+
+
 def _is_answered(client: MemoryClient, batch: Batch) -> bool:
     for place, item in enumerate(batch):
-        if item["type"] == "$error":
-            raise HubError(item["message"])
-        if item["type"] == "$subscribed":
-            for answer in item["channels"]:
-                if not answer["ok"]:
-                    raise find_error(answer["code"], _ERRORS)(answer["message"])
+        if is_subscribed(item):
             if batch[place + 1 :]:
                 client._batches.appendleft(batch[place + 1 :])
             return True

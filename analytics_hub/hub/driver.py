@@ -73,9 +73,9 @@ class Driver:
         self._is_in_task = task_finder()
         self.call_soon_threadsafe = threadsafe()
         """Call a function soon in the event loop of the hub. Any thread may; never waits."""
-        self._wake_threadsafe = partial(self.call_soon_threadsafe, self._wake)
+        self.wake_threadsafe = partial(self.call_soon_threadsafe, self._wake)
         self.inbox = inbox
-        inbox.wake = self._wake_threadsafe
+        inbox.wake = self.wake_threadsafe
         self.demand = DemandObservers(engine.registry)
         self._task: BackgroundTask
 
@@ -121,7 +121,7 @@ class Driver:
             self._wake()
         else:  # a callback, where one more turn does no harm, or a signal handler
             self._is_waking = True
-            self._wake_threadsafe()
+            self.wake_threadsafe()
 
     def _wake(self) -> None:
         self._is_waking = False

@@ -104,9 +104,9 @@ class Hub:
         self._stack = AsyncExitStack()
         self._set_clock(Clock(clock, wall_clock))
 
-    def _set_clock(self, clock: Clock) -> None:
-        """Use this clock from the next life on."""
-        self._life = Lifecycle(clock)
+    def _set_clock(self, clock: Clock, number: int = 0) -> None:
+        """Use this clock from the next life on, before which there were `number`."""
+        self._life = Lifecycle(clock, number)
         self._monotonic = clock.monotonic
         self._telemetry = Telemetry(Counter(), clock.monotonic)
         memory = (self._tuning or Tuning()).revocation_memory

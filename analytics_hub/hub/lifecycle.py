@@ -29,11 +29,11 @@ class Lifecycle:
 
     __slots__ = ("__weakref__", "clock", "engine", "number", "state", "thread")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, number: int = 0) -> None:
         self.engine: Engine
         """That of the current life."""
         self.clock = clock
-        self.number = 0
+        self.number = number
         """How often the hub was entered."""
         self.state: State = "new"
         self.thread: int | None = None

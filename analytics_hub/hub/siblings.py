@@ -15,10 +15,8 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Final
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 WARNING: Final = (
     "process %d, another worker of this server, runs a hub of its own: a client is connected to one of the processes, "
@@ -31,6 +29,8 @@ _SERVERS: Final = ("gunicorn.arbiter", "uwsgi")
 
 def is_worker() -> bool:
     """Whether a server has started this process, probably among others. Others write no file."""
+    if sys.platform == "win32":  # no locks that end with their process
+        return False
     return multiprocessing.parent_process() is not None or any(name in sys.modules for name in _SERVERS)
 
 
@@ -92,8 +92,6 @@ class Siblings:
 
 def _folder() -> Path:
     """A folder that no other user can write to; raises `OSError` if there is none."""
-    if fcntl is None:
-        raise OSError("this platform has no locks that end with their process")
     folder = Path(gettempdir()) / f"analytics-hub-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()

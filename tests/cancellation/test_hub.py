@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import anyio
 import pytest
 
-from analytics_hub import AuthenticationError, Handshake, Hub, HubClosed, trading
+from analytics_hub import AuthenticationError, Handshake, Hub, HubClosed, testing, trading
 from analytics_hub.journals.memory import MemoryJournal
 from analytics_hub.transports.memory import connect, subscribe
 
@@ -32,6 +32,24 @@ async def test_a_subscriber() -> None:
             await read_data(client, "events", 1)
             hub.publish("events", 2)
             await read_data(client, "events", 1)
+
+    async with patient_hub() as hub:
+        sweeper = Sweeper(lambda: kept_for_clients(hub))
+        waits = await cancel_everywhere(work, lambda: leaves_nothing(hub, sweeper))
+
+    assert waits >= 5
+
+
+async def test_a_subscriber_of_a_test() -> None:
+    async def work() -> None:
+        received = await testing.subscribe(hub, "events", "durable", token="t")
+        try:
+            hub.publish("events", 1)
+            await received.next()
+            hub.publish("events", 2)
+            await anext(received)
+        finally:
+            received.leave()
 
     async with patient_hub() as hub:
         sweeper = Sweeper(lambda: kept_for_clients(hub))

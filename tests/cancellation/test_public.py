@@ -29,6 +29,8 @@ SWEPT: Final[dict[str, Callable[..., Any]]] = {
     "HubClient.refresh": test_client.test_subscribing_and_reading,
     "JWKS.run": test_authenticators.test_a_hub_with_keys_of_an_identity_provider,
     "JWTAuthenticator.run": test_authenticators.test_a_token_that_waits_for_its_key,
+    "LiveClient.__anext__": test_hub.test_a_subscriber_of_a_test,
+    "LiveClient.next": test_hub.test_a_subscriber_of_a_test,
     "MemoryClient.__anext__": test_hub.test_a_subscriber,
     "MemoryJournal.append": test_hub.test_a_journal_in_memory,
     "MemoryJournal.open": test_hub.test_a_journal_in_memory,

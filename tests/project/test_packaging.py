@@ -205,6 +205,26 @@ def test_the_list_of_packages_is_complete() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
+@pytest.mark.parametrize("way", ["installed", "editable", "from_sdist", "without_links"])
+def test_an_installation_has_the_pytest_plugin_which_costs_other_projects_nothing(
+    way: str, request: pytest.FixtureRequest
+) -> None:
+    place: Place = request.getfixturevalue(way)
+    stub = place.cwd / "stub"
+    stub.mkdir(exist_ok=True)
+    (stub / "pytest.py").write_text("fixture = lambda function: function\n")
+    script = f"""
+import sys
+from importlib.metadata import entry_points
+
+sys.path.insert(0, {str(stub)!r})
+(found,) = [entry for entry in entry_points(group="pytest11") if "analytics" in entry.name]
+print(found.load().__name__, found.name, "analytics_hub" in sys.modules)
+"""
+
+    assert place.run("-c", script).split() == ["pytest_analytics_hub", "pytest_analytics_hub", "False"]
+
+
 def test_every_installation_has_the_same_modules(place: Place) -> None:
     seen = place.probe()
 
@@ -241,11 +261,15 @@ def test_an_editable_installation_has_a_new_file_at_once(editable: Place) -> Non
         (folder / "novelty.py").unlink()
 
 
-def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_package_and_the_pytest_plugin_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
 
-    assert {name.partition("/")[0] for name in names} == {PACKAGE, f"analytics_hub-{VERSION}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        PACKAGE,
+        "pytest_analytics_hub.py",
+        f"analytics_hub-{VERSION}.dist-info",
+    }
 
 
 def test_the_base_install_needs_four_packages(installed: Place) -> None:
