@@ -54,13 +54,15 @@ def matches(pattern: str, name: str) -> bool:
 class Channel:
     """One declared channel; if its `name` ends in `*`, a pattern with members that are created at first use.
 
-    `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` are those that
-    may subscribe, None for all clients; `publishers` those that may publish over the network, by default none: the
-    application itself always may. `schema` is the type of its `data`, any type that msgspec can decode, such as a
-    struct, or a pydantic model: data from the network is checked against it, and the AsyncAPI document describes it.
+    `key` names the field of `data` that keys a `table`. `type` is the default type of its items. `roles` may subscribe
+    (None: every client). `publishers` are the roles that may publish over the network, none by default; the application
+    itself may always publish. `schema` is the type of its `data`, any type that msgspec can decode, such as a struct,
+    or a pydantic model: data from the network is checked against it, and the AsyncAPI document describes it.
     `max_keys` bounds a `table`. `keep_items`, `keep_bytes` and `keep_seconds` bound the history in memory of `events`
-    and `durable` channels (`last`, `snapshot`, `since`); None is the hub's `burst`. `keep_seconds` is also how long a
-    member of a pattern is kept without subscribers.
+    and `durable` channels (`last`, `snapshot`, `since`). If `keep_items` or `keep_bytes` is None, the hub's
+    `Tuning.burst_items` or `Tuning.burst_bytes` applies; if `keep_seconds` is None, there is no age limit.
+    `keep_seconds` is also how long a member of a pattern is kept without subscribers and publications; None means 300 s
+    there.
     """
 
     name: str

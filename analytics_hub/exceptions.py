@@ -1,4 +1,4 @@
-"""Every exception of the package, under one base, each with the codes that a peer is answered with.
+"""Every exception of the package, under one base, each with the codes of the answer to a peer.
 
 A programming mistake raises in the caller's frame. A peer's mistake never raises out of the hub: it becomes an answer
 with the codes of its class, which `docs/protocol.md` §15 lists.
@@ -19,9 +19,10 @@ TokenFault = Literal["missing", "invalid", "expired"]
 class HubError(Exception):
     """The base of everything below.
 
-    The class attributes are what a peer is answered with: the status and code of an HTTP answer, the code that closes a
+    The class attributes define the answer to a peer: the status and code of an HTTP answer, the code that closes a
     connection, and the code of an `$error` item. `retry_after` are seconds, None if trying again is of no use.
-    `counter` is what a transport counts when it refuses a peer with it, None if the hub has counted it.
+    `counter` names the counter that a transport increments when it refuses a peer with this error; None if the hub
+    already counted the refusal.
     """
 
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR

@@ -25,4 +25,4 @@ class Identity:
 
 
 ANONYMOUS: Final = Identity(id="anonymous")
-"""The one identity that many clients share, so that its connections are not counted."""
+"""The only identity shared by many clients, which is why `max_per_identity` does not apply to it."""

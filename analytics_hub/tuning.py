@@ -97,7 +97,8 @@ class Tuning:
     max_per_address: int | None = 1000
     """Connections from one address (of IPv6, one /64), where it is known: `Hub(proxies=...)`."""
     token_failures: int | None = 30
-    """Invalid tokens of one address that are checked, in a minute or at once; not those that were valid once."""
+    """How many invalid tokens from one address are checked per minute, and in one burst. Tokens that used to be valid
+    do not count."""
     max_buffered: int | None = 256 * MIB
     """Bytes that wait in memory because of clients, beyond which new clients and requests are refused."""
 

@@ -25,9 +25,10 @@ class HubApp:
 
     WebSockets connect at `path` below the mount, or anywhere below it. HTTP: the paths of `docs/protocol.md` §14, and
     `respond` for other paths. `origins` are those of pages that may connect besides pages at the host and port that
-    the request names, or `"every-site"` if all data is public; with `requires_origin` only pages may. Few hosts pass
-    their lifespan on to what they mount, so `async with hub:` belongs into theirs; where this is the root, it enters
-    the hub itself. Under servers that have no lifespan, the application is wrapped in `WithLifespan`.
+    the request names, or `"every-site"` if all data is public; with `requires_origin` only pages may. Most frameworks
+    do not forward lifespan events to mounted apps, so put `async with hub:` in the host's own lifespan. When `HubApp`
+    is the root application, it enters the hub itself. Under servers that have no lifespan, the application is wrapped
+    in `WithLifespan`.
     """
 
     def __init__(

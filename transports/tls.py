@@ -1,4 +1,4 @@
-"""Certificates for `websocket` and `tcp`: loaded from files, and reloaded when the files were renewed."""
+"""Certificates for `websocket` and `tcp`: loaded from files, and reloaded when the files have been renewed."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Certificate:
     def reload(self) -> bool:
         """Read the files again, for new handshakes; established connections stay open.
 
-        If they are invalid, the certificate before stays in use, a warning is logged, and it returns False. Hubs that
-        use it count `certificate-reloaded` or `certificate-failed`. Call it in the thread of the event loop, which
-        waits for the files.
+        If the new files are invalid, the previous certificate stays in use, a warning is logged, and `reload` returns
+        False. Hubs that use it count `certificate-reloaded` or `certificate-failed`. Call it on the event loop's
+        thread; it blocks the loop while the files are read.
         """
         return self._use(self._try_load())
 
@@ -88,7 +88,7 @@ class Certificate:
             self._context = outcome
             logger.info("the certificate in %s was reloaded", self.certfile)
         else:
-            logger.warning("the certificate was not reloaded; the one before stays in use: %s", outcome)
+            logger.warning("the certificate was not reloaded; the previous one stays in use: %s", outcome)
         is_valid = outcome is self._context
         for count in dict.fromkeys(self.counts):
             count("certificate-reloaded" if is_valid else "certificate-failed")

@@ -54,7 +54,7 @@ async def serve(
     The server listens on `host` and `port`; `localhost` is 127.0.0.1 and ::1, where there is one. Instead it may listen
     on a Unix socket at the path `uds`, on the listening descriptor `fd`, which stays open, or on `sock`, one or several
     sockets, which are closed at the end. Reports the port through `task_status`, 0 for a Unix socket; `port=0` chooses
-    a free one. Raises `OSError`, with a sentence, if it cannot listen.
+    a free one. Raises `OSError`, with an error message that says why, if it cannot listen.
 
     On the same port the hub answers HTTP itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/ticket`,
     `/asyncapi.json` and `/healthz`; `respond` answers for other paths. `origins` are the pages that may connect besides

@@ -20,8 +20,8 @@ class SessionAuthenticator:
     `otherwise`, an authenticator such as `JWTAuthenticator`, is called for peers that send a token or have no session.
     Without `otherwise` tokens are refused, except tickets, which the hub redeems itself. A session is read once, when a
     client connects: call `Hub.revoke` at logout, and give the identity an `expires` if the session has one. If the
-    session is stored in its cookie alone, store in it when it began, and return that as the `issued` of the identity;
-    then a revocation covers copies of the cookie too.
+    session lives only in its cookie, save its start time there and return it as `Identity.issued`; a revocation then
+    also covers copies of the cookie.
     """
 
     def __init__(self, identify: Identify, otherwise: Authenticate | None = None) -> None:

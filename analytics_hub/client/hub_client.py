@@ -43,12 +43,12 @@ class HubClient:
 
     `async with HubClient(url, token=...) as client, client.subscribe("alerts") as items: async for item in items: ...`
 
-    `url` is that of the hub's mount, of its WebSocket, or just the host, with `ws`, `wss`, `http` or `https`.
+    `url` may point to the hub's mount, to its WebSocket, or just to the host, with `ws`, `wss`, `http` or `https`.
 
     Entering it waits until the server accepts the client, with as many attempts as that takes. It raises at once if
     another attempt would fail the same way: `TokenRefused`, `PermissionDenied`, `HandshakeRefused`, `ConnectFailed`,
     `NotAHub`. From then on it reconnects by itself and resumes every subscription at its position. When reconnecting is
-    pointless, all subscriptions raise the reason, which may also be `ConnectionClosed`.
+    pointless, all subscriptions raise the exception that ended the client, which may also be `ConnectionClosed`.
 
     `token` is a text, or a function, async or not, that returns a fresh one: it is called before each connection and
     when the token is about to expire. An exception that it raises before the first connection leaves `async with`;
@@ -204,8 +204,9 @@ class HubClient:
         return Subscription(self._protocol, subscribe, anyio.current_time, self._connections.wake)
 
     async def refresh(self) -> None:
-        """Call `token` for a fresh one now, and return when the server has accepted it; raises its refusal.
+        """Call `token` for a fresh token now, and wait until the server accepts it.
 
+        Raises a `HubError` if the server refuses it.
         The client does so by itself when a token expires. Call it after roles have changed.
         """
         if not self._tokens.is_renewable:

@@ -22,8 +22,8 @@ class Subscription(Generic[T]):
 
     Entering it waits for the answer of the server and raises `UnknownChannel`, `PermissionDenied` or `InvalidChannel`
     if the server refuses. Iterating raises `InvalidItem` for an item that does not fit `type`, and continues with the
-    next one; after the items that were received, it raises why the subscription or the client has ended. Leaving the
-    context unsubscribes without waiting.
+    next one; once the received items are used up, it raises the exception that ended the subscription or the client.
+    Leaving the context unsubscribes without waiting.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Subscription(Generic[T]):
 
     @property
     def notice(self) -> str | None:
-        """What the server has said with its last acceptance: that nothing was published yet to a member of a pattern,
-        which any name creates, a misspelt one too."""
+        """A warning from the server's last `$subscribed`, or None: nothing has been published yet to this member of a
+        pattern. The name may be misspelt, because any name that matches a pattern creates a member."""
         return None if self._state is None else self._state.notice
 
     def __aiter__(self) -> Self:

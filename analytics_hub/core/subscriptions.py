@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
@@ -159,7 +160,8 @@ class Subscriptions:
         reader = detached.readers.pop(name)
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
-        reader.count_final_loss()
+        if abandoned := reader.count_final_loss():
+            ledger = replace(ledger, dropped=ledger.dropped - abandoned, abandoned=ledger.abandoned + abandoned)
         while reader.gaps:
             gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
         self._close_account(session, reader.log, ledger)

@@ -1,4 +1,4 @@
-"""What is watched of a channel, for sources that run only while it is."""
+"""Which parts of a channel or pattern have subscribers, so that a data source can run only while it is needed."""
 
 from __future__ import annotations
 

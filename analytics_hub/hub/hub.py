@@ -58,9 +58,9 @@ class Hub:
     before the hub is entered: "raise" `HubClosed`, "drop" the item, or "keep" it until then; both are counted.
     Transports are given the hub, and call its `gateway`.
 
-    A hub may be entered again after it was left, in another event loop and by another task. Each time is a life of its
-    own, in which everything is new: epochs, sessions, tickets, statistics. Only revocations are remembered, and what
-    a `journal` that was passed has kept.
+    A hub may be entered again after it was left, in another event loop and by another task. Each time starts a new life
+    with fresh epochs, sessions, tickets and statistics. Only revocations carry over, and whatever the given `journal`
+    has stored.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Hub:
         self._renew("not-entered", self._node)
 
     def _renew(self, nonce: str, node: str) -> None:
-        """Make what belongs to one life, from the settings alone; raises what is wrong with them."""
+        """Make what belongs to one life, from the settings alone; raises an exception if one of them is invalid."""
         life, telemetry = self._life, self._telemetry
         engine = Engine(
             self.channels, self._tuning, nonce=nonce, node=node, asks_to_authorize=self._authorize is not None
@@ -305,7 +305,10 @@ class Hub:
         return await submitted.wait()
 
     def delete(self, channel: str, key: object) -> None:
-        """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
+        """Remove `key` from a table; subscribers receive an item with `deleted` set.
+
+        Does nothing if the key is not in the table.
+        """
         self._engine.registry.declaration(channel)
         item_key = check_key(key, self._encoder)
         if get_ident() == self._life.thread and self._life.state == "open" and not self._engine.is_busy:
@@ -339,7 +342,8 @@ class Hub:
     # --- demand
 
     def demand(self, channel: str) -> DemandChanges:
-        """What is watched of a declared channel or pattern, for sources that run only while it is.
+        """Follow which parts of a declared channel or pattern have subscribers, so that a data source can run only
+        while it is needed.
 
         `async for demand in hub.demand("prices")` yields a `Demand` at once, and then whenever `viewers`, `keys` or
         `max_hz` has changed; it ends with the shutdown. Raises `UnknownChannel`, and `HubClosed` while the hub is not
@@ -348,7 +352,7 @@ class Hub:
         self._life.check_open()
         self._life.check_thread("demand")
         if all(declared.name != channel for declared in self.channels):
-            self._engine.registry.declaration(channel)  # raises what is wrong with it
+            self._engine.registry.declaration(channel)  # raises if the name is invalid or unknown
             raise UnknownChannel(f"{channel!r} is a member of a pattern; ask for the demand of the whole pattern")
         return self._driver.demand.observe(channel)
 

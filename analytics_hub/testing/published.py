@@ -135,7 +135,9 @@ class _Recorder:
 
     def _make(self, channel: str, data: object, type: str | None, key: str | None) -> PublishedItem:
         declared = self._hub.gateway.declaration(channel)
-        item = PublishedItem(channel, _decoded(data), find_type(declared, data, type), find_key(declared, data, key))
+        item = PublishedItem(
+            channel, _decoded(data), find_type(declared, data, type), find_key(declared, data, key, encode_data(data))
+        )
         check_mode(declared, channel, item.key)
         return item
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.from_thread
@@ -483,7 +483,7 @@ async def test_an_asynchronous_hook_that_uses_the_orm_of_django_is_told_so(caplo
     def find_user() -> Identity:
         return ALICE
 
-    query: Callable[[], Identity] = async_unsafe(find_user)
+    query = cast("Callable[[], Identity]", async_unsafe(find_user))
 
     async def authenticate(handshake: Handshake) -> Identity:
         return query()

@@ -116,7 +116,7 @@ def converse(rig: Rig) -> set[str]:
     peer.subscribe(*ITEMS, "user:7", "short", "nowhere", "not a name", {"channel": "alerts", "last": 1})
     peer.send({"action": "ping", "id": 1.5}, {"action": "ping"}, {"action": "seen", "frames": 3}, {"action": "jump"})
     peer.subscribe({"channel": "short", "since": {"epoch": "of yore", "seq": 3}})
-    rig.publish("short", *range(10))
+    rig.publish("short", *range(300))
     epoch = peer.subscribe("short")["channels"][0]["epoch"]
     peer.subscribe({"channel": "short", "since": {"epoch": epoch, "seq": 1}})
     peer.unsubscribe("short", "never-there")
@@ -135,7 +135,7 @@ def lose(rig: Rig) -> set[str]:
     peer = rig.connect(ALICE)
     peer.subscribe("short")
     peer.stall()
-    rig.publish("short", *range(10))
+    rig.publish("short", *range(300))
     rig.advance(1.0)
     peer.resume()
     rig.advance(1.0)

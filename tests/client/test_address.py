@@ -74,7 +74,8 @@ class Servers:
             with socket.socket() as listener:
                 listener.bind(("127.0.0.1", 0))
                 listener.listen()  # so that connections wait for the server
-                self.ports |= dict.fromkeys(list(URLS)[2:], listener.getsockname()[1])
+                port: int = listener.getsockname()[1]
+                self.ports.update(dict.fromkeys(list(URLS)[2:], port))
                 self._uvicorn = uvicorn.Server(
                     uvicorn.Config(self._application(hub), log_level="error", lifespan="off")
                 )

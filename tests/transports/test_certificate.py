@@ -90,7 +90,7 @@ def test_a_failed_reload_changes_nothing(folder: Path, caplog: pytest.LogCapture
         assert certificate.context is before
         assert counted == {"certificate-failed": 4}
         assert len(caplog.records) == 4
-        assert "the one before stays in use: cannot read the certificate in " in caplog.text
+        assert "the previous one stays in use: cannot read the certificate in " in caplog.text
         assert "Traceback" not in caplog.text
 
         key = make_key()

@@ -41,7 +41,7 @@ class Place:
             raise TypeError(f"{' and '.join(given)} are given; a server listens in one place")
 
     async def listen(self, backlog: int) -> list[socket.socket]:
-        """Listening sockets, at least one. Raises `OSError` with a sentence that names the place."""
+        """Listening sockets, at least one. Raises `OSError` with an error message that names the place."""
         if self.uds is not None:
             return [_listen_at(Path(self.uds), backlog)]
         if self.fd is not None:

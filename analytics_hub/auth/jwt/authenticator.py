@@ -49,12 +49,13 @@ _CLAIMS: Final = msgspec.json.Decoder(Claims)
 class JWTAuthenticator:
     """An `authenticate` for `Hub` that accepts JSON Web Tokens signed with `key`.
 
-    `algorithms` are the only ones accepted, whatever a token names; all HMAC or all asymmetric (those need the extra
-    `crypto`). `key` may be a list of keys, tried in order, so that keys can be replaced without refusing valid tokens,
-    or a `JWKS`: the keys of an identity provider. A token must have `sub` and `exp`. If `issuer` or `audience`, one or
-    several, are given, a token must match them; a token for an audience is refused where none is configured (RFC 7519
-    §4.1.3). `leeway`, at most 30 s, allows for clocks that differ; a session lasts that much longer than `exp`. With
-    `anonymous`, a peer that sends no token has the identity of `analytics_hub.anonymous`; a bad token is still refused.
+    Only `algorithms` are accepted, regardless of what a token's header says. They must be all HMAC or all asymmetric;
+    asymmetric ones need the `crypto` extra. `key` may be a list of keys, tried in order, so that keys can be replaced
+    without refusing valid tokens, or a `JWKS`: the keys of an identity provider. A token must have `sub` and `exp`. If
+    `issuer` or `audience`, one or several, are given, a token must match them; a token for an audience is refused where
+    none is configured (RFC 7519 §4.1.3). `leeway`, at most 30 s, allows for clocks that differ; a session lasts that
+    much longer than `exp`. With `anonymous`, a peer that sends no token has the identity of `analytics_hub.anonymous`;
+    a bad token is still refused.
 
     Every fault becomes `AuthenticationError`; its `detail`, one of `TOKEN_DETAILS`, is for counters. With a `JWKS` the
     result is an awaitable where a key must be fetched first; `KeySetError` is raised while there are no keys.

@@ -48,8 +48,9 @@ class KeyHealth:
 class JWKS(KeySource):
     """The keys behind `url`, for `JWTAuthenticator(JWKS(url), algorithms=["RS256"])`.
 
-    They are fetched when the hub starts (`run`), every `refresh` seconds, and when a token names an unknown key id: at
-    most once in `cooldown` seconds, and that token waits for it, up to `timeout`, which bounds each fetch as a whole.
+    They are fetched when the hub starts (`run`), every `refresh` seconds, and when a token names an unknown key id.
+    Such extra fetches happen at most once per `cooldown` seconds; the token waits for the result. `timeout` bounds that
+    wait, and each fetch as a whole.
     After a failure the last good keys stay in use; while there are none, `KeySetError` is raised, a 503 for clients.
     `https` is required; `allow_http` lifts that for hosts other than this one. `ssl_context` is for a private
     certificate authority, `fetch` for another HTTP client, behind a proxy for instance. `clock` is monotonic.
@@ -161,7 +162,10 @@ class JWKS(KeySource):
     # --- the task
 
     async def run(self) -> None:
-        """Fetch now and whenever it is time; never returns. That of a second hub waits until the first has ended."""
+        """Fetch now, and again whenever a fetch is due; never returns.
+
+        If two hubs share the key set, the second hub's `run` waits until the first one's has ended.
+        """
         while self._ended is not None:
             await self._ended.wait()
         self._is_new = self._is_wanted = False  # tokens that wait already get the first fetch, which starts no cooldown
