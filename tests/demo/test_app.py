@@ -97,7 +97,7 @@ class Demo(Program):
     def __init__(self, *arguments: str, port: int = 0, environment: dict[str, str], stdin: int | None = None) -> None:
         super().__init__("demo", "--port", str(port), *arguments, environment=environment, stdin=stdin)
         self._clients = ExitStack()
-        self.port = int(self.read_until(r"listens on 127\.0\.0\.1:([0-9]+)")[1])
+        self.port = int(self.read_until(r"listens on localhost:([0-9]+)")[1])
 
     def login(self, name: str = "admin") -> str:
         """As `curl -X POST -d` does: JSON with the content type of a form."""

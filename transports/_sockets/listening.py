@@ -149,7 +149,7 @@ def _listen_on_one(family: socket.AddressFamily, address: SocketAddress, backlog
 
 
 class PathSocket(socket.socket):
-    """A Unix socket that listens at a path, whose file goes with it."""
+    """A Unix socket that listens at a path, with a file that is removed with it."""
 
     def __init__(self, path: Path, backlog: int) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
