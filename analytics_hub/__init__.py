@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .access import Revocation
 from .channels import Channel
-from .contracts import Action, Handshake, Receipt, anonymous
+from .contracts import Action, Handshake, Receipt, anonymous, cheap
 from .exceptions import (
     AuthenticationError,
     ChannelLimitReached,
@@ -60,4 +60,5 @@ __all__ = [
     "Tuning",
     "UnknownChannel",
     "anonymous",
+    "cheap",
 ]

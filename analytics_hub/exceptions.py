@@ -36,6 +36,11 @@ class HubError(Exception):
         """The message for a peer."""
         return str(self)
 
+    @property
+    def log_message(self) -> str:
+        """The message for the operator."""
+        return f"a client was refused: {self}"
+
 
 class InvalidChannel(HubError, ValueError):
     """A channel declaration or a channel name breaks the rules of `docs/protocol.md` §3."""
@@ -107,22 +112,30 @@ class JournalError(HubError):
 
 
 class AuthenticationError(HubError):
-    """There is no valid token. A peer gets no more than `fault`; `detail` is for the operator's counters."""
+    """There is no valid token. A peer gets no more than `fault`; `detail` is for the operator's counters.
+
+    `is_genuine`: the token was issued here and is refused all the same, so it does not count against its address. It is
+    True for an expired token, unless given.
+    """
 
     http_status = HTTPStatus.UNAUTHORIZED
     http_code = error_code = "unauthenticated"
     close_code = CloseCode.UNAUTHENTICATED
 
-    def __init__(self, fault: TokenFault, detail: str = "") -> None:
+    def __init__(self, fault: TokenFault, detail: str = "", *, is_genuine: bool | None = None) -> None:
         if fault not in get_args(TokenFault):
             raise ValueError(f"fault is {fault!r}; it must be missing, invalid or expired (the rest belongs in detail)")
         super().__init__(f"{fault} token")
         self.fault: TokenFault = fault
         self.detail = detail
+        self.is_genuine = fault == "expired" if is_genuine is None else is_genuine
 
 
 class RevokedError(AuthenticationError):
     """The application knows the identity, but its credential has expired or been revoked."""
+
+    def __init__(self, fault: TokenFault, detail: str = "") -> None:
+        super().__init__(fault, detail, is_genuine=True)
 
 
 class AuthenticationUnavailable(HubError):
@@ -203,8 +216,13 @@ class OriginNotAllowed(PermissionDenied):
 
     counter = "refused-origin"
 
-    def __init__(self) -> None:
+    def __init__(self, log_message: str = "a page was refused for its origin") -> None:
         super().__init__("this origin is not allowed")
+        self._log_message = log_message
+
+    @property
+    def log_message(self) -> str:
+        return self._log_message
 
 
 class TicketNotExchangeable(PermissionDenied):
@@ -265,5 +283,7 @@ class PathNotFound(InvalidHandshake):
 
 def find_error(code: str, candidates: Iterable[type[HubError]]) -> type[HubError]:
     """The class among `candidates` with this code; `HubError` if there is none."""
+    if code == HubError.http_code:  # a class that has no code of its own merely inherits this one
+        return HubError
     found = [each for each in candidates if code in (each.http_code, each.error_code)]
     return min(found, key=lambda each: each.http_code != code, default=HubError)  # some `error_code` are less exact

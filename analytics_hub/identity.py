@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +22,7 @@ class Identity:
     channels: tuple[str, ...] | None = None
     token_id: str | None = None
     issued: float | None = None
+
+
+ANONYMOUS: Final = Identity(id="anonymous")
+"""The one identity that many clients share, so that its connections are not counted."""

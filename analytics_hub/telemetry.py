@@ -12,7 +12,33 @@ from typing import Final, get_args
 from .codes import CloseCode, ErrorCode
 
 logger: Final = logging.getLogger("analytics_hub")
-logger.addHandler(logging.NullHandler())
+
+
+class StderrHandler(logging.Handler):
+    """Writes warnings to stderr as long as logging is not set up.
+
+    As the last resort of `logging` does, of which servers with loggers of their own (uvicorn) make no use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _is_set_up() and sys.stderr is not None:
+            sys.stderr.write(f"{record.levelname}: {record.name}: {record.getMessage()}\n")
+
+
+def _is_set_up() -> bool:
+    """Whether any handler but ours receives the records of this package."""
+    place: logging.Logger | None = logger
+    while place is not None:
+        if any(not isinstance(handler, logging.NullHandler | StderrHandler) for handler in place.handlers):
+            return True
+        place = place.parent if place.propagate else None
+    return False
+
+
+logger.addHandler(StderrHandler())
 
 
 COUNTERS: Final[dict[str, str]] = {
@@ -55,7 +81,7 @@ COUNTERS: Final[dict[str, str]] = {
     "authenticate-run-failed": "the background task of `authenticate` has failed",
     "authorize-failed": "`authorize` raised, took too long, or returned no bool",
     "revocation-forgotten": "more was revoked than is remembered; the oldest revocation is void",
-    "limited-failures": "too many tokens of one address were refused; the next was not checked",
+    "limited-failures": "too many invalid tokens of one address were checked; the next was not",
     "limited-address": "an address has reached its limit of connections",
     "limited-identity": "an identity has reached its limit of connections",
     "overloaded": "more bytes wait in memory than allowed; a new client or request was refused",
@@ -98,28 +124,21 @@ COUNTERS: Final[dict[str, str]] = {
 # What an operator should look at; the rest happens all day.
 _WARNINGS: Final = frozenset(
     {"limited-failures", "limited-address", "limited-identity", "overloaded", "refused-full", "refused-crowded"}
+    | {"refused-origin"}
     | {"handshake-evicted", "check-timeout", "closed-1011", "closed-4429", "closed-4503"}
     | {name for name in COUNTERS if name.startswith(("accept-", "token-"))}
 )
 
 
+_ERRORS: Final = frozenset({"respond-fault"})
+"""Faults of the application that transports report."""
+
+
 def level_of(kind: str) -> int:
     """The log level of a counter's line."""
+    if kind in _ERRORS:
+        return logging.ERROR
     return logging.WARNING if kind in _WARNINGS else logging.INFO
-
-
-def log_or_stderr(message: str, level: int = logging.ERROR) -> None:
-    """Log a mistake in the application or its deployment; on stderr if logging is not set up.
-
-    Servers set up their own loggers and not the root, and our `NullHandler` disables the last resort of `logging`.
-    """
-    logger.log(level, message)
-    place: logging.Logger | None = logger
-    while place is not None:
-        if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
-            return
-        place = place.parent if place.propagate else None
-    sys.stderr.write(f"{logging.getLevelName(level)}: analytics_hub: {message}\n")
 
 
 class ThrottledLogger:

@@ -40,7 +40,7 @@ RANGES: Final[dict[str, tuple[float, float, str]]] = {
     "journal_chunk": (1, 10_000, "items"),
     "max_per_identity": (1, 10_000_000, "connections"),
     "max_per_address": (1, 10_000_000, "connections"),
-    "token_failures": (1, 1_000_000, "refused tokens a minute"),
+    "token_failures": (1, 1_000_000, "invalid tokens a minute"),
     "max_buffered": (1 * MIB, 1024 * 1024 * MIB, "bytes"),
 }
 _OPTIONAL: Final = frozenset(
@@ -97,7 +97,7 @@ class Tuning:
     max_per_address: int | None = 1000
     """Connections from one address (of IPv6, one /64), where it is known: `Hub(proxies=...)`."""
     token_failures: int | None = 30
-    """Refused tokens of one address, in a minute or at once, after which its tokens are not checked for a while."""
+    """Invalid tokens of one address that are checked, in a minute or at once; not those that were valid once."""
     max_buffered: int | None = 256 * MIB
     """Bytes that wait in memory because of clients, beyond which new clients and requests are refused."""
 

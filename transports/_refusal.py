@@ -32,7 +32,7 @@ def refusal_response(error: HubError) -> Response:
 def note_refusal(gateway: Gateway, error: HubError) -> None:
     """Count and log a refusal, unless the hub has done so."""
     if error.counter is not None:
-        gateway.note(error.counter, "a client was refused: %s", error)
+        gateway.note(error.counter, "%s", error.log_message)
 
 
 def close_item(code: int, reason: str) -> bytes:

@@ -13,7 +13,7 @@ from ..http import Respond
 from ..hub import Hub
 from ._asgi.app_state import AppState, Limits
 from ._asgi.http import serve_http
-from ._asgi.lifespan import serve_lifespan
+from ._asgi.lifespan import WithLifespan, serve_lifespan
 from ._asgi.scope import find_path
 from ._asgi.websocket import serve_websocket
 from ._http.endpoints import Endpoints
@@ -25,8 +25,9 @@ class HubApp:
 
     WebSockets connect at `path` below the mount, or anywhere below it. HTTP: the paths of `docs/protocol.md` §14, and
     `respond` for other paths. `origins` are those of pages that may connect besides pages at the host and port that
-    the request names; with `requires_origin` only pages may. Few hosts pass their lifespan on to what they mount, so
-    `async with hub:` belongs into theirs; where this is the root, it enters the hub itself.
+    the request names, or `"every-site"` if all data is public; with `requires_origin` only pages may. Few hosts pass
+    their lifespan on to what they mount, so `async with hub:` belongs into theirs; where this is the root, it enters
+    the hub itself. Under servers that have no lifespan, the application is wrapped in `WithLifespan`.
     """
 
     def __init__(
@@ -68,4 +69,4 @@ class HubApp:
             raise ValueError(f"scope type {scope['type']!r}; this application serves websocket, http and lifespan")
 
 
-__all__ = ["HubApp", "Limits"]
+__all__ = ["HubApp", "Limits", "WithLifespan"]

@@ -7,8 +7,10 @@ adds, and `_http` the hub's own HTTP.
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from os import PathLike
 
 import anyio
 import anyio.abc
@@ -18,6 +20,7 @@ from ..hub import Hub
 from ._http.endpoints import Endpoints
 from ._origins import Origins
 from ._sockets.limits import Limits
+from ._sockets.listening import Place, systemd_sockets
 from ._sockets.loop import SelectorLoop
 from ._sockets.serve import BACKLOG, run
 from ._websocket.deflate import Compression
@@ -28,9 +31,12 @@ from .tls import Certificate, CertificateError, Security, using
 
 async def serve(
     hub: Hub,
-    host: str = "127.0.0.1",
+    host: str = "localhost",
     port: int = 7999,
     *,
+    uds: str | PathLike[str] | None = None,
+    fd: int | None = None,
+    sock: socket.socket | Sequence[socket.socket] | None = None,
     path: str = "/ws/analytics",
     respond: Respond | None = None,
     ssl_context: Security | None = None,
@@ -45,18 +51,23 @@ async def serve(
 ) -> None:
     """Serve WebSocket clients of `hub` at `path` until cancelled, or until the hub has shut down and all have left.
 
-    Reports the port through `task_status`; `port=0` chooses a free one. On the same port the hub answers HTTP itself
-    (`has_endpoints`): `/events`, `/commands`, `/publish`, `/ticket`, `/asyncapi.json` and `/healthz`; `respond` answers
-    for other paths. `origins` are the pages that may connect besides those at the host and port of the server itself,
-    such as `https://dashboard.example.com`; clients other than browsers send none and are admitted, unless
-    `requires_origin`. `ssl_context` is a `Certificate`, or a context of your own. With `compression`, clients that
-    offer permessage-deflate receive compressed frames, each compressed once for all of them. Raises `OSError` if it
-    cannot listen.
+    The server listens on `host` and `port`; `localhost` is 127.0.0.1 and ::1, where there is one. Instead it may listen
+    on a Unix socket at the path `uds`, on the listening descriptor `fd`, which stays open, or on `sock`, one or several
+    sockets, which are closed at the end. Reports the port through `task_status`, 0 for a Unix socket; `port=0` chooses
+    a free one. Raises `OSError`, with a sentence, if it cannot listen.
+
+    On the same port the hub answers HTTP itself (`has_endpoints`): `/events`, `/commands`, `/publish`, `/ticket`,
+    `/asyncapi.json` and `/healthz`; `respond` answers for other paths. `origins` are the pages that may connect besides
+    those at the host and port of the server itself, such as `https://dashboard.example.com`, or `"every-site"` if all
+    data is public; clients other than browsers send none and are admitted, unless `requires_origin`. `ssl_context` is a
+    `Certificate`, or a context of your own. With `compression`, clients that offer permessage-deflate receive
+    compressed frames, each compressed once for all of them.
     """
     pages = Origins(origins or (), required=requires_origin)
     if not isinstance(compression, (bool, Compression)):
         raise TypeError(f"compression is {compression!r}; it must be True, False or Compression(...)")
     gateway = hub.gateway
+    place = Place(host=host, port=port, uds=uds, fd=fd, sock=sock)
     options = Compression() if compression is True else compression or None
 
     def make_server(loop: SelectorLoop, group: anyio.abc.TaskGroup) -> WebSocketServer:
@@ -68,7 +79,7 @@ async def serve(
         )  # fmt: skip
 
     with using(ssl_context, gateway.count):
-        await run(gateway, host, port, make_server, backlog=backlog, clock=clock, task_status=task_status)
+        await run(gateway, place, make_server, backlog=backlog, clock=clock, task_status=task_status)
 
 
-__all__ = ["Certificate", "CertificateError", "Compression", "Limits", "serve"]
+__all__ = ["Certificate", "CertificateError", "Compression", "Limits", "serve", "systemd_sockets"]

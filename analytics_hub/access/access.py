@@ -19,8 +19,9 @@ from ..exceptions import (
     RevokedError,
     TooManyRequests,
 )
+from ..faults import describe_fault, hide_secrets, secrets_of
+from ..hooks import HookThreads
 from ..identity import Identity
-from ..protocol.credentials import redact
 from ..telemetry import Telemetry
 from ..tuning import Tuning
 from .authentication import Authentication
@@ -29,6 +30,7 @@ from .limits import ConnectionLimits
 from .proxies import TrustedProxies
 from .revocation import Revocations
 from .tickets import Tickets
+from .token_budget import TokenBudget
 
 _DETAILS: Final = TOKEN_DETAILS | {"no-session", "revoked", "ticket"}
 """The details of an invalid token that have a counter; the application's own are counted as `other`."""
@@ -51,10 +53,15 @@ class Access:
         self._telemetry = telemetry
         self.proxies: Final = TrustedProxies(proxies)
         self.limits: Final = ConnectionLimits(tuning, clock, telemetry, self.proxies)
+        self._token_budget = TokenBudget(tuning, clock, telemetry, self.proxies)
         self.revocations: Final = revocations
         self.tickets: Final = Tickets(tuning.ticket_ttl, clock)
-        self.authorization: Final = Authorization(authorize, tuning, clock, telemetry)
-        self._authentication = Authentication(authenticate, self.revocations, self.tickets, clock, tuning.auth_timeout)
+        threads = HookThreads()
+        self.authorization: Final = Authorization(authorize, threads, tuning, clock, telemetry)
+        self._authenticate = authenticate
+        self._authentication = Authentication(
+            authenticate, threads, self.revocations, self.tickets, clock, tuning.auth_timeout
+        )
 
     async def run(self) -> None:
         """Run the background task of the application's `authenticate`, if it has one."""
@@ -67,11 +74,14 @@ class Access:
         `AuthenticationUnavailable`.
         """
         handshake = self.proxies.resolve(handshake)
-        self.limits.check_refused_tokens(handshake)
+        self._check_budget(handshake)
         try:
-            return await self._authentication.identify(handshake)
+            peer = await self._authentication.identify(handshake)
         except Exception as error:  # noqa: BLE001 - authenticate is the application's: it may raise anything
             refusal = self._report(error, handshake)
+        else:
+            self._token_budget.token_accepted(handshake)
+            return peer
         raise refusal  # outside of `except`, otherwise its cause, which may hold the token, would go along
 
     async def admit(self, handshake: Handshake) -> Peer:
@@ -79,7 +89,7 @@ class Access:
         handshake = self.proxies.resolve(handshake)
         self.limits.check_load()
         self.limits.check_address(handshake)
-        self.limits.check_refused_tokens(handshake)
+        self._check_budget(handshake)
         try:
             peer = await self._authentication.identify(handshake)
         except Exception as error:  # noqa: BLE001 - as above
@@ -89,6 +99,7 @@ class Access:
             refusal = self._report(error, handshake)
         else:
             assert peer.identity is not None
+            self._token_budget.token_accepted(handshake)
             self.limits.check_identity(peer.identity)
             return peer
         raise refusal
@@ -96,7 +107,7 @@ class Access:
     async def check_token(self, handshake: Handshake, *, is_new: bool) -> Identity | HubError:
         """The identity of the token that a session has sent, or the reason to refuse it.
 
-        `is_new`: the session has no identity yet, so the limits of new connections apply.
+        `is_new`: the session has no identity of its own yet, so the limits of new connections apply.
         """
         try:
             if is_new:
@@ -109,17 +120,28 @@ class Access:
             return error
         return identity
 
+    def _check_budget(self, handshake: Handshake) -> None:
+        """Raise the refusal of a token that is not to be checked."""
+        refusal = self._token_budget.find_refusal(handshake)
+        if refusal is None:
+            return
+        if isinstance(refusal, AuthenticationError):
+            self._telemetry.count(f"token-{refusal.fault}")
+        elif isinstance(refusal, PermissionDenied):
+            self._telemetry.count("token-forbidden")
+        raise refusal
+
     def _report(self, error: Exception, handshake: Handshake) -> HubError:
         """Count and log why a peer is refused; returns the exception that the peer is answered with."""
         if isinstance(error, AuthenticationError | PermissionDenied):
-            self.limits.token_refused(handshake)
+            self._token_budget.token_refused(handshake, error)
         if isinstance(error, AuthenticationError):
             self._telemetry.count(f"token-{error.fault}")
             detail = error.detail if error.detail in _DETAILS else "other"
             if error.fault == "invalid":
                 self._telemetry.count(f"invalid-{detail}")
             if detail == "other" and error.detail:
-                detail = shorten(redact(error.detail))
+                detail = shorten(hide_secrets(error.detail, secrets_of(handshake)))
             self._telemetry.log(logging.WARNING, "token", "a token was refused: %s (%s)", error.fault, detail)
             return AuthenticationError(error.fault, error.detail)
         if isinstance(error, PermissionDenied):
@@ -128,5 +150,6 @@ class Access:
         if isinstance(error, TooManyRequests | Overloaded):
             self._telemetry.count("authenticate-limited")
             return error
-        self._telemetry.fault("authenticate-failed", "authenticate failed: %s", type(error).__name__)
+        fault = describe_fault(error, self._authenticate, secrets=secrets_of(handshake))
+        self._telemetry.fault("authenticate-failed", "authenticate failed: %s", fault)
         return AuthenticationUnavailable()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Set as AbstractSet
 
-import anyio
-
 from ..channels import MAX_NAME_LENGTH
 from ..clock import Clock
 from ..contracts import Authenticate, Handshake, Peer
+from ..event_loop import move_on_after
 from ..exceptions import RevokedError
-from ..hooks import call_hook
+from ..faults import describe_fault
+from ..hooks import HookThreads, call_hook
 from ..identity import Identity
-from ..protocol.credentials import redact
 from ..telemetry import Telemetry
 from .revocation import Revocations
 from .tickets import Tickets, is_ticket
@@ -23,9 +22,16 @@ class Authentication:
     """Calls `authenticate`, sync or async, for at most `timeout` seconds; redeems tickets; applies revocations."""
 
     def __init__(
-        self, authenticate: Authenticate, revocations: Revocations, tickets: Tickets, clock: Clock, timeout: float
+        self,
+        authenticate: Authenticate,
+        threads: HookThreads,
+        revocations: Revocations,
+        tickets: Tickets,
+        clock: Clock,
+        timeout: float,
     ) -> None:
         self._authenticate = authenticate
+        self._threads = threads
         self._revocations = revocations
         self._tickets = tickets
         self._clock = clock
@@ -40,7 +46,7 @@ class Authentication:
             await call_hook(run)
         except Exception as error:  # noqa: BLE001 - the application's: it may raise anything
             message = "the background task of authenticate has failed and is not restarted: %s"
-            telemetry.fault("authenticate-run-failed", message, redact(repr(error)))
+            telemetry.fault("authenticate-run-failed", message, describe_fault(error, run))
 
     async def identify(self, handshake: Handshake) -> Peer:
         """The peer with its identity; raises what `authenticate` raises, `TimeoutError`, or `RevokedError`."""
@@ -49,12 +55,16 @@ class Authentication:
         if handshake.token is not None and is_ticket(handshake.token):
             identity, checked_at = self._tickets.redeem(handshake.token)
         else:
-            with anyio.fail_after(self._timeout):
-                identity = await call_hook(self._authenticate, handshake)
+            identity = await self._ask(handshake)
             _check_identity(identity)
         if identity.expires is not None and identity.expires <= self._clock.wall():
             raise RevokedError("expired", "expired")
         return Peer(handshake, self._revocations.apply(identity, checked_at), checked_at)
+
+    async def _ask(self, handshake: Handshake) -> Identity:
+        with move_on_after(self._timeout):
+            return await self._threads.call(self._authenticate, handshake)
+        raise TimeoutError(f"it took longer than {self._timeout:g} s")
 
 
 def _check_identity(identity: object) -> None:

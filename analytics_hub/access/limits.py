@@ -1,4 +1,4 @@
-"""Limits that are checked before a token is: connections and refused tokens by address, connections by identity, load.
+"""Limits that are checked before a token is: connections by address and by identity, and load.
 
 One object for each hub, whatever the transports.
 """
@@ -18,16 +18,12 @@ from ..exceptions import Overloaded, TooManyRequests
 from ..identity import Identity
 from ..telemetry import Telemetry
 from ..tuning import Tuning
-from .proxies import FORWARDED_FOR, TrustedProxies
+from .proxies import TrustedProxies, name_address
 
-MAX_REMEMBERED: Final = 10_000
-"""Addresses of which refused tokens are remembered; beyond it the oldest are dropped."""
 LOAD_TTL: Final = 1.0
 """Seconds for which the sum of the gauges is cached: adding it up costs some 100 ns for each client."""
 RETRY_AFTER: Final = 5.0
 """Seconds after which a client over its limit of connections may try again."""
-_MINUTE: Final = 60.0
-_ROUNDING: Final = 1e-6
 
 
 class ConnectionLimits:
@@ -43,8 +39,6 @@ class ConnectionLimits:
         """Sessions."""
         self._pending: Counter[str] = Counter()
         """Connections that are not admitted yet, of transports that report them."""
-        self._full_again: dict[str, float] = {}
-        """When the bucket of an address with refused tokens will be full again; the latest failure is last."""
         self._gauges: list[weakref.WeakMethod[Callable[[], int]]] = []
         self._load = 0
         self._load_at = -math.inf
@@ -78,36 +72,6 @@ class ConnectionLimits:
         key = self._proxies.address_key(handshake.client)
         if reason := self._over_address_limit(key, headers=handshake.headers):
             raise TooManyRequests(reason, RETRY_AFTER)
-
-    def check_refused_tokens(self, handshake: Handshake) -> None:
-        """Raise `TooManyRequests` if too many tokens of this address were refused lately, and it sends another."""
-        failures = self._tuning.token_failures
-        if failures is None or handshake.token is None:
-            return
-        key = self._proxies.address_key(handshake.client)
-        full_again = self._full_again.get(key) if key is not None else None
-        if full_again is None:
-            return
-        every = _MINUTE / failures
-        after = full_again - self._now() - (failures - 1) * every
-        if after > _ROUNDING:
-            name = _name(key, handshake.headers)
-            self._telemetry.note("limited-failures", "%s had more than %d tokens refused in a minute", name, failures)
-            raise TooManyRequests(f"more than {failures} refused tokens a minute from this address", after)
-
-    def token_refused(self, handshake: Handshake) -> None:
-        """Count a refused token against its address."""
-        failures = self._tuning.token_failures
-        key = self._proxies.address_key(handshake.client)
-        if failures is None or key is None or handshake.token is None:
-            return
-        now = self._now()
-        # Concurrent checks may exceed the bucket, but no client waits longer than the bucket takes to fill.
-        full_again = max(self._full_again.pop(key, now), now) + _MINUTE / failures
-        self._full_again[key] = min(full_again, now + _MINUTE)
-        oldest = next(iter(self._full_again))
-        if self._full_again[oldest] <= now or len(self._full_again) > MAX_REMEMBERED:
-            del self._full_again[oldest]
 
     # --- connections that are not admitted yet
 
@@ -160,7 +124,7 @@ class ConnectionLimits:
         if limit is None or key is None or self._addresses.get(key, 0) + pending < limit:
             return None
         self._telemetry.note(
-            "limited-address", "%s has reached the limit of %d connections", _name(key, headers), limit
+            "limited-address", "%s has reached the limit of %d connections", name_address(key, headers), limit
         )
         return f"more than {limit} connections from this address"
 
@@ -182,10 +146,3 @@ def _decrement(counter: Counter[str], key: str | None) -> None:
         counter[key] -= 1
     else:
         counter.pop(key, None)
-
-
-def _name(key: str | None, headers: Collection[str]) -> str | None:
-    """The address for the operator's log."""
-    if FORWARDED_FOR not in headers:
-        return key
-    return f"{key} (it sends X-Forwarded-For: name a trusted proxy in Hub(proxies=...))"

@@ -56,6 +56,13 @@ class TrustedProxies:
         return self._parse(client).key
 
 
+def name_address(key: str | None, headers: Collection[str]) -> str | None:
+    """An address for the operator's log; `headers` are those of the peer."""
+    if FORWARDED_FOR not in headers:
+        return key
+    return f"{key} (it sends X-Forwarded-For: name a trusted proxy in Hub(proxies=...))"
+
+
 class _Address(NamedTuple):
     client: str | None
     """None if the text is not an address."""

@@ -53,8 +53,8 @@ def describe(
 ) -> Schema:
     """The AsyncAPI document of a hub with these channels; `title` and `version` are those of the application's API.
 
-    `server_url` is where clients connect, such as `wss://example.org/ws/analytics`. Raises `InvalidChannel` where a
-    channel's schema is not a type that msgspec can describe, `ValueError` for an invalid URL.
+    `server_url` is where clients connect, such as `wss://example.org/ws/analytics`; an invalid one raises `ValueError`.
+    A schema that can be decoded and not described is shown as any value.
     """
     named = identify(channels)
     types = Types.of(named.values(), "#/components/schemas/{name}")
@@ -67,11 +67,11 @@ def describe(
         document["servers"] = {"hub": _server(server_url)}
     document["channels"] = described = {_CONNECTION: _connection(types)}
     document["operations"] = operations = _commands(types)
-    for (id, channel), data in zip(named.items(), types.data, strict=True):
+    for (id, channel), data, accepted in zip(named.items(), types.data, types.accepted, strict=True):
         described[id] = _channel(channel, data)
         operations[f"deliver-{id}"] = _operation("send", id, described[id]["messages"])
         if channel.publishers:
-            described[_PUBLISH + id] = _publishing(channel, data)
+            described[_PUBLISH + id] = _publishing(channel, accepted)
             operations[f"publish-{id}"] = _operation("receive", _PUBLISH + id, described[_PUBLISH + id]["messages"])
     document["components"] = {"schemas": types.components, "securitySchemes": _SECURITY}
     return as_json(document)

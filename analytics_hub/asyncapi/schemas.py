@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
 from ..channels import MAX_NAME_LENGTH, Channel
-from ..exceptions import InvalidChannel
 from ..protocol import MAX_SEQ, Command
 from ..protocol.control_items import ControlItem, Timestamp
 
@@ -60,9 +59,14 @@ def identify(channels: Iterable[Channel]) -> dict[str, Channel]:
 
 
 class Types(NamedTuple):
-    """Schemas of commands and items, and the `components` that they refer to."""
+    """Schemas of commands and items, and the `components` that they refer to.
+
+    `accepted` is what may be published over HTTP. It differs from `data` where a model of pydantic accepts other values
+    than those that it shows.
+    """
 
     data: Sequence[Schema]
+    accepted: Sequence[Schema]
     commands: dict[str, Schema]
     controls: dict[str, Schema]
     components: dict[str, Schema]
@@ -70,16 +74,17 @@ class Types(NamedTuple):
 
     @classmethod
     def of(cls, channels: Iterable[Channel], template: str) -> Types:
-        declared = [_described(channel) for channel in channels]
         commands, controls = get_args(Command), get_args(ControlItem)
-        found, components = msgspec.json.schema_components([*declared, *commands, *controls], ref_template=template)
+        found, definitions = msgspec.json.schema_components([*commands, *controls], ref_template=template)
+        components = Components({name: _draft7(schema) for name, schema in definitions.items()}, template)
         schemas = [_draft7(schema) for schema in found]
-        data, rest = schemas[: len(declared)], schemas[len(declared) :]
+        declared = [channel.schema for channel in channels]
         return cls(
-            data,
-            dict(zip(map(_tag, commands), rest, strict=False)),
-            dict(zip(map(_tag, controls), rest[len(commands) :], strict=True)),
-            {name: _draft7(schema) for name, schema in components.items()},
+            [components.describe(schema, "serialization") for schema in declared],
+            [components.describe(schema, "validation") for schema in declared],
+            dict(zip(map(_tag, commands), schemas, strict=False)),
+            dict(zip(map(_tag, controls), schemas[len(commands) :], strict=True)),
+            components.schemas,
             template,
         )
 
@@ -89,7 +94,7 @@ class Types(NamedTuple):
         names = _references(alternatives, self.template)
         while names:
             name = names.pop()
-            if name not in needed:
+            if name in self.components and name not in needed:
                 needed[name] = self.components[name]
                 names |= _references(needed[name], self.template)
         content = alternatives[0] if len(alternatives) == 1 else {"oneOf": alternatives}
@@ -101,16 +106,95 @@ class Types(NamedTuple):
         }
 
 
-def _described(channel: Channel) -> Any:
-    """The type of a channel's data, if msgspec can describe it."""
-    if channel.schema is None:
-        return Any
-    try:
-        msgspec.json.schema(channel.schema)
-    except (TypeError, ValueError, NameError, AttributeError) as error:
-        reason = str(error).splitlines()[-1]
-        raise InvalidChannel(f"the schema of channel {channel.name!r} cannot be described: {reason}") from error
-    return channel.schema
+_UNKNOWN: Final[Schema] = {"description": "Any value: the schema of this channel cannot be expressed."}
+
+Mode = Literal["serialization", "validation"]
+"""Whether a model of pydantic describes what it shows, or what it accepts."""
+
+
+class Components:
+    """Named schemas, to which those of channels are added under names that are still free."""
+
+    def __init__(self, schemas: dict[str, Schema], template: str) -> None:
+        self.schemas: Final = schemas
+        self._template: Final = template
+
+    def describe(self, type_: Any, mode: Mode) -> Schema:
+        """The schema of a channel's data. Never raises: a type that can be decoded need not have a schema.
+
+        Each type is described by itself, so that no channel depends on the others.
+        """
+        if type_ is None:
+            return {}
+        try:
+            schema, definitions = self._generate(type_, mode)
+            schema, definitions = as_json({"schema": _draft7(schema), "definitions": definitions}).values()
+        except Exception:  # noqa: BLE001 - defaults, docstrings and models are the application's
+            return dict(_UNKNOWN)
+        return self._add(schema, definitions)
+
+    def _generate(self, type_: Any, mode: Mode) -> tuple[Schema, dict[str, Schema]]:
+        """The schema and what it refers to, with the names that msgspec and pydantic have given."""
+        models: list[Any] = []
+
+        def refer(cls: Any) -> Schema:
+            if cls not in models:
+                models.append(cls)
+            return {"$ref": _MODEL.format(name=models.index(cls))}
+
+        (schema,), found = msgspec.json.schema_components([type_], schema_hook=refer, ref_template=self._template)
+        inner = Components({name: _draft7(each) for name, each in found.items()}, self._template)
+        names: dict[str, str] = {}
+        template = self._template.format(name="{model}")  # as pydantic writes it
+        for index, model in enumerate(models):
+            root = model.model_json_schema(mode=mode, ref_template=template)
+            definitions = {name: _draft7(each) for name, each in root.pop("$defs", {}).items()}
+            root = _draft7(root)
+            name = re.sub(r"[^A-Za-z0-9._]+", "-", model.__name__)
+            if self._name_of(root) not in definitions:  # a model that contains itself is a definition already
+                while name in definitions:
+                    name += "-root"
+                definitions[name], root = root, {"$ref": self._template.format(name=name)}
+            names[_MODEL.format(name=index)] = inner._add(root, definitions)["$ref"]
+        return _replace(schema, names), {name: _replace(each, names) for name, each in inner.schemas.items()}
+
+    def _name_of(self, schema: Schema) -> str | None:
+        start, end = self._template.split("{name}")
+        ref = schema.get("$ref", "")
+        return ref[len(start) : len(ref) - len(end)] if set(schema) == {"$ref"} else None
+
+    def _add(self, schema: Schema, definitions: dict[str, Schema]) -> Schema:
+        """Add `definitions`, and return `schema` with references to the names that they have got."""
+        names = {name: name for name in definitions}
+        numbers = dict.fromkeys(definitions, 1)
+        while True:
+            refs = {self._template.format(name=old): self._template.format(name=new) for old, new in names.items()}
+            renamed = {names[name]: _replace(each, refs) for name, each in definitions.items()}
+            taken = [old for old, new in names.items() if self.schemas.get(new, renamed[new]) != renamed[new]]
+            taken += [old for old, new in names.items() if old != new and new in definitions]
+            if not taken:
+                break
+            for name in taken:
+                numbers[name] += 1
+                names[name] = f"{name}-{numbers[name]}"
+        self.schemas.update(renamed)
+        found: Schema = _replace(schema, refs)
+        return found
+
+
+_MODEL: Final = "#model/{name}"
+
+
+def _replace(schema: Any, refs: Mapping[str, str]) -> Any:
+    """A copy with other references."""
+    if isinstance(schema, list):
+        return [_replace(each, refs) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: refs.get(value, value) if name == "$ref" and isinstance(value, str) else _replace(value, refs)
+        for name, value in schema.items()
+    }
 
 
 def _tag(command_or_item: type[msgspec.Struct]) -> str:

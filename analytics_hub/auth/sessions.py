@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contracts import Authenticate, Handshake
 from ..exceptions import AuthenticationError
-from ..hooks import call_hook
+from ..hooks import call_nested_hook
 from ..identity import Identity
 
 Identify = Callable[[Mapping[str, Any]], "Identity | Awaitable[Identity | None] | None"]
@@ -30,11 +30,11 @@ class SessionAuthenticator:
 
     async def __call__(self, handshake: Handshake) -> Identity:
         if handshake.token is None and handshake.scope is not None:
-            identity = await call_hook(self._identify, handshake.scope)
+            identity = await call_nested_hook(self._identify, handshake.scope)
             if identity is not None:
                 return identity
         if self._otherwise is not None:
-            return await call_hook(self._otherwise, handshake)
+            return await call_nested_hook(self._otherwise, handshake)
         raise AuthenticationError("missing" if handshake.token is None else "invalid", "no-session")
 
     async def run(self) -> None:

@@ -73,7 +73,8 @@ def _add_secret_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--secret-file",
         metavar="FILE",
-        help=f"file with the secret that signs tokens; default: ${ENVIRONMENT}, then the secret of the demo",
+        help="file with the secret that signs tokens, at least 32 bytes; "
+        f"default: ${ENVIRONMENT}, then the secret of the demo",
     )
 
 
@@ -82,7 +83,7 @@ def _add_secret_file(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run a hub on this machine and publish events of a simulated back office, until Ctrl-C."
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--host", default="localhost", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=7999, help="port, 0 for any free port (%(default)s)")
     parser.add_argument(
         "--rate",

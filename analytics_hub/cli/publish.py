@@ -12,13 +12,12 @@ from typing import Any, Final, NamedTuple, TextIO, cast
 import msgspec
 
 from ..channels import clip
-from ..client import HubPublisher
+from ..client import HubPublisher, TokenRefused
 from ..client.publisher import Outcome
-from ..client.target import Target
 from ..client.text import printable
 from ..contracts import Receipt
 from ..exceptions import HubError, ItemTooLarge
-from .bearer import add_token_file, token_source
+from .bearer import URL_HELP, add_token_file, explaining_a_missing_token, parse_address, token_source
 from .errors import CommandError, write_line
 
 MAX_ITEMS: Final = 100
@@ -57,7 +56,7 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
         'Publish lines of standard input: {"channel":...,"data":...}, optionally with "type", "key" or "deleted"; '
         "with --channel, the data alone. A refused line is reported, and the others are published."
     )
-    parser.add_argument("url", help="URL of the mount of the hub: http://localhost:7999 or https://host/hub")
+    parser.add_argument("url", help=URL_HELP)
     parser.add_argument("--channel", metavar="NAME", help="the lines are data for this channel")
     parser.add_argument("--json", action="store_true", help="print a receipt for each item, as one line of JSON")
     add_token_file(parser)
@@ -65,15 +64,13 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
 
 
 def publish(options: argparse.Namespace) -> int:
-    try:
-        target = Target.parse(options.url, schemes=("http", "https"), default_path="/")
-    except ValueError as error:
-        raise CommandError(str(error)) from None
+    tokens = token_source(options.token_file, parse_address(options.url))
     if (source := cast("TextIO | None", sys.stdin)) is None:  # as after `<&-`
         raise CommandError("there is no standard input")
-    publisher = HubPublisher(options.url, token_source(options.token_file, target))
+    publisher = HubPublisher(options.url, tokens)
     line_publisher = LinePublisher(publisher.publish_many, options.channel, options.json)
-    line_publisher.run(cast("BufferedReader", source.buffer))
+    with explaining_a_missing_token(tokens):
+        line_publisher.run(cast("BufferedReader", source.buffer))
     refused = f", {line_publisher.refused} refused" if line_publisher.refused else ""
     print(f"analytics-hub: published {line_publisher.published}{refused}", file=sys.stderr)
     return 1 if line_publisher.refused else 0
@@ -93,7 +90,10 @@ class LinePublisher:
     _number: int = field(default=0, init=False)
 
     def run(self, source: BufferedReader) -> None:
-        """Publish everything up to the end. Raises `CommandError` if the hub cannot be reached or refuses a batch."""
+        """Publish everything up to the end.
+
+        Raises `CommandError` if the hub cannot be reached or refuses a batch, `TokenRefused` if it requires a token.
+        """
         for chunk in _chunks(source):
             lines: list[Line] = []
             for text in chunk:
@@ -130,6 +130,8 @@ class LinePublisher:
             self._refused(batch[0].number, str(error))
             return
         except HubError as error:
+            if isinstance(error, TokenRefused) and error.fault == "missing":
+                raise
             first, last = batch[0].number, batch[-1].number
             where = f"line {first}" if first == last else f"lines {first} to {last}"
             hint = "; they may have been published" if getattr(error, "is_uncertain", False) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,21 +24,25 @@ from ..client import (
     Item,
     Resumed,
 )
-from ..client.target import Target
+from ..client.backoff import Backoff
+from ..client.declared import fetch_channels
+from ..client.exceptions import RequestFailed
+from ..client.requests import HubRequests
 from ..client.text import printable
 from ..exceptions import HubError, InvalidItem
 from ..protocol import CloseCode
-from .bearer import add_token_file, token_source
+from .bearer import URL_HELP, add_token_file, explaining_a_missing_token, parse_address, token_source
 from .errors import CommandError, OutputError, write_line
 from .rows import as_json, gap_row, row
 
-DEFAULT_CHANNELS: Final = ("routing-metrics", "lp-performance", "exposure-updates", "alerts")
+TIMEOUT: Final = 10.0
+"""Seconds for connecting, and for each wait, when the channels of the hub are requested."""
 
 
 def add_tail(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
     parser.description = "Follow channels of a hub, across disconnects and restarts, until Ctrl-C."
-    parser.add_argument("url", help="WebSocket URL of the hub: ws://localhost:7999 or wss://host/ws/analytics")
-    parser.add_argument("channels", nargs="*", metavar="channel", help="the four trading channels by default")
+    parser.add_argument("url", help=URL_HELP)
+    parser.add_argument("channels", nargs="*", metavar="channel", help="default: every channel that the hub declares")
     parser.add_argument(
         "--channel", action="append", default=[], dest="more", metavar="NAME", help="another channel, may be repeated"
     )
@@ -50,16 +55,15 @@ def add_tail(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> No
 
 
 def tail(options: argparse.Namespace) -> int:
+    address = parse_address(options.url)
+    tokens = token_source(options.token_file, address)
     try:
-        target = Target.parse(options.url)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-    tokens = token_source(options.token_file, target)
-    channels = tuple(dict.fromkeys(options.channels + options.more or DEFAULT_CHANNELS))
-    follower = Follower(channels, options.last, options.snapshot, options.json)
-    client = HubClient(options.url, tokens, on_event=follower.on_event)
-    try:
-        anyio.run(follower.follow, client)
+        with explaining_a_missing_token(tokens):
+            channels = options.channels + options.more or declared_channels(
+                HubRequests(address, tokens, timeout=TIMEOUT)
+            )
+            follower = Follower(tuple(dict.fromkeys(channels)), options.last, options.snapshot, options.json)
+            anyio.run(follower.follow, HubClient(options.url, tokens, on_event=follower.on_event))
     except KeyboardInterrupt:
         return 0
     except ConnectionClosed as error:
@@ -71,6 +75,31 @@ def tail(options: argparse.Namespace) -> int:
 def print_notice(text: str) -> None:
     """Print a notice about the connection to stderr."""
     print(f"analytics-hub: {printable(text)}", file=sys.stderr)
+
+
+def declared_channels(
+    requests: HubRequests, report: Callable[[str], None] = print_notice, sleep: Callable[[float], None] = time.sleep
+) -> list[str]:
+    """The channels that the hub declares, without its patterns; waits for a hub that cannot be reached.
+
+    Raises `CommandError` if it tells none, and `TokenRefused`.
+    """
+    names: list[str] | None = None
+    backoff = Backoff()
+    while names is None:
+        try:
+            names = fetch_channels(requests)
+        except RequestFailed as error:
+            if not error.is_transient:
+                raise CommandError(f"cannot find out which channels the hub has: {error}; name them") from None
+            delay = backoff.next_delay()
+            report(f"{error}; trying again in {delay:.1f} s")
+            sleep(delay)
+    if patterns := [name for name in names if name.endswith("*")]:
+        report(f"name the members of {', '.join(patterns)} that you want to follow: a pattern has no list of them")
+    if channels := [name for name in names if name not in patterns]:
+        return channels
+    raise CommandError("the hub declares no channel that could be followed without naming it")
 
 
 @dataclass(slots=True)
@@ -98,6 +127,8 @@ class Follower:
         data: Any = msgspec.Raw if self.as_json else Any
         try:
             async with client.subscribe(channel, last=self.last, snapshot=self.snapshot, type=data) as items:
+                if items.notice is not None:
+                    self.report(f"channel {channel}: {items.notice}")
                 while True:
                     try:
                         item = await anext(items)

@@ -4,9 +4,17 @@
 """
 
 from ..protocol import Position
-from .exceptions import ClientClosed, ConnectFailed, ConnectionClosed, HandshakeRefused, NotAHub, TokenRefused
+from .exceptions import (
+    ClientClosed,
+    ConnectFailed,
+    ConnectionClosed,
+    HandshakeRefused,
+    NotAHub,
+    PublishFailed,
+    TokenRefused,
+)
 from .hub_client import HubClient
-from .publisher import HubPublisher, PublishFailed
+from .publisher import HubPublisher
 from .subscription import Subscription
 from .values import CommandFailed, Connected, Disconnected, Draining, Epochs, Event, Gap, Item, Resumed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Final, Literal, NoReturn
 
 import anyio
@@ -15,6 +16,7 @@ from ..exceptions import HubError
 from .backoff import RetryDecision, permanent_failure
 from .exceptions import ConnectionClosed, ConnectionLost, HandshakeRefused, NotAHub
 from .protocol import ClientProtocol
+from .target import Target
 from .tokens import TokenSource
 from .values import Disconnected, Event
 from .websocket import ConnectOptions, WebSocket, connect, describe_error
@@ -27,12 +29,20 @@ _FAILURES: Final = (
 )  # fmt: skip
 
 
+_FOUND: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""Refusals that are those of a hub. Any other may be the answer of an application that has no hub at this path."""
+
+
 class ConnectionManager:
-    """Drives a `ClientProtocol`. `on_open` is called when the server has accepted the client."""
+    """Drives a `ClientProtocol` at the first of `targets` that has a WebSocket.
+
+    `on_open` is called when the server has accepted the client.
+    """
 
     def __init__(
         self,
         protocol: ClientProtocol,
+        targets: Sequence[Target],
         options: ConnectOptions,
         tokens: TokenSource,
         *,
@@ -40,6 +50,7 @@ class ConnectionManager:
         on_open: Callable[[], None],
     ) -> None:
         self._protocol = protocol
+        self._targets = targets
         self._options = options
         self._tokens = tokens
         self._on_event = on_event
@@ -56,7 +67,7 @@ class ConnectionManager:
         """Call `on_event`, or log a warning if there is none. Exceptions of the application are logged."""
         if self._on_event is None:
             if isinstance(event, Disconnected):
-                logger.warning("%s; reconnecting in %.1f s", event.sentence, event.delay)
+                logger.warning("%s; reconnecting in %.1f s", event.reason, event.delay)
             return
         try:
             self._on_event(event)
@@ -95,15 +106,23 @@ class ConnectionManager:
         self._tokens.last_sent = self._tokens.opened_with = token
         is_header = token is not None and self._tokens.sent_in == "header"
         authorization = {"Authorization": f"Bearer {token}"} if is_header else {}
-        try:
-            async with connect(self._options, authorization) as websocket:
-                first = token if self._tokens.sent_in == "message" else None
-                self._protocol.connection_made(
-                    anyio.current_time(), codec=websocket.codec, has_token=token is not None, token=first
-                )
-                return await self._exchange_messages(websocket)
-        except _FAILURES as error:
-            return self._decide(error)
+        refusals: list[HandshakeRefused] = []
+        for target in self._targets:
+            try:
+                async with connect(target, self._options, authorization) as websocket:
+                    self._targets = (target,)
+                    first = token if self._tokens.sent_in == "message" else None
+                    self._protocol.connection_made(
+                        anyio.current_time(), codec=websocket.codec, has_token=token is not None, token=first
+                    )
+                    return await self._exchange_messages(websocket)
+            except HandshakeRefused as error:
+                if error.status in _FOUND:
+                    return self._decide(error, target)
+                refusals.append(error)
+            except _FAILURES as error:
+                return self._decide(error, target)
+        return self._decide(min(refusals, key=_likelihood), self._targets[0])
 
     async def _exchange_messages(self, websocket: WebSocket) -> RetryDecision:
         """Read and write until one of them fails."""
@@ -114,7 +133,7 @@ class ConnectionManager:
                 await job(websocket, tasks)
             except _FAILURES as error:
                 if not decisions:
-                    decisions.append(self._decide(error))
+                    decisions.append(self._decide(error, self._targets[0]))
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
@@ -170,8 +189,8 @@ class ConnectionManager:
             self._protocol.refresh(token, anyio.current_time())
             self.wake()
 
-    def _decide(self, error: Exception) -> RetryDecision:
-        protocol, url, now = self._protocol, self._options.target.url, anyio.current_time()
+    def _decide(self, error: Exception, target: Target) -> RetryDecision:
+        protocol, url, now = self._protocol, target.url, anyio.current_time()
         if isinstance(error, ConnectionClosed):
             return protocol.connection_closed(error.code, str(error), now)
         if isinstance(error, HandshakeRefused):
@@ -185,3 +204,10 @@ class ConnectionManager:
         if isinstance(error, TimeoutError) and error.errno is None:
             return protocol.connection_lost(f"no answer from {url}", now)
         return protocol.connection_lost(f"cannot connect to {url}: {describe_error(error)}", now)
+
+
+def _likelihood(refusal: HandshakeRefused) -> int:
+    """Low if it is the answer of a hub, or of a proxy before one, rather than of a path where nothing is served."""
+    if refusal.status >= 500:
+        return 0
+    return 2 if refusal.status == HTTPStatus.NOT_FOUND else 1

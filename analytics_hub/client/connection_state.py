@@ -12,10 +12,9 @@ from .exceptions import ConnectionLost
 from .subscription_state import SubscriptionState
 
 CONFIRM_FRAMES: Final = 16
-"""A `seen` is sent at the latest after this many frames. A server that needs it closes the window at 64."""
+"""Frames after which a `seen` is sent. A server that cannot see how far behind a client is allows 64 unconfirmed."""
 CONFIRM_CHARACTERS: Final = 32 * 1024
-"""A `seen` is sent at the latest after this many characters. Such a server closes the window at 256 KiB, and reopens it
-at half of that."""
+"""Characters after which a `seen` is sent. Such a server allows 256 KiB, and continues at half of that."""
 MIN_TIMEOUT: Final = 10.0
 """Seconds within which a server must send something on a new connection; the shortest silence that counts as a loss."""
 

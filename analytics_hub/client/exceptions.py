@@ -44,3 +44,19 @@ class ConnectFailed(HubError):
 
 class ConnectionLost(HubError):
     """A connection could not be established or ended without a close code. The client handles it and reconnects."""
+
+
+class RequestFailed(HubError):
+    """The hub could not be reached over HTTP, or its answer is unusable.
+
+    `is_uncertain`: the hub may have carried out the request nevertheless. `is_transient`: another attempt may succeed.
+    """
+
+    def __init__(self, message: str, *, is_uncertain: bool, is_transient: bool = True) -> None:
+        super().__init__(message)
+        self.is_uncertain = is_uncertain
+        self.is_transient = is_transient
+
+
+class PublishFailed(RequestFailed):
+    """Items could not be published; if `is_uncertain`, the hub may have received them nevertheless."""

@@ -20,7 +20,7 @@ from .exceptions import ClientClosed
 from .protocol import ClientProtocol
 from .subscription import Subscription
 from .subscription_state import BUFFER, Options, SubscriptionState
-from .target import Target, is_valid_header
+from .target import Address, is_valid_header
 from .tokens import Token, TokenSource
 from .values import Event
 from .websocket import ConnectOptions
@@ -42,6 +42,8 @@ class HubClient:
     """A client of one hub, for any number of channels, on asyncio or Trio.
 
     `async with HubClient(url, token=...) as client, client.subscribe("alerts") as items: async for item in items: ...`
+
+    `url` is that of the hub's mount, of its WebSocket, or just the host, with `ws`, `wss`, `http` or `https`.
 
     Entering it waits until the server accepts the client, with as many attempts as that takes. It raises at once if
     another attempt would fail the same way: `TokenRefused`, `PermissionDenied`, `HandshakeRefused`, `ConnectFailed`,
@@ -71,17 +73,17 @@ class HubClient:
         on_event: Callable[[Event], None] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        target = Target.parse(url)
+        address = Address.parse(url)
         for name, value in (headers or {}).items():
             if not is_valid_header(name, value):
                 raise ValueError(f"the header {name!r} cannot be sent: HTTP does not allow its name or its value")
-        self._tokens = TokenSource(token if token is not None else target.token, token_in)
+        self._tokens = TokenSource(token if token is not None else address.token, token_in)
         self._protocol = ClientProtocol(jitter)
         self._has_started = anyio.Event()
         self._connections = ConnectionManager(
             self._protocol,
+            address.sockets,
             ConnectOptions(
-                target=target,
                 headers=dict(headers or {}),
                 subprotocols=_SUBPROTOCOLS[encoding],
                 ssl_context=ssl_context,

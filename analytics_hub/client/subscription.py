@@ -71,6 +71,12 @@ class Subscription(Generic[T]):
         """The position of the reader: `subscribe(channel, since=position)` continues here, also in another process."""
         return None if self._state is None else self._state.read_position
 
+    @property
+    def notice(self) -> str | None:
+        """What the server has said with its last acceptance: that nothing was published yet to a member of a pattern,
+        which any name creates, a misspelt one too."""
+        return None if self._state is None else self._state.notice
+
     def __aiter__(self) -> Self:
         return self
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..exceptions import HubError, InvalidItem
 from ..protocol import Position
 from .decoding import CODECS, ChannelAnswer, Codec, ControlItem, DataItem, Decoder
+from .text import printable
 from .values import Epochs, Gap, Item
 
 Value = Item[Any] | Gap | InvalidItem
@@ -50,6 +51,8 @@ class SubscriptionState:
     was_paused: bool = False
     command_id: int | None = None
     """The id of the unanswered `subscribe`, on this connection."""
+    notice: str | None = None
+    """What the server said about a subscription that it accepted."""
     error: HubError | None = None
     """Why the subscription has ended; raised after the values that were received before."""
     position: Position | None = None
@@ -108,6 +111,7 @@ class SubscriptionState:
         self.command_id = None
         self.is_live = self.was_accepted = True
         self.was_paused = False
+        self.notice = printable(answer.message) or None
         start = Position(answer.epoch, answer.seq or 0)
         # The old position stays until the gap is described: otherwise the gap would be lost with this connection.
         self._position_after_gap = start if self.position is not None and not answer.recovered else None

@@ -62,7 +62,7 @@ class Connected:
 class Disconnected:
     """The connection has ended or could not be established; the next attempt follows in `delay` seconds."""
 
-    sentence: str
+    reason: str
     delay: float
 
 

@@ -186,7 +186,6 @@ class ConnectOptions:
     Without `ssl_context` certificates are verified against those of the system; `SSL_CERT_FILE` names others.
     """
 
-    target: Target
     headers: Mapping[str, str]
     subprotocols: Sequence[str]
     ssl_context: ssl.SSLContext | None
@@ -194,15 +193,17 @@ class ConnectOptions:
 
 
 @asynccontextmanager
-async def connect(options: ConnectOptions, authorization: Mapping[str, str]) -> AsyncIterator[WebSocket]:
-    """An open `WebSocket`. `authorization` are headers in addition to those of the options."""
+async def connect(
+    target: Target, options: ConnectOptions, authorization: Mapping[str, str]
+) -> AsyncIterator[WebSocket]:
+    """An open `WebSocket` at `target`. `authorization` are headers in addition to those of the options."""
     with anyio.fail_after(options.timeout):
-        stream = await _open_stream(options.target, options.ssl_context)
+        stream = await _open_stream(target, options.ssl_context)
     async with stream:
         websocket = WebSocket(stream)
         try:
             with anyio.fail_after(options.timeout):
-                await websocket.open(options.target, {**options.headers, **authorization}, options.subprotocols)
+                await websocket.open(target, {**options.headers, **authorization}, options.subprotocols)
             yield websocket
         finally:
             await websocket.close(CloseCode.NORMAL)

@@ -167,9 +167,7 @@ class Batcher:
         for reader in readers:
             log = reader.log
             if log.channel.mode == "events":
-                reader.put_back()
-                if reader.position < log.floor:
-                    reader.skip_overwritten()
+                reader.skip_overwritten()
                 if log.head > reader.position:
                     waiting.append(reader)
                     count += log.head - reader.position

@@ -88,6 +88,7 @@ class Cohort:
         self.readers = readers
         for reader in readers.values():
             reader.cohort = self
+            reader.log.readers += 1
         self.bucket = bucket
         self.dirty: list[Reader] = []
         self.queue: list[Entry] | None = None  # of a follower: entries that it was handed and has not written yet
@@ -153,7 +154,7 @@ class Cohort:
             return False
         if self.queue is not None:
             return all(reader.log.distributed == reader.log.head for reader in self.readers.values())
-        return not any(reader.has_more or reader.gap for reader in self.readers.values())
+        return not any(reader.has_more for reader in self.readers.values())
 
     @property
     def has_work(self) -> bool:
@@ -175,6 +176,7 @@ class Cohort:
         for reader in self.readers.values():
             reader.log.idle.pop(reader, None)
             reader.log.followers.pop(self, None)
+            reader.log.readers -= 1
             reader.cohort = None
         self.dirty = []
         self.queue = None

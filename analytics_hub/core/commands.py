@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, assert_never
 
 from ..exceptions import AuthenticationError, HubError, TooManyRequests
-from ..identity import Identity
+from ..identity import ANONYMOUS, Identity
 from ..protocol import (
     VERSION,
     Auth,
@@ -206,7 +206,7 @@ class CommandHandler:
             session.identity = result
             self.open(session)
             self._send_authenticated(session, id)
-        elif session.identity.id != result.id:
+        elif session.identity.id != result.id and session.identity is not ANONYMOUS:
             self._send_error(session, id, "forbidden", "a refreshed token must be for the subject of the session")
         else:
             session.expiry_warned = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, floor
 from typing import Final
 
 from ..protocol import CloseCode
@@ -50,8 +50,14 @@ class Deadlines:
                 times.append(self._keep_alive(session))
         # Never empty: a session that is not open must send a token, and a stalled one must become writable.
         at = ceil(min(times) * _GRAIN) / _GRAIN
+        if at <= now:  # a sum of floats was rounded down to a moment that is not reached yet
+            at = (floor(now * _GRAIN) + 1) / _GRAIN
         if session.wake_at is None or at < session.wake_at:
             self.schedule.at(session, at)
+
+    def forget(self, session: Session) -> None:
+        """A session has ended: nothing refers to it any longer."""
+        self.schedule.cancel(session)
 
     def _endings(self, session: Session) -> list[Ending]:
         """When and why this session ends if nothing changes."""

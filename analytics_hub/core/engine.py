@@ -169,6 +169,8 @@ class Engine:
         self._order = order = self._order + 1
         log.append(Entry(order, seq, item, channel, key, deleted))
         log.published_at = now
+        if log.channel.keep_seconds is not None:
+            log.published(now)
         if log.idle:
             if not log.is_dirty:
                 self._scheduler.mark(log)
@@ -367,8 +369,8 @@ class Engine:
         self._subscriptions.end_all(session, self.ledger(session))
         self._commands.forget(session)
         self._output.forget(session)
+        self._deadlines.forget(session)
         session.state = SessionState.CLOSED
-        session.wake_at = None
         self.sessions.pop(session.id, None)
 
     # --- output

@@ -64,17 +64,12 @@ def set_positions(readers: dict[str, Reader], queue: Iterable[Entry]) -> None:
     """Give the readers of a follower, or copies of them, the positions that its queue implies."""
     for reader in readers.values():
         reader.position = reader.log.distributed
-    queued: dict[str, list[Entry]] = {}
+    oldest: dict[str, int] = {}
     for entry in queue:
-        queued.setdefault(entry.channel, []).append(entry)
-    for name, entries in queued.items():
+        oldest.setdefault(entry.channel, entry.seq)
+    for name, first in oldest.items():
         reader = readers[name]
-        before = entries[0].seq - 1
-        if before >= reader.log.floor:
-            reader.position = before
-        else:  # overwritten since, but the queue has them
-            reader.carry = entries
-            reader.update_plain()
+        reader.position = first - 1
 
 
 def count_queued(cohort: Cohort) -> Counter[str]:
@@ -92,6 +87,9 @@ def distribute(logs: Sequence[ChannelLog]) -> None:
     for log in logs:
         if log.distributed < log.floor or log.head - log.distributed > MAX_PER_TURN:
             for cohort in list(log.followers):
+                unfollow(cohort)
+        elif log.is_queue_check_due():
+            for cohort in [each for each in log.followers if log.is_queue_long(each.queue)]:
                 unfollow(cohort)
     entries: list[tuple[int, Entry, ChannelLog]] = []
     for log in logs:

@@ -50,8 +50,8 @@ class JournalQueue:
 
     @property
     def is_busy(self) -> bool:
-        """Whether items wait for the journal, or are with it."""
-        return bool(self._ready or self._writing)
+        """Whether items wait for the journal or are with it, or readers wait for its items."""
+        return bool(self._ready or self._writing or self._reads)
 
     def _log(self, name: str) -> DurableLog:
         log = self._registry.logs[name]

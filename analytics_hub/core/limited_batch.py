@@ -43,7 +43,6 @@ class LimitedBatch:
         self._held_by = cohort.held_by
         self._tokens = cohort.bucket.available(now)
         self._max_items = max_items
-        self._count = 0
         self._room = MAX_FRAME_BYTES - reserve
         self._share = _COMMA_BYTES + share
         self._timestamp = timestamp
@@ -62,6 +61,7 @@ class LimitedBatch:
                 reader.carry = reader.carry[count:]
             else:
                 reader.position += count
+        self._report_last_gaps(readers)
 
     def _fill_at_once(self, readers: Sequence[Reader]) -> None:
         """As many as fit and are paid for. A cohort that has fallen behind is always here: no Python for each item."""
@@ -69,11 +69,15 @@ class LimitedBatch:
         limit = min(self._max_items, paid + 1)  # one more shows that tokens are what is short
         most = min(limit, 1 + _LOOK_AHEAD // max(1, len(readers)))
         fitting = merge_oldest([run for reader in readers if (run := self._offer(reader, most))], limit)
-        gaps = [self._readers[name] for name in {entry.channel: None for entry in fitting} if self._readers[name].gap]
+        gaps = [self._readers[name] for name in {entry.channel: None for entry in fitting} if self._readers[name].gaps]
         room = self._room - _GAP_BYTES * len(gaps)
         share = self._share
         sizes = list(accumulate([len(entry.data) + share for entry in fitting]))
-        count = bisect_right(sizes, room)
+        count = min(bisect_right(sizes, room), self._max_items - len(gaps))
+        if gaps and count <= 0:  # no room for a gap and its item: the gaps go first
+            for reader in gaps[: self._max_items]:
+                self._report_gap(reader)
+            return
         if paid < count:
             count = paid
             self.is_short_of_tokens = True
@@ -85,6 +89,19 @@ class LimitedBatch:
         places = [(names.index(reader.log.name), reader) for reader in gaps if reader in self.taken]
         for place, reader in sorted(places, key=itemgetter(0), reverse=True):
             self.items.insert(place, reader.report_gap(self._held_by, self._timestamp))
+        self._room = room - (sizes[count - 1] if count else 0)
+
+    def _report_gap(self, reader: Reader) -> None:
+        self.items.append(reader.report_gap(self._held_by, self._timestamp))
+        self._room -= _GAP_BYTES
+
+    def _report_last_gaps(self, readers: Sequence[Reader]) -> None:
+        """A loss with no later item in its channel is reported now, not with the next item, which may be hours away."""
+        for reader in readers:
+            while reader.gaps and not reader.carry and reader.position >= reader.log.head:
+                if self._room < _GAP_BYTES or len(self.items) >= self._max_items:
+                    return
+                self._report_gap(reader)
 
     def _fill_one_by_one(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -132,17 +149,14 @@ class LimitedBatch:
 
     def _add(self, reader: Reader, entry: Entry) -> bool:
         """Put an entry into this write, after the `$gap` before it if there is one; False if there is no room."""
+        while reader.has_gap_before(entry.seq) and self._room >= _GAP_BYTES and len(self.items) < self._max_items:
+            self._report_gap(reader)
         need = len(entry.data) + self._share
-        if reader.gap:
-            need += _GAP_BYTES
-        if need > self._room or self._count >= self._max_items:
+        if reader.has_gap_before(entry.seq) or need > self._room or len(self.items) >= self._max_items:
             if reader not in self._paid:
                 self.spent -= 1
             return False
-        if reader.gap:
-            self.items.append(reader.report_gap(self._held_by, self._timestamp))
         self.items.append(entry)
         self.taken[reader] = self.taken.get(reader, 0) + 1
         self._room -= need
-        self._count += 1
         return True

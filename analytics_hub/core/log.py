@@ -6,7 +6,8 @@ of them must be told about its next entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -47,6 +48,7 @@ class ChannelLog:
         "name",
         "prefix",
         "published_at",
+        "readers",
         "types",
         "wake_at",
         "watchers",
@@ -64,6 +66,7 @@ class ChannelLog:
         self.distributed = 0
         self.is_dirty = False
         self.is_undistributed = False
+        self.readers = 0  # of cohorts, whether they are idle, busy or stalled
         self.is_member = channel.is_pattern
         self.watchers = 0
         self.closed_accounts = Ledger()  # the sum over all subscriptions that have ended
@@ -129,8 +132,8 @@ class ChannelLog:
         return self.head - position - self.count_lost(position)
 
     def oldest_position(self) -> int:
-        """The position before the oldest entry that can still be delivered: where a snapshot starts."""
-        return self.floor
+        """The position before the oldest entry that a new subscription can get: where a snapshot starts."""
+        raise NotImplementedError  # pragma: no cover - each mode has its own
 
     def position_back(self, count: int) -> int:
         """The position `count` deliverable entries before the head."""
@@ -151,17 +154,52 @@ class ChannelLog:
         return self.head == self.floor
 
     def _seconds(self) -> float | None:
-        return self.channel.keep_seconds if self.is_member else None
+        return self.channel.member_seconds if self.is_member else self.channel.keep_seconds
+
+    def published(self, now: float) -> None:
+        """An item was appended at this time; called where the channel has `keep_seconds`."""
+
+    def expire(self, now: float) -> None:
+        """Before a subscription starts: forget what is older than it may be."""
+
+    def is_queue_check_due(self) -> bool:
+        raise NotImplementedError  # pragma: no cover - called for logs that can be followed
+
+    def is_queue_long(self, queue: Sequence[Entry]) -> bool:
+        raise NotImplementedError  # pragma: no cover - called for logs that can be followed
+
+    def release_read(self) -> None:
+        """Once a turn, before readers are told of new entries: forget what they all have read and is not kept."""
 
 
 class EventLog(ChannelLog):
-    """`events`: every item; the oldest ones are overwritten."""
+    """`events`: every item; the oldest ones are overwritten.
 
-    __slots__ = ("after", "ring", "some_after")
+    There are two bounds. The ring has what readers have not read yet, up to `burst`. New subscriptions start within
+    what the channel keeps (`keep_items`, `keep_bytes`, `keep_seconds`); what is older is released once it was read.
+    """
+
+    __slots__ = (
+        "_age_floor",
+        "_checked_at",
+        "_keep_bytes",
+        "_keep_items",
+        "_marks",
+        "_turn_head",
+        "after",
+        "ring",
+        "some_after",
+    )
 
     def __init__(self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0) -> None:
         super().__init__(channel, name, epoch)
-        self.ring = RingBuffer(channel.keep_items or tuning.burst_items, channel.keep_bytes or tuning.burst_bytes, head)
+        self._keep_items = channel.keep_items
+        self._keep_bytes = channel.keep_bytes
+        self._age_floor = head
+        self._marks: deque[tuple[float, int]] = deque()  # when items were published, and the last of each moment
+        self._turn_head = self._checked_at = head
+        items = max(channel.keep_items or 0, tuning.burst_items)
+        self.ring = RingBuffer(items, max(channel.keep_bytes or 0, tuning.burst_bytes), head)
         self.head = self.floor = head
         self.after = self.ring.after  # type: ignore[method-assign]  # one call less on the hot path
         self.some_after = self.ring.some_after  # type: ignore[method-assign]
@@ -171,6 +209,8 @@ class EventLog(ChannelLog):
         ring.append(entry)
         self.head = ring.head
         self.floor = ring.floor
+        if not self.readers and (self._keep_items or self._keep_bytes):
+            self._release(self.head)
 
     @property
     def largest(self) -> int:
@@ -178,7 +218,57 @@ class EventLog(ChannelLog):
 
     @property
     def keeps(self) -> dict[str, float | None]:
-        return {"items": self.ring.max_items, "bytes": self.ring.max_bytes, "seconds": self._seconds()}
+        items, nbytes = self._keep_items or self.ring.max_items, self._keep_bytes or self.ring.max_bytes
+        return {"items": items, "bytes": nbytes, "seconds": self._seconds()}
+
+    def published(self, now: float) -> None:
+        """An item was appended at this time; called where the channel has `keep_seconds`."""
+        marks = self._marks
+        if marks and marks[-1][0] == now:
+            marks.pop()
+        marks.append((now, self.head))
+        while marks[0][1] <= self.floor:
+            marks.popleft()
+
+    def expire(self, now: float) -> None:
+        if self.channel.keep_seconds is None:
+            return
+        until = now - self.channel.keep_seconds
+        while self._marks and self._marks[0][0] <= until:
+            self._age_floor = self._marks.popleft()[1]
+
+    def oldest_position(self) -> int:
+        position = max(self.floor, self._age_floor)
+        if self._keep_items is not None:
+            position = max(position, self.head - self._keep_items)
+        if self._keep_bytes is not None and self.ring.nbytes > self._keep_bytes:
+            room = self._keep_bytes
+            for entry in reversed(self.after(position)):
+                room -= len(entry.data)
+                if room < 0:
+                    return min(entry.seq, self.head - 1)  # at least the newest is kept, as in the ring
+        return position
+
+    def release_read(self) -> None:
+        # Followers hold entries in their queues, whose positions would be lost.
+        if (self._keep_items or self._keep_bytes) and not self.followers and len(self.idle) == self.readers:
+            self._release(self._turn_head)
+        self._turn_head = self.head
+
+    def _release(self, read: int) -> None:
+        self.ring.release(min(read, self.oldest_position()))
+        self.floor = self.ring.floor
+
+    def is_queue_check_due(self) -> bool:
+        """Whether so much was appended since the last check that a follower's queue may have become too long."""
+        if (self.head - self._checked_at) * 4 < self.ring.max_items:
+            return False
+        self._checked_at = self.head
+        return True
+
+    def is_queue_long(self, queue: Sequence[Entry]) -> bool:
+        """Whether a follower's queue may soon hold what the ring has overwritten."""
+        return len(queue) * 4 > self.ring.max_items * 3 or len(queue) * self.ring.largest * 4 > self.ring.max_bytes * 3
 
 
 class KeyedLog(ChannelLog):
@@ -242,10 +332,6 @@ class KeyedLog(ChannelLog):
             found.append(entry)
         found.reverse()
         return found
-
-    @property
-    def has_tombstones(self) -> bool:
-        return bool(self._tombstones)
 
     def count_lost(self, position: int) -> int:
         """Below `floor` superseded items and deletions can no longer be told apart: all of it counts as lost, except
@@ -314,6 +400,11 @@ class DurableLog(EventLog):
         self, channel: Channel, name: str, epoch: str, tuning: Tuning, head: int = 0, journal_floor: int = 0
     ) -> None:
         super().__init__(channel, name, epoch, tuning, head)
+        # What memory no longer has is read from the journal: one bound is enough.
+        self._keep_items = self._keep_bytes = None
+        self.ring = RingBuffer(channel.keep_items or tuning.burst_items, channel.keep_bytes or tuning.burst_bytes, head)
+        self.after = self.ring.after  # type: ignore[method-assign]
+        self.some_after = self.ring.some_after  # type: ignore[method-assign]
         self.journal_floor = journal_floor
         self.drafts: list[Draft] = []
         self.batch: list[Draft] = []

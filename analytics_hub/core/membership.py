@@ -64,8 +64,14 @@ class Membership:
         session.last_write = session.written_at
         cohort.remove(session)
         if not cohort.size:
-            cohort.release_readers()
-            self._registry.remove_cohort(cohort)
+            self._drop(cohort)
+
+    def _drop(self, cohort: Cohort) -> None:
+        """Drop a cohort without members, and its subscription set with the last one."""
+        cohort.release_readers()
+        self._registry.remove_cohort(cohort)
+        if not cohort.subscription_set.cohorts:
+            self._scheduler.turns.cancel(cohort.subscription_set)
 
     def send_owed(self, session: Session) -> bool:
         """Send the frame that a flush under way owes a session, before anything else is sent to it; False if none."""
@@ -169,8 +175,7 @@ class Membership:
             session.joined_at = now
             cohort.remove(session)
             primary.add(session)
-        cohort.release_readers()
-        self._registry.remove_cohort(cohort)
+        self._drop(cohort)
 
     @staticmethod
     def _may_join(cohort: Cohort, primary: Cohort, now: float) -> bool:

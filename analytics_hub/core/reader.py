@@ -12,17 +12,19 @@ from .ring import Entry
 
 
 class Gap(NamedTuple):
-    """Items lost and not reported yet: `lost` of the numbers `first` to `last`."""
+    """Items lost and not reported yet: all of the numbers `first` to `last`.
+
+    Nothing that may still be delivered is in it or below it, so that `last` is a position from which a client resumes.
+    """
 
     first: int
     last: int
-    lost: int
 
 
 class Reader:
     """A position in one log, shared by the members of a `cohort`.
 
-    Each item up to `position` was delivered, superseded (`conflated`), lost (`dropped`, of which `gap` is not reported
+    Each item up to `position` was delivered, superseded (`conflated`), lost (`dropped`; `gaps` are those not reported
     yet), or is in `carry`, taken from the log and not written yet. `carry` is never changed in place, so that copies of
     a reader may share it. `is_fresh` until a snapshot was taken: until then it needs no deletions. `period` and
     `next_at` pace a subscription with `max_hz`. `is_plain`: nothing but the position must be advanced in a flush.
@@ -33,7 +35,7 @@ class Reader:
         "cohort",
         "conflated",
         "dropped",
-        "gap",
+        "gaps",
         "is_fresh",
         "is_plain",
         "log",
@@ -49,7 +51,7 @@ class Reader:
         self.dropped = 0
         self.conflated = 0
         self.carry: Sequence[Entry] = ()
-        self.gap: Gap | None = None
+        self.gaps: tuple[Gap, ...] = ()  # several only in logs that conflate, with live entries between them
         self.is_fresh = is_fresh
         self.period = period
         self.next_at = 0.0
@@ -60,7 +62,7 @@ class Reader:
         twin.dropped = self.dropped
         twin.conflated = self.conflated
         twin.carry = self.carry
-        twin.gap = self.gap
+        twin.gaps = self.gaps
         twin.next_at = self.next_at
         twin.is_plain = self.is_plain
         return twin
@@ -72,7 +74,7 @@ class Reader:
 
     @property
     def has_more(self) -> bool:
-        return bool(self.carry) or self.position < self.log.head
+        return bool(self.carry or self.gaps) or self.position < self.log.head
 
     @property
     def written_position(self) -> int:
@@ -83,10 +85,10 @@ class Reader:
     def resume_position(self) -> int:
         """The number after which a client resumes that has read what was written; a loss that was not reported to it is
         still ahead."""
-        return min(self.written_position, self.gap.first - 1) if self.gap else self.written_position
+        return min(self.written_position, self.gaps[0].first - 1) if self.gaps else self.written_position
 
     def update_plain(self) -> None:
-        self.is_plain = not (self.period or self.is_fresh or self.carry or self.gap)
+        self.is_plain = not (self.period or self.is_fresh or self.carry or self.gaps)
 
     def set_pace(self, period: float) -> None:
         """At most one flush every `period` seconds from now on; 0 for no limit."""
@@ -102,7 +104,7 @@ class Reader:
         entries = log.after(self.position)
         lost = self.lost
         if lost:
-            self._add_loss(self.position + 1, log.floor, lost)
+            self._add_losses(entries)
         if self.is_fresh:
             entries = [entry for entry in entries if not entry.deleted]
             self.is_fresh = False
@@ -133,30 +135,43 @@ class Reader:
 
     def drop(self, count: int) -> None:
         """Skip the next `count` items as lost, to be reported."""
-        self._add_loss(self.position + 1, self.position + count, count)
+        first = self.gaps[0].first if self.gaps else self.position + 1
         self.position += count
+        self.gaps = (Gap(first, self.position),)
+        self.dropped += count
+        self.is_plain = False
 
     def count_final_loss(self) -> None:
         """Before the subscription ends: count what it has lost, in every mode."""
         lost = self.lost
         if lost and self.log.conflates:
-            self._add_loss(self.position + 1, self.log.floor, lost)
+            self._add_losses(self.log.after(self.position))
         elif lost:
             self.drop(lost)
 
-    def _add_loss(self, first: int, last: int, count: int) -> None:
-        self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)
-        self.dropped += count
+    def _add_losses(self, live: Sequence[Entry]) -> None:
+        """In a log that conflates: what is not live up to its floor is lost, and stands between what is."""
+        floor = self.log.floor
+        gaps = [*self.gaps]
+        first = self.position + 1
+        for seq in [*[entry.seq for entry in live if entry.seq <= floor], floor + 1]:
+            if first < seq:
+                gaps.append(Gap(first, seq - 1))
+                self.dropped += seq - first
+            first = seq + 1
+        self.gaps = tuple(gaps)
         self.is_plain = False
 
+    def has_gap_before(self, seq: int) -> bool:
+        """Whether a gap must be reported before the item with this number."""
+        return bool(self.gaps) and self.gaps[0].first < seq
+
     def report_gap(self, held_by: str, timestamp: str) -> Entry:
-        """The `$gap` that reports the gap, which is thereby done. Its `seq` is where the loss begins."""
-        assert self.gap is not None
-        first, last, lost = self.gap
-        self.gap = None
+        """The `$gap` that reports the first of the gaps, which is thereby done. Its `seq` is where the loss begins."""
+        (first, last), self.gaps = self.gaps[0], self.gaps[1:]
         reason = "retention" if self.log.channel.mode == "durable" else held_by
         span = {"from": first, "to": last}
-        item = control_item("$gap", timestamp, channel=self.log.name, **span, count=lost, reason=reason)
+        item = control_item("$gap", timestamp, channel=self.log.name, **span, count=last - first + 1, reason=reason)
         return Entry(0, first, item, self.log.name)
 
 

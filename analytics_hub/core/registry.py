@@ -64,6 +64,7 @@ class ChannelRegistry:
 
     def _open(self, channel: Channel, name: str) -> ChannelLog:
         log: ChannelLog
+        name = check_name(name)  # without a subclass of `str`
         if channel.mode == "events":
             log = EventLog(channel, name, self.new_epoch(), self._tuning)
         elif channel.mode == "durable":
@@ -104,7 +105,7 @@ class ChannelRegistry:
         log = self._open(pattern, name)
         log.published_at = now
         # Whole seconds, so that the heap has few entries.
-        self.members.at(log, ceil(now + pattern.keep_seconds))
+        self.members.at(log, ceil(now + pattern.member_seconds))
         self._unused[pattern.name][log] = None
         return log
 
@@ -146,11 +147,11 @@ class ChannelRegistry:
         epoch."""
         self._make_room()
         for log in self.members.due(now):
-            expires = log.published_at + log.channel.keep_seconds
+            expires = log.published_at + log.channel.member_seconds
             if not log.watchers and (log.is_empty or now >= expires):
                 self._remove(log)
             else:
-                self.members.at(log, max(expires, now + max(1.0, log.channel.keep_seconds)))
+                self.members.at(log, max(expires, now + max(1.0, log.channel.member_seconds)))
 
     # --- subscription sets
 
@@ -169,5 +170,4 @@ class ChannelRegistry:
         if subscription_set.primary is cohort:
             subscription_set.primary = None
         if not subscription_set.cohorts:
-            subscription_set.wake_at = None
             self.subscription_sets.pop(subscription_set.key, None)

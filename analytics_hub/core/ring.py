@@ -65,10 +65,20 @@ class RingBuffer:
         while self.head - self.floor > self.max_items or (self.nbytes > self.max_bytes and self.head - self.floor > 1):
             self.nbytes -= len(self._entries[self.floor - self._base].data)
             self.floor += 1
+        self._compact()
+
+    def _compact(self) -> None:
         gone = self.floor - self._base
         if gone * _SLACK >= self.head - self.floor:
             del self._entries[:gone]
             self._base = self.floor
+
+    def release(self, floor: int) -> None:
+        """Overwrite everything up to `floor` now."""
+        while self.floor < min(floor, self.head):
+            self.nbytes -= len(self._entries[self.floor - self._base].data)
+            self.floor += 1
+        self._compact()
 
     def after(self, position: int) -> list[Entry]:
         """The entries above `position`, which must not be below `floor`."""

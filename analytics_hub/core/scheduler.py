@@ -44,6 +44,8 @@ class Scheduler:
 
     def propagate(self, now: float) -> None:
         """Tell idle readers that there is something; O(readers that were idle), each at most once a flush."""
+        for log in dict.fromkeys([*self._undistributed_logs, *self.dirty_logs]):
+            log.release_read()
         if self._undistributed_logs:
             undistributed, self._undistributed_logs = self._undistributed_logs, []
             distribute(undistributed)

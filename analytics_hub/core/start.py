@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..codes import CloseCode
 from ..exceptions import HubError
 from ..protocol import Selection, control_item
-from .log import ChannelLog, KeyedLog
+from .log import ChannelLog
 from .reader import Reader
 
 
@@ -52,7 +52,7 @@ def _resume(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
         return _start_over(log, selection, timestamp)
     if since.seq > log.head:
         raise BadStart(f"since.seq {since.seq} is above {log.head}, the newest of channel {log.name!r} in this epoch")
-    lost = log.count_lost(since.seq)
+    lost = log.count_lost(since.seq) if log.conflates else max(0, log.oldest_position() - since.seq)
     if lost and log.conflates:
         return _start_over(log, selection, timestamp)
     reader = _reader(log, selection, since.seq)
@@ -86,12 +86,11 @@ def _start_over(log: ChannelLog, selection: Selection, timestamp: str) -> Start:
 def _reader(log: ChannelLog, selection: Selection, position: int) -> Reader:
     """A reader that does not resume knows no key yet, so it needs no deletions of earlier ones."""
     resumes = selection.since is not None and selection.since.epoch == log.epoch and position == selection.since.seq
-    has_deletions = isinstance(log, KeyedLog) and (log.has_tombstones or position < log.floor)
     return Reader(
         log,
         position,
         period(selection),
-        is_fresh=has_deletions and not resumes and position < log.head,
+        is_fresh=log.channel.mode == "table" and not resumes and position < log.head,
     )
 
 
@@ -101,7 +100,13 @@ def period(selection: Selection) -> float:
 
 
 def acknowledgement(log: ChannelLog, position: int, **recovered: bool) -> dict[str, Any]:
-    """What `$subscribed` says about a channel: every item that follows is above `position`."""
+    """What `$subscribed` says about a channel: every item that follows is above `position`.
+
+    A member of a pattern exists as soon as a client has asked for it, a misspelt one too, so the client is told of it.
+    """
+    notes = {"pattern": log.channel.name} if log.is_member else {}
+    if notes and not log.head:
+        notes["message"] = f"nothing was published to this member of {log.channel.name!r} yet"
     return {
         "channel": log.name,
         "ok": True,
@@ -110,4 +115,5 @@ def acknowledgement(log: ChannelLog, position: int, **recovered: bool) -> dict[s
         "seq": position,
         **recovered,
         "keeps": log.keeps,
+        **notes,
     }

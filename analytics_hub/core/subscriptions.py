@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from ..exceptions import HubError, PermissionDenied, UnknownChannel
+from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
 from ..protocol import CommandId, Selection, name_in_error
 from .context import Context
 from .cursor import keep_announced
@@ -54,6 +54,9 @@ class Subscriptions:
 
         The messages are for the client. Creates no channel.
         """
+        if name.endswith("*"):
+            shown = name_in_error(name)
+            raise InvalidChannel(f"{shown!r} is a pattern; subscribe to its members, each by its whole name")
         try:
             channel = self._registry.declaration(name)
         except UnknownChannel:  # its message names other channels
@@ -113,6 +116,7 @@ class Subscriptions:
             reply.channels.append(acknowledgement(reader.log, reader.written_position))
             return
         log = self._registry.resolve(name, self._current_time.now)
+        log.expire(self._current_time.now)
         started = start(log, selection, self._current_time.stamp())
         if held is not None:
             account = self._unsubscribe_one(session, name, detached, reply.before)
@@ -156,7 +160,7 @@ class Subscriptions:
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
         reader.count_final_loss()
-        if reader.gap:
+        while reader.gaps:
             gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
         self._close_account(session, reader.log, ledger)
         return {"channel": name, "seq": reader.written_position, "abandoned": ledger.abandoned}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -49,7 +46,7 @@ class DemoOptions:
     """The options of `analytics-hub demo`. `rate` None: 100 events a second, or a feed as fast as it is read."""
 
     secret: str = field(repr=False)
-    host: str = "127.0.0.1"
+    host: str = "localhost"
     port: int = 7999
     rate: float | None = None
     seed: int = 1
@@ -73,7 +70,7 @@ async def run_demo(options: DemoOptions, print_line: Print = _print) -> None:
         grace=GRACE,
     )
     office = BackOffice(options.seed)
-    failure: DemoError | None = None
+    error: DemoError | None = None  # raised outside the task groups, which would wrap it
     signals: AsyncIterator[object]
     with ExitStack() as stack:
         try:
@@ -85,15 +82,17 @@ async def run_demo(options: DemoOptions, print_line: Print = _print) -> None:
                 if options.feed is None:
                     await publish_events(hub, office, MAX_RATE, count=WARM_UP_EVENTS)
                 port = await _start_serving(hub, options, tasks)
+            except OSError as cause:
+                error = DemoError(str(cause))
+            else:
                 print_line(introduction(options, port))
-                await _publish_until(signals, hub, options, print_line, office)
-                print_line("Draining.")
-            except DemoError as error:  # raised below, where no task group wraps it in a group
-                failure = error
+                error = await _publish_until(signals, hub, options, print_line, office)
+                if error is None:
+                    print_line("Draining.")
             await hub.shutdown()
             tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if error is not None:
+        raise error
 
 
 async def _never() -> AsyncIterator[object]:
@@ -106,10 +105,7 @@ async def _start_serving(hub: Hub, options: DemoOptions, tasks: TaskGroup) -> in
         serve, hub, options.host, options.port,
         respond=respond_demo(options), ssl_context=options.certificate, origins=options.origins,
     )  # fmt: skip
-    try:
-        port: int = await tasks.start(start)
-    except OSError as error:
-        raise DemoError(_explain(error, options)) from None
+    port: int = await tasks.start(start)
     if options.certificate is not None and hasattr(signal, "SIGHUP"):
         await tasks.start(options.certificate.reload_on_hangup)
     return port
@@ -130,23 +126,23 @@ def respond_demo(options: DemoOptions) -> Respond:
 
 async def _publish_until(
     signals: AsyncIterator[object], hub: Hub, options: DemoOptions, print_line: Print, office: BackOffice
-) -> None:
-    failure: DemoError | None = None
+) -> DemoError | None:
+    """Publish until the first signal; returns why it could not continue."""
+    error: DemoError | None = None
 
     async def publish() -> None:
-        nonlocal failure
+        nonlocal error
         try:
             await _publish(hub, options, print_line, office)
-        except OSError as error:
-            failure = DemoError(f"cannot read the feed {options.feed}: {error.strerror}")
+        except OSError as cause:
+            error = DemoError(f"cannot read the feed {options.feed}: {cause.strerror}")
             tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publish)
         await anext(signals)
         tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    return error
 
 
 async def _publish(hub: Hub, options: DemoOptions, print_line: Print, office: BackOffice) -> None:
@@ -190,13 +186,3 @@ def introduction(options: DemoOptions, port: int) -> str:
   events   curl -N "{http}://{address}/events?channel=alerts;last=5&token=$TOKEN"
   token    analytics-hub token --sub ann --role trader
 """
-
-
-def _explain(error: OSError, options: DemoOptions) -> str:
-    where = f"{options.host}:{options.port}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use by another program; stop it, or choose another --port (0 for any free port)"
-    if isinstance(error, socket.gaierror):
-        return f"--host {options.host} is not an address of this machine"
-    reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
-    return f"cannot listen on {where}: {reason}"

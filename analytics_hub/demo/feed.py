@@ -22,8 +22,8 @@ from anyio.lowlevel import checkpoint
 
 from ..channels import Channel, check_name, check_type, clip
 from ..client.text import printable
+from ..event_loop import threadsafe
 from ..exceptions import HubClosed, HubError, InvalidItem
-from ..hub.inbox import threadsafe
 from ..trading import CHANNELS
 from .pacing import Clock, Pace, Publisher, Sleep
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -15,10 +16,11 @@ from ..codes import CloseCode
 from ..core.engine import Engine
 from ..core.events import Append, AskAuthorize, CheckToken, Close, Confirmed, DemandChanged, Event, Pause, Read
 from ..core.session import Session, SessionState
+from ..event_loop import task_finder, threadsafe
 from ..exceptions import HubError
 from ..telemetry import Telemetry, level_of
 from .demand import DemandObservers
-from .inbox import Inbox, task_finder, threadsafe
+from .inbox import Inbox
 from .journal import JournalWriter
 from .lifecycle import Lifecycle
 
@@ -36,6 +38,8 @@ class SessionQuestions(Protocol):
     async def check_token(self, event: CheckToken) -> None: ...
 
     async def ask_authorize(self, event: AskAuthorize) -> None: ...
+
+    def context_of(self, session: Session) -> Context | None: ...
 
     def session_ended(self, session: Session) -> None: ...
 
@@ -208,9 +212,9 @@ class Driver:
             case DemandChanged(channel):
                 self.demand.notify(channel)
             case CheckToken():
-                self.start_task(self._questions.check_token, event)
+                self.start_question(event.session, self._questions.check_token, event)
             case AskAuthorize():
-                self.start_task(self._questions.ask_authorize, event)
+                self.start_question(event.session, self._questions.ask_authorize, event)
             case Append():
                 self.start_task(self._journal.append, event)
             case Read():
@@ -255,6 +259,14 @@ class Driver:
         """Run `function` in a task, and look at the engine when it has ended."""
         assert self._tasks is not None
         self._tasks.start_soon(self._run_task, function, *args)
+
+    def start_question(self, session: Session, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """As `start_task`, with the context variables of the request that made the connection of `session`."""
+        context = self._questions.context_of(session)
+        if context is None:
+            self.start_task(function, *args)
+        else:
+            context.run(self.start_task, function, *args)
 
     async def _run_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         await function(*args)

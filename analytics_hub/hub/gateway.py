@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Final
 
@@ -18,9 +20,10 @@ from ..core.events import AskAuthorize, CheckToken
 from ..core.session import Session
 from ..core.wire import Wire
 from ..exceptions import HubClosed, RevokedError
-from ..identity import Identity
+from ..identity import ANONYMOUS, Identity
 from ..protocol import Selection
-from ..protocol.items import check_key, encode_data, find_key, find_type
+from ..protocol.encoding import PayloadEncoder
+from ..protocol.items import check_key, find_key, find_type
 from ..telemetry import Telemetry, logger
 from .driver import Driver
 from .journal import JournalWriter, PendingReceipt
@@ -34,8 +37,9 @@ REVOKED: Final = "revoked token"
 class HubGateway:
     """The one implementation of `Gateway`. `driver` is None until the hub is entered."""
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
+    def __init__(self, channels: Sequence[Channel], encoder: PayloadEncoder) -> None:
         self.channels = channels
+        self._encoder = encoder
         self._driver: Driver | None = None
         self._token_checks: anyio.CapacityLimiter | None = None
 
@@ -50,6 +54,10 @@ class HubGateway:
         self._reauthorizing: set[Session] = set()
         """Sessions with a re-authorization in flight."""
         self._handshakes: dict[Session, Handshake] = {}
+        self._calls: dict[Session, set[anyio.CancelScope]] = {}
+        """Calls of the application in progress, by the session that they are about."""
+        self._contexts: dict[Session, Context] = {}
+        """The context variables of the request that made each connection, for the hooks that it causes later."""
         self.tuning = engine.tuning
         # What others do already is theirs, without a method in between.
         self.count = telemetry.count
@@ -104,6 +112,7 @@ class HubGateway:
         session = self._engine.connect(transport, wire, identity, now, id=id, max_message=max_message)
         handshake = peer.handshake
         self._handshakes[session] = handshake if identity is None else _without_headers(handshake)
+        self._contexts[session] = copy_context()
         reason = self._access.limits.session_started(handshake)
         if identity is not None:
             reason = self._access.limits.session_identified(identity) or reason
@@ -134,10 +143,17 @@ class HubGateway:
         self.wake()  # a shutdown may be waiting for this session alone
 
     def session_ended(self, session: Session) -> None:
-        """Forget a session. Harmless if it is forgotten already."""
+        """Forget a session, and cancel the calls about it. Harmless if it is forgotten already."""
+        self._contexts.pop(session, None)
+        for scope in self._calls.pop(session, ()):
+            scope.cancel()
         handshake = self._handshakes.pop(session, None)
         if handshake is not None:
             self._access.limits.session_ended(handshake, session.identity)
+
+    def context_of(self, session: Session) -> Context | None:
+        """Those of the request that made the connection; None if it has ended."""
+        return self._contexts.get(session)
 
     def find_session(self, id: str) -> Session | None:
         return self._engine.sessions.get(id)
@@ -157,20 +173,20 @@ class HubGateway:
         data: object,
         *,
         type: str | None = None,
-        key: str | None = None,
+        key: object = None,
         stamp: str | None = None,
     ) -> Submitted:
         self._life.check_open()
         self._life.check_thread("publish_confirmed")
         declared = self.declaration(channel)
-        body = encode_data(data)
+        body = self._encoder.encode(data)
         receipt = PendingReceipt()
         place = self._engine.publish(
             channel,
             body,
             self._life.clock.monotonic(),
             type=find_type(declared, data, type),
-            key=find_key(declared, data, key),
+            key=find_key(declared, data, key, body, self._encoder),
             stamp=stamp,
             waiter=receipt,
         )
@@ -202,15 +218,34 @@ class HubGateway:
         since = self._life.clock.monotonic() if peer.checked_at is None else peer.checked_at
         return self._access.revocations.apply(peer.identity, since)
 
+    @contextmanager
+    def _until_session_ends(self, session: Session) -> Iterator[None]:
+        """Cancels what is called in here when the session ends: it would keep the headers and the connection."""
+        with anyio.CancelScope() as scope:
+            if session not in self._handshakes:
+                scope.cancel()
+            self._calls.setdefault(session, set()).add(scope)
+            try:
+                yield
+            finally:
+                if (scopes := self._calls.get(session)) is not None:
+                    scopes.discard(scope)
+                    if not scopes:
+                        del self._calls[session]
+
     async def check_token(self, event: CheckToken) -> None:
         """Answer the engine: the identity of the token that a session has sent."""
+        with self._until_session_ends(event.session):
+            await self._check_token(event)
+
+    async def _check_token(self, event: CheckToken) -> None:
         assert self._token_checks is not None
         session = event.session
         async with self._token_checks:
             handshake = self._handshakes.get(session)
             if handshake is None:
                 return
-            is_new = session.identity is None
+            is_new = session.identity is None or session.identity is ANONYMOUS
             result = await self._access.check_token(replace(handshake, token=event.token), is_new=is_new)
         before = session.identity
         self._engine.authenticated(session, result, self._life.tick())
@@ -219,13 +254,14 @@ class HubGateway:
         self._handshakes[session] = _without_headers(handshake)
         if before is not None:
             self._reauthorize_if_changed(session, before)
-        else:
+        if (before is None or before is ANONYMOUS) and session.identity is not before:
             self._end_over_limit(session, self._access.limits.session_identified(session.identity))
 
     async def ask_authorize(self, event: AskAuthorize) -> None:
         """Answer the engine: the channels that a session may subscribe to."""
-        allowed = await self._find_allowed(event.session, event.channels)
-        self._engine.authorized(event.session, allowed, self._life.tick())
+        with self._until_session_ends(event.session):
+            allowed = await self._find_allowed(event.session, event.channels)
+            self._engine.authorized(event.session, allowed, self._life.tick())
 
     def set_roles(self, session: Session, roles: Collection[str]) -> None:
         """A session has these roles from now on."""
@@ -243,15 +279,16 @@ class HubGateway:
         if self._access.authorization.is_needed and session.subscriptions and session not in self._reauthorizing:
             assert self._driver is not None
             self._reauthorizing.add(session)
-            self._driver.start_task(self._reauthorize, session)
+            self._driver.start_question(session, self._reauthorize, session)
 
     async def _reauthorize(self, session: Session) -> None:
         names = list(session.subscriptions)
         try:
-            allowed = await self._find_allowed(session, names)
+            with self._until_session_ends(session):
+                allowed = await self._find_allowed(session, names)
+                self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
         finally:
             self._reauthorizing.discard(session)
-        self._engine.forbid(session, set(names).difference(allowed), self._life.tick())
 
     async def _find_allowed(self, session: Session, channels: Sequence[str]) -> list[str]:
         """The channels among `channels` that `authorize` allows.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter
@@ -30,8 +29,9 @@ from ..exceptions import UnknownChannel
 from ..identity import Identity
 from ..journals.memory import MemoryJournal
 from ..protocol import Timestamps
-from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type, format_timestamp
-from ..telemetry import Telemetry, log_or_stderr, logger
+from ..protocol.encoding import Encode, PayloadEncoder
+from ..protocol.items import check_key, check_mode, find_key, find_type, format_timestamp
+from ..telemetry import Telemetry, logger
 from ..tuning import Tuning
 from .demand import DemandChanges
 from .driver import Driver
@@ -52,6 +52,7 @@ class Hub:
     `authenticate` returns the identity of a peer (`JWTAuthenticator`, `anonymous`, or any callable, sync or async, from
     `Handshake` to `Identity`); if it has a method `run`, that runs as long as the hub is open. `authorize`, if given,
     is called after the roles of a channel have admitted an identity, and `on_revoke` with each `Revocation` made here.
+    `encode` converts payloads of types that are not known otherwise (`docs/payloads.md`).
     `grace` bounds the shutdown in seconds. `proxies` are the addresses and networks of trusted proxies: for their
     connections, and no others, `X-Forwarded-For` names the client. `before_start` is what `publish` and `delete` do
     before the hub is entered: "raise" `HubClosed`, "drop" the item, or "keep" it until then; both are counted.
@@ -71,6 +72,7 @@ class Hub:
         on_revoke: OnRevoke | None = None,
         tuning: Tuning | None = None,
         journal: Journal | None = None,
+        encode: Encode | None = None,
         grace: float = 5.0,
         node: str | None = None,
         before_start: BeforeStart = "raise",
@@ -90,10 +92,12 @@ class Hub:
         self._given_journal = journal
         self._grace = grace
         self._on_revoke = on_revoke
+        self._encoder = PayloadEncoder(encode)
+        self._encode = self._encoder.encode
         self._before_start = before_start
         self._early_lock = Lock()
         self._timestamps = Timestamps()  # for other threads
-        self._gateway = HubGateway(self.channels)
+        self._gateway = HubGateway(self.channels, self._encoder)
         self.gateway: Final[Gateway] = self._gateway
         self._inbox = Inbox()
         self._driver: Driver
@@ -192,7 +196,7 @@ class Hub:
             logger.debug("other workers cannot be noticed: %s", error)
             return
         if other is not None:
-            log_or_stderr(WARNING % other, logging.WARNING)
+            logger.warning(WARNING, other)
 
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -251,31 +255,32 @@ class Hub:
         data: object,
         *,
         type: str | None = None,
-        key: str | None = None,
+        key: object = None,
         timestamp: datetime | float | None = None,
     ) -> None:
         """Push `data` to all subscribers of `channel`. Any thread or signal handler may call it; it never waits.
 
-        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...) or a `msgspec.Raw`. `type` defaults to
-        the channel's, then to the struct's tag, then to the channel's name; `key`, on a table, to the field that the
-        channel names. `timestamp`, an aware datetime or Unix seconds, is for what happened earlier: the item carries
-        it, while order and age follow the time of this call. Raises `HubClosed`, `UnknownChannel`, `InvalidItem`,
-        `TableFull`, `ChannelLimitReached`, and from other threads `HubOverloaded`; never because of a subscriber. O(1)
-        whatever their number.
+        `data` is whatever msgspec encodes (structs, dataclasses, dicts, ...), the types of `docs/payloads.md`, or a
+        `msgspec.Raw`. `type` defaults to the channel's, then to the struct's tag, then to the channel's name; `key`
+        (a text, an integer, a UUID, an Enum), on a table, to the field that the channel names. `timestamp`, an aware
+        datetime or Unix seconds, is for what happened earlier: the item carries it, while order and age follow the time
+        of this call. Raises `HubClosed`, `UnknownChannel`, `InvalidItem`, `TableFull`, `ChannelLimitReached`, and from
+        other threads `HubOverloaded`; never because of a subscriber. O(1) whatever their number.
         """
         engine = self._engine
-        body = encode_data(data)
+        body = self._encode(data)
         declared = engine.registry.declaration(channel)
         item_type = find_type(declared, data, type)
+        item_key = None
         if key is not None or declared.key is not None:
-            key = find_key(declared, data, key)
+            item_key = find_key(declared, data, key, body, self._encoder)
         stamp = None if timestamp is None else format_timestamp(timestamp)
         if get_ident() == self._life.thread and self._life.state == "open" and not engine.is_busy:
-            engine.publish(channel, body, self._monotonic(), type=item_type, key=key, stamp=stamp)
+            engine.publish(channel, body, self._monotonic(), type=item_type, key=item_key, stamp=stamp)
             if not self._driver.is_awake and engine.wants_turn:
                 self._driver.wake()
         else:
-            self._queue(channel, body, item_type, key, stamp, deleted=False)
+            self._queue(channel, body, item_type, item_key, stamp, deleted=False)
 
     async def publish_confirmed(
         self,
@@ -283,7 +288,7 @@ class Hub:
         data: object,
         *,
         type: str | None = None,
-        key: str | None = None,
+        key: object = None,
         timestamp: datetime | float | None = None,
     ) -> Receipt:
         """Publish, and wait until the item is accepted: on a durable channel, until its journal has it.
@@ -299,15 +304,15 @@ class Hub:
             return submitted
         return await submitted.wait()
 
-    def delete(self, channel: str, key: str) -> None:
+    def delete(self, channel: str, key: object) -> None:
         """Remove `key` from a table: subscribers get it with `deleted`. Nothing happens if it is not there."""
         self._engine.registry.declaration(channel)
-        key = check_key(key)
+        item_key = check_key(key, self._encoder)
         if get_ident() == self._life.thread and self._life.state == "open" and not self._engine.is_busy:
-            self._engine.delete(channel, key, self._monotonic())
+            self._engine.delete(channel, item_key, self._monotonic())
             self._driver.wake()
         else:
-            self._queue(channel, b"null", None, key, None, deleted=True)
+            self._queue(channel, b"null", None, item_key, None, deleted=True)
 
     def _queue(
         self, channel: str, body: bytes, type: str | None, key: str | None, stamp: str | None, *, deleted: bool

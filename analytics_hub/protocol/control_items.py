@@ -65,7 +65,10 @@ class Keeps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The result for one channel of a subscribe command; every item that follows is above `seq`."""
+    """The result for one channel of a subscribe command; every item that follows is above `seq`.
+
+    `pattern` is set for a member of one; with `ok`, there is a `message` if nothing was published to it yet.
+    """
 
     channel: str
     ok: bool
@@ -74,6 +77,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seq: Seq | UnsetType = UNSET
     recovered: bool | UnsetType = UNSET
     keeps: Keeps | UnsetType = UNSET
+    pattern: str | UnsetType = UNSET
     code: ErrorCode | UnsetType = UNSET
     message: str | UnsetType = UNSET
 

@@ -1,16 +1,17 @@
-"""Encodes and checks published data, in the frame of the caller: errors raise there, later changes have no effect."""
+"""Checks published items, in the frame of the caller: errors raise there, later changes have no effect."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from ..channels import MAX_NAME_LENGTH, Channel, check_type, shorten
+from ..channels import MAX_NAME_LENGTH, Channel, check_text, check_type, shorten
 from ..exceptions import InvalidChannel, InvalidItem
-from .control_items import Timestamps, encode
+from .control_items import Timestamps
+from .encoding import PayloadEncoder
 
 MAX_NESTING: Final = 60
 """Levels of arrays and objects that remote clients may publish. Together with the item and the frame they can be read
@@ -19,24 +20,11 @@ by .NET, which stops at 64. Python's limit depends on the caller, so a reader co
 _timestamps: Final = Timestamps()
 _NO_TAG: Final = ""
 _tags: dict[type, str] = {}
-_attributes: dict[tuple[type, str], str] = {}
+_attributes: dict[tuple[type, str], str | None] = {}
 
-
-def encode_data(data: object) -> bytes:
-    """`data` as JSON: whatever msgspec encodes, `msgspec.Raw` for JSON that is encoded already.
-
-    Raw JSON is decoded, so that every client can read it, and put on one line, because some transports separate frames
-    by lines. Raw values within `data` are not checked; that is left to the caller.
-    """
-    try:
-        if isinstance(data, msgspec.Raw):
-            return _check_raw(bytes(data))
-        return encode(data)
-    except RecursionError:
-        raise InvalidItem(f"data of type {type(data).__name__} is nested too deeply or contains itself") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidItem(f"data of type {type(data).__name__} cannot be encoded as JSON: {error}") from error
-
+_ENCODER: Final = PayloadEncoder()
+encode_data: Final = _ENCODER.encode
+"""Encodes the payloads of a hub without a function of the application."""
 
 _ALIKE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -56,24 +44,13 @@ def check_nesting(data: bytes) -> None:
     raise InvalidItem(f"the data is nested too deeply; it must have at most {MAX_NESTING} levels")
 
 
-_read: Final = msgspec.json.Decoder().decode
-
-
-def _check_raw(data: bytes) -> bytes:
-    _read(data)  # `format` accepts invalid UTF-8, and numbers that exceed a double
-    return bytes(msgspec.json.format(data, indent=-1))
-
-
 def find_type(channel: Channel, data: object, given: str | None) -> str | None:
     """The type of an item: the one given, the channel's, or the struct's tag; None leaves it to the channel's name."""
     if given is not None:
         try:
-            check_type(given)
+            return check_type(given)
         except InvalidChannel as error:
             raise InvalidItem(str(error)) from None
-        if not given.isascii():
-            _check_text("type", given)
-        return given
     if channel.type is not None:
         return None
     cls = data.__class__
@@ -89,19 +66,29 @@ def _tag_of(cls: type) -> str:
     return tag if isinstance(tag, str) and not tag.startswith("$") else _NO_TAG
 
 
-def find_key(channel: Channel, data: object, given: str | None) -> str | None:
-    """The key of an item: the one given, or the field that the channel names."""
+def find_key(
+    channel: Channel, data: object, given: object, body: bytes, encoder: PayloadEncoder = _ENCODER
+) -> str | None:
+    """The key of an item: the one given, or the field that the channel names; `body` is the encoded `data`."""
     if given is not None:
-        return check_key(given)
+        return check_key(given, encoder)
     if channel.key is None:
         return None
     try:
-        value = data[channel.key] if isinstance(data, Mapping) else getattr(data, _attribute(data, channel.key))
-    except (KeyError, AttributeError):
+        if isinstance(data, Mapping):
+            value = data[channel.key]
+        elif (attribute := _attribute(data, channel.key)) is not None:
+            value = getattr(data, attribute)
+        else:
+            value = msgspec.json.decode(_fields.decode(body)[channel.key])
+    except (KeyError, AttributeError, msgspec.DecodeError):
         raise InvalidItem(
             f"data for channel {channel.name!r} has no field {channel.key!r} to take its key from"
         ) from None
-    return check_key(value)
+    return check_key(value, encoder)
+
+
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def format_timestamp(timestamp: object) -> str:
@@ -125,32 +112,33 @@ def check_mode(channel: Channel, name: str, key: str | None) -> None:
         raise InvalidItem(f"key {key!r} on channel {name!r}; channels of mode {channel.mode!r} have no keys")
 
 
-def check_key(key: object) -> str:
-    """Return `key` if an item may have it, else raise `InvalidItem`."""
-    if isinstance(key, str) and 0 < len(key) <= MAX_NAME_LENGTH:
-        if not key.isascii():
-            _check_text("key", key)
+def check_key(key: object, encoder: PayloadEncoder = _ENCODER) -> str:
+    """The text of `key`, if an item may have it, else raise `InvalidItem`."""
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_NAME_LENGTH:
         return key
-    raise InvalidItem(f"key {shorten(key)} must be a text of 1 to {MAX_NAME_LENGTH} characters")
+    text = encoder.encode_key(key)
+    if not text.isascii():
+        try:
+            check_text("key", text)
+        except InvalidChannel as error:
+            raise InvalidItem(str(error)) from None
+    return text
 
 
-def _check_text(what: str, text: str) -> None:
+def _attribute(data: object, field: str) -> str | None:
+    """The attribute behind a field's name on the wire: a struct may rename `lp_name` to `lpName`.
+
+    None where attributes need not be those that are encoded, such as for a model of pydantic: JSON shows the field.
+    """
+    cls: Any = data.__class__
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidItem(
-            f"{what} {shorten(text)} must be a text that UTF-8 can encode; a lone surrogate is not"
-        ) from None
-
-
-def _attribute(data: object, field: str) -> str:
-    """The attribute behind a field's name on the wire: a struct may rename `lp_name` to `lpName`."""
-    cls = data.__class__
-    found = _attributes.get((cls, field))
-    if found is None:
+        return _attributes[cls, field]
+    except KeyError:
+        pass
+    found = None
+    if isinstance(data, msgspec.Struct):
+        found = dict(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True)).get(field, field)
+    elif hasattr(cls, "__dataclass_fields__") or hasattr(cls, "__attrs_attrs__") or isinstance(data, tuple):
         found = field
-        if isinstance(data, msgspec.Struct):
-            names = {info.encode_name: info.name for info in msgspec.structs.fields(data)}
-            found = names.get(field, field)
-        _attributes[cls, field] = found
+    _attributes[cls, field] = found
     return found

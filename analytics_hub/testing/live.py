@@ -14,9 +14,9 @@ from anyio.lowlevel import checkpoint, current_token
 
 from ..contracts import Handshake, Peer
 from ..core.session import Session
+from ..event_loop import threadsafe
 from ..exceptions import HubClosed
 from ..hub import Hub
-from ..hub.inbox import threadsafe
 from ..identity import Identity
 from ..protocol import encode
 from ..transports.memory import WIRE, Item, is_subscribed, split_write

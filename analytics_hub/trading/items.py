@@ -95,7 +95,7 @@ def assess(total_exposure: float, exposure_limit: float) -> Risk:
     exposure = _number("total_exposure", total_exposure)
     limit = _number("exposure_limit", exposure_limit)
     if limit <= 0:
-        raise InvalidItem(f"exposure_limit is {_repr(exposure_limit)}; it must be above 0")
+        raise InvalidItem(f"exposure_limit is {shorten(exposure_limit)}; it must be above 0")
     # In this order and rounded, the last bit of a float cannot miss a threshold that is reached exactly.
     used = _number("utilization_pct", round(abs(exposure) / limit * 100, 6))  # inf if the limit is close to 0
     if used < 50:
@@ -140,7 +140,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False)
         _normalize_strings(self, ("category", "title", "message", "source"))
         actions: object = self.suggested_actions
         if isinstance(actions, (str, bytes)) or not isinstance(actions, Iterable):  # a string would become its letters
-            raise InvalidItem(f"suggested_actions is {_repr(actions)}; it must be a list of strings")
+            raise InvalidItem(f"suggested_actions is {shorten(actions)}; it must be a list of strings")
         force_setattr(
             self, "suggested_actions", tuple(_string("one of suggested_actions", action) for action in actions)
         )
@@ -165,13 +165,13 @@ def _normalize_strings(item: msgspec.Struct, fields: tuple[str, ...]) -> None:
 def _string(field: str, value: object) -> str:
     if isinstance(value, str) and value:
         return str.__str__(value)  # str() of an enum member would be its name
-    raise InvalidItem(f"{field} is {_repr(value)}; it must be a non-empty string")
+    raise InvalidItem(f"{field} is {shorten(value)}; it must be a non-empty string")
 
 
 def _normalize_choice(item: msgspec.Struct, field: str, choices: tuple[str, ...]) -> None:
     value = getattr(item, field)
     if not isinstance(value, str) or value not in choices:
-        raise InvalidItem(f"{field} is {_repr(value)}; it must be one of {', '.join(choices)}")
+        raise InvalidItem(f"{field} is {shorten(value)}; it must be one of {', '.join(choices)}")
     if type(value) is not str:
         force_setattr(item, field, str.__str__(value))
 
@@ -193,13 +193,13 @@ def _number(field: str, value: object, minimum: float = -_LARGEST) -> float:
         if minimum <= number <= _LARGEST:
             return number
     allowed = "a finite number" if minimum < 0 else f"a finite number, at least {minimum:g}"
-    raise InvalidItem(f"{field} is {_repr(value)}; it must be {allowed}")
+    raise InvalidItem(f"{field} is {shorten(value)}; it must be {allowed}")
 
 
 def _amounts(field: str, value: object) -> dict[str, float]:
     """A copy, because the caller may change its mapping later."""
     if not isinstance(value, (dict, Mapping)):
-        raise InvalidItem(f"{field} is {_repr(value)}; it must map names to numbers")
+        raise InvalidItem(f"{field} is {shorten(value)}; it must map names to numbers")
     amounts = dict(value)
     if all(type(name) is str and name and _is_plain(amount) for name, amount in amounts.items()):
         return amounts
@@ -209,10 +209,3 @@ def _amounts(field: str, value: object) -> dict[str, float]:
 def _is_plain(value: object) -> bool:
     """Whether the encoder supports this number as it is, which is nearly always so. NaN fails every comparison."""
     return (type(value) is float or type(value) is int) and -_LARGEST <= value <= _LARGEST
-
-
-def _repr(value: object) -> str:
-    try:
-        return shorten(value)
-    except ValueError:  # an int with more digits than Python prints
-        return "a number of thousands of digits"

@@ -332,7 +332,7 @@ async def test_a_failing_background_task_ends_nothing_else(caplog: pytest.LogCap
 
             assert await read_data(client, "events", 1) == [1]
             assert hub.statistics().counters["authenticate-run-failed"] == 1
-    assert "RuntimeError('no route to ?token=[redacted]" in caplog.messages[0]
+    assert "RuntimeError: no route to ?token=[redacted]" in caplog.messages[0]
 
 
 async def test_an_expired_identity_is_refused() -> None:

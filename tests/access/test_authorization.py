@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from analytics_hub import Action, Hub, Identity, PermissionDenied, Tuning
+from analytics_hub import Action, Hub, Identity, PermissionDenied, Tuning, cheap
 from analytics_hub.access import authorization as module
-from analytics_hub.access.authorization import Authorization
+from analytics_hub.access.authorization import TURN, Authorization
 from analytics_hub.clock import Clock
+from analytics_hub.hooks import HookThreads
 from analytics_hub.telemetry import Telemetry
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import connect, subscribe
@@ -115,8 +119,8 @@ class Rule:
         return self.verdict
 
 
-def new_authorization(rule: Rule, clock: ManualClock, **tuning: Any) -> Authorization:
-    return Authorization(rule, Tuning(**tuning), Clock(clock, clock.wall), Telemetry(Counter(), clock))
+def new_authorization(rule: Any, clock: ManualClock, **tuning: Any) -> Authorization:
+    return Authorization(rule, HookThreads(), Tuning(**tuning), Clock(clock, clock.wall), Telemetry(Counter(), clock))
 
 
 async def test_an_answer_is_cached_for_equal_identities_until_it_expires() -> None:
@@ -184,6 +188,83 @@ async def test_the_oldest_of_too_many_answers_is_dropped(monkeypatch: pytest.Mon
     await authorization.decide(ALICE, "subscribe", ["c", "b", "a"])
 
     assert [channel for _, _, channel in rule.calls] == ["a"]
+
+
+async def test_a_synchronous_rule_answers_in_one_thread_for_all_channels_of_a_command() -> None:
+    names = [f"user:{number}" for number in range(TURN + 1)]
+    threads: list[int] = []
+
+    def rule(identity: Identity, action: Action, channel: str) -> Any:
+        threads.append(threading.get_ident())
+        if channel == "user:1":
+            raise KeyError(channel)
+        return None if channel == "user:2" else channel == "user:3"
+
+    authorization, counting = new_authorization(rule, ManualClock()), CountingThreads()
+    authorization._threads = counting
+
+    verdicts = await authorization.decide(ALICE, "subscribe", names)
+
+    assert verdicts == dict.fromkeys(names, False) | {"user:1": None, "user:2": None, "user:3": True}
+    assert len(threads) == len(names)
+    assert threading.get_ident() not in threads
+    assert counting.calls == 2
+    assert await authorization.decide(ALICE, "subscribe", ["user:3", "user:4"]) == {"user:3": True, "user:4": False}
+    assert len(threads) == len(names), "answers are cached, failures are not"
+    await authorization.decide(ALICE, "subscribe", ["user:1"])
+    assert len(threads) == len(names) + 1
+
+
+class CountingThreads(HookThreads):
+    calls = 0
+
+    async def call(self, function: Callable[..., Any], *args: object) -> Any:
+        self.calls += 1
+        return await super().call(function, *args)
+
+
+async def test_what_a_synchronous_rule_has_answered_in_time_counts() -> None:
+    gate, ended = threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    def rule(identity: Identity, action: Action, channel: str) -> bool:
+        asked.append(channel)
+        if channel == "b":
+            gate.wait(20)
+            ended.set()
+        return True
+
+    verdicts = await new_authorization(rule, ManualClock(), auth_timeout=0.1).decide(
+        ALICE, "subscribe", ["a", "b", "c"]
+    )
+    gate.set()
+    await anyio.to_thread.run_sync(ended.wait)
+
+    assert verdicts == {"a": True, "b": None, "c": None}
+    assert asked == ["a", "b"], "nothing more is asked for a client that was answered"
+
+
+async def test_a_function_that_returns_awaitables_is_asked_once_for_each_channel() -> None:
+    awaited: list[str] = []
+
+    async def answer(channel: str) -> bool:
+        awaited.append(channel)
+        return channel != "b"
+
+    authorization = new_authorization(lambda identity, action, channel: answer(channel), ManualClock())
+
+    assert await authorization.decide(ALICE, "subscribe", ["a", "b"]) == {"a": True, "b": False}
+    assert await authorization.decide(ALICE, "publish", ["a", "b"]) == {"a": True, "b": False}
+    assert awaited == ["a", "b"] * 2
+
+
+async def test_a_rule_that_raises_a_cancellation_refuses_one_channel() -> None:
+    def rule(identity: Identity, action: Action, channel: str) -> bool:
+        if channel == "a":
+            raise asyncio.CancelledError
+        return True
+
+    assert await new_authorization(rule, ManualClock()).decide(ALICE, "subscribe", ["a", "b"]) == {"a": None, "b": True}
 
 
 async def test_many_channels_yield_to_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +355,7 @@ async def test_a_request_that_is_repeated_for_ever_times_out() -> None:
     """The hook itself calls `reauthorize`."""
     hub: Hub
 
+    @cheap
     def authorize(identity: Identity, action: Action, channel: str) -> bool:
         hub.reauthorize("alice")
         return True
@@ -282,6 +364,7 @@ async def test_a_request_that_is_repeated_for_ever_times_out() -> None:
         with pytest.raises(PermissionDenied):
             async with subscribe(hub, "events", identity=ALICE):
                 pass
+        assert hub.statistics().counters["authorize-failed"] == 1
 
 
 async def test_a_session_that_ends_during_reauthorize_is_forgotten() -> None:

@@ -1,8 +1,8 @@
-"""Limits of connections and refused tokens: a state machine against a naive model, and cases by hand."""
+"""Limits of connections: a state machine against a naive model, and cases by hand."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from analytics_hub.access.limits import LOAD_TTL, MAX_REMEMBERED, ConnectionLimits
+from analytics_hub.access.limits import LOAD_TTL, ConnectionLimits
 from analytics_hub.access.proxies import TrustedProxies
 from analytics_hub.clock import Clock
 from analytics_hub.contracts import ANONYMOUS, Handshake
@@ -27,9 +27,9 @@ def make(clock: ManualClock | None = None, counters: Counter[str] | None = None,
     return ConnectionLimits(Tuning(**tuning), Clock(clock, clock.wall), telemetry, TrustedProxies())
 
 
-def handshake_of(client: str | None, forwarded: str | None = None, token: str | None = "x") -> Handshake:
+def handshake_of(client: str | None, forwarded: str | None = None) -> Handshake:
     headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
-    return Handshake(client=client, headers=headers, token=token)
+    return Handshake(client=client, headers=headers)
 
 
 def is_refused(check: Callable[[], object]) -> bool:
@@ -40,67 +40,14 @@ def is_refused(check: Callable[[], object]) -> bool:
     return False
 
 
-# --- refused tokens --------------------------------------------------------------------------------------------------
-
-
-def test_refused_tokens_of_an_address_are_limited_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    clock, counters = ManualClock(), Counter[str]()
-    limits = make(clock, counters, token_failures=3)
-    attacker, neighbour = handshake_of("203.0.113.7"), handshake_of("203.0.113.8")
-    for _ in range(3):
-        limits.check_refused_tokens(attacker)
-        limits.token_refused(attacker)
-
-    with pytest.raises(TooManyRequests, match=r"^more than 3 refused tokens a minute from this address$") as refused:
-        limits.check_refused_tokens(attacker)
-    limits.check_refused_tokens(neighbour)
-    limits.check_refused_tokens(handshake_of("203.0.113.7", token=None))  # it may send one later
-
-    assert refused.value.after == pytest.approx(20)
-    assert counters == {"limited-failures": 1}
-    assert caplog.messages == ["203.0.113.7 had more than 3 tokens refused in a minute"]
-    clock.advance(refused.value.after)
-    limits.check_refused_tokens(attacker)
-    limits.token_refused(attacker)
-    assert is_refused(lambda: limits.check_refused_tokens(attacker))
-
-
 def test_the_log_points_out_a_proxy_that_is_not_trusted(caplog: pytest.LogCaptureFixture) -> None:
-    limits = make(max_per_address=1, token_failures=1)
+    limits = make(max_per_address=1)
     handshake = handshake_of("198.51.100.9", "203.0.113.7")
     limits.session_started(handshake)
-    limits.token_refused(handshake)
 
     assert is_refused(lambda: limits.check_address(handshake))
-    assert is_refused(lambda: limits.check_refused_tokens(handshake))
-    assert len(caplog.messages) == 2
     assert all("name a trusted proxy in Hub(proxies=...)" in line for line in caplog.messages)
-
-
-def test_concurrent_refusals_lock_an_address_out_for_no_longer_than_a_minute() -> None:
-    clock = ManualClock()
-    limits = make(clock, token_failures=30)
-    for _ in range(500):
-        limits.token_refused(handshake_of("203.0.113.7"))
-
-    assert is_refused(lambda: limits.check_refused_tokens(handshake_of("203.0.113.7")))
-    clock.advance(2.0)
-    limits.check_refused_tokens(handshake_of("203.0.113.7"))
-
-
-def test_the_number_of_remembered_addresses_is_bounded() -> None:
-    clock = ManualClock()
-    limits = make(clock, token_failures=1)
-    for number in range(MAX_REMEMBERED + 10):
-        limits.token_refused(handshake_of(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
-
-    assert len(limits._full_again) == MAX_REMEMBERED
-    assert not is_refused(lambda: limits.check_refused_tokens(handshake_of("10.0.0.0")))
-    assert is_refused(lambda: limits.check_refused_tokens(handshake_of("10.0.39.24")))
-    clock.advance(61)
-    for number in range(MAX_REMEMBERED):  # each new address removes an old one
-        limits.token_refused(handshake_of(f"192.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
-    assert all(key.startswith("192.") for key in limits._full_again)
+    assert len(caplog.messages) == 1
 
 
 # --- load ---------------------------------------------------------------------------------------------------------
@@ -158,18 +105,16 @@ def test_a_gauge_goes_with_its_object() -> None:
 
 
 def test_limits_may_be_turned_off() -> None:
-    limits = make(max_per_identity=None, max_per_address=None, token_failures=None, max_buffered=None)
+    limits = make(max_per_identity=None, max_per_address=None, max_buffered=None)
     buffer = Buffer(1 << 60)
     limits.add_gauge(buffer.measure)
     identity = Identity(id="alice")
     for _ in range(2000):
         assert limits.session_started(handshake_of("203.0.113.7")) is None
         assert limits.session_identified(identity) is None
-        limits.token_refused(handshake_of("203.0.113.7"))
 
     limits.check_load()
     limits.check_address(handshake_of("203.0.113.7"))
-    limits.check_refused_tokens(handshake_of("203.0.113.7"))
     limits.check_identity(identity)
 
 
@@ -195,16 +140,13 @@ SAME = {"2001:db8::1": "2001:db8::", "2001:db8::2": "2001:db8::"}
 class LimitsMachine(RuleBasedStateMachine):
     """The model keeps lists of sessions and pending connections, and counts them anew for each check."""
 
-    @initialize(per_identity=st.integers(1, 4), per_address=st.integers(1, 5), failures=st.sampled_from([1, 2, 5, 60]))
-    def start(self, per_identity: int, per_address: int, failures: int) -> None:
+    @initialize(per_identity=st.integers(1, 4), per_address=st.integers(1, 5))
+    def start(self, per_identity: int, per_address: int) -> None:
         self.clock = ManualClock()
-        self.per_identity, self.per_address, self.failures = per_identity, per_address, failures
-        self.limits = make(
-            self.clock, max_per_identity=per_identity, max_per_address=per_address, token_failures=failures
-        )
+        self.per_identity, self.per_address = per_identity, per_address
+        self.limits = make(self.clock, max_per_identity=per_identity, max_per_address=per_address)
         self.sessions: list[tuple[Handshake, Identity | None]] = []
         self.pending: list[tuple[str, str | None]] = []
-        self.tokens: defaultdict[str, float] = defaultdict(lambda: float(failures))
 
     def key(self, client: str) -> str | None:
         return None if client == "127.0.0.1" else SAME.get(client, client)
@@ -261,22 +203,6 @@ class LimitsMachine(RuleBasedStateMachine):
     def end_pending(self, data: st.DataObject) -> None:
         _, key = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self.limits.pending_ended(key)
-
-    @rule(client=ADDRESSES)
-    def refuse_token(self, client: str) -> None:
-        key, handshake = self.key(client), handshake_of(client)
-        is_limited = key is not None and self.tokens[key] < 1 - 1e-6
-
-        assert is_refused(lambda: self.limits.check_refused_tokens(handshake)) == is_limited
-        self.limits.token_refused(handshake)
-        if key is not None:
-            self.tokens[key] = max(0.0, self.tokens[key] - 1)
-
-    @rule(seconds=st.sampled_from([0.5, 1.0, 12.0, 30.0, 59.0, 61.0]))
-    def wait(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        for key in self.tokens:
-            self.tokens[key] = min(float(self.failures), self.tokens[key] + seconds * self.failures / 60)
 
     @invariant()
     def keeps_nothing_of_ended_sessions(self) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, NamedTuple
 
 import jsonschema
 import msgspec
+import pydantic
 import pytest
 
-from analytics_hub import Channel, Hub, InvalidChannel, anonymous
+from analytics_hub import Channel, Hub, anonymous
 from analytics_hub.asyncapi import describe
 from analytics_hub.asyncapi.schemas import json_schemas
 from analytics_hub.cli import main
@@ -116,11 +120,11 @@ def test_the_official_parser_accepts_the_documents() -> None:
     broken = describe(CHANNELS)
     broken["operations"]["deliver-alerts"]["messages"].append({"$ref": "#/channels/connection/messages/hello"})
 
-    trading, unusual, empty, found = problems(
-        describe(CHANNELS, server_url="wss://example.org"), describe(UNUSUAL), describe(()), broken
+    *sound, found = problems(
+        describe(CHANNELS, server_url="wss://example.org"), describe(UNUSUAL), describe(MODELS), describe(()), broken
     )
 
-    assert (trading, unusual, empty) == ([], [], [])
+    assert sound == [[], [], [], []]
     assert found, "the parser finds problems"
 
 
@@ -206,26 +210,135 @@ def test_an_invalid_address_is_refused(url: str) -> None:
         describe((), server_url=url)
 
 
-@pytest.mark.parametrize("schema", [complex, list["Unheard"], object()])  # type: ignore[name-defined]  # noqa: F821
-def test_a_schema_that_cannot_be_described_is_named(schema: Any) -> None:
-    with pytest.raises(InvalidChannel, match=r"the schema of channel 'odd' cannot be described: ."):
-        describe([Channel("odd", schema=schema)])
+def local_struct(default: object) -> type[Any]:
+    class Local(msgspec.Struct):
+        value: Any = default
+
+    return Local
 
 
-def test_raw_json_with_a_default_cannot_be_described() -> None:
-    """A limitation of msgspec; without a default such a field is any value."""
+class Envelope(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw(b"null")
 
-    class Envelope(msgspec.Struct):
-        content: msgspec.Raw = msgspec.Raw(b"null")
 
-    with pytest.raises(InvalidChannel, match=r"channel 'odd'.*Raw"):
-        describe([Channel("odd", schema=Envelope)])
+class Unlucky(pydantic.BaseModel):
+    callback: Callable[[], None] = print
+
+
+class Raising(pydantic.BaseModel):
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        raise KeyError("of the application")
+
+
+INEXPRESSIBLE: dict[str, Any] = {
+    "raw JSON with a default, a limitation of msgspec": Envelope,
+    "two types of one name": GenericAlias(tuple, (local_struct(1), local_struct(2))),
+    "a default of an unknown type": local_struct(1j),
+    "a default with too many digits": local_struct(10**5000),
+    "a default that UTF-8 cannot encode": local_struct("\ud800"),
+    "a model that has no schema": Unlucky,
+    "a model that raises": list[Raising],
+    "a description that is no text": Annotated[int, msgspec.Meta(extra_json_schema={"description": 7})],
+}
+
+
+@pytest.mark.parametrize("schema", INEXPRESSIBLE.values(), ids=INEXPRESSIBLE.keys())
+def test_a_schema_that_cannot_be_expressed_is_any_value_and_harms_no_other_channel(schema: Any) -> None:
+    channels = [Channel("odd", schema=schema, publishers=frozenset({"w"})), Channel("even", schema=int)]
+
+    document = describe(channels)
+    schemas = json_schemas(channels)
+
+    odd = document["channels"]["odd"]["messages"]["item"]["payload"]["properties"]["data"]
+    assert odd == {"description": "Any value: the schema of this channel cannot be expressed."}
+    validator(schemas["odd"]).validate(item("odd", {"any": "thing"}))
+    assert not validator(schemas["even"]).is_valid(item("even", "text"))
 
 
 def test_descriptions_are_the_same_in_every_version_of_python() -> None:
     line = describe(UNUSUAL)["components"]["schemas"]["Line"]
 
     assert line["description"] == "Two corners.\n\nThe second paragraph is indented in the source."
+
+
+# --- models of pydantic -----------------------------------------------------------------------------------------------
+
+
+class Venue(pydantic.BaseModel):
+    name: str
+    parent: Venue | None = None
+
+
+class Fill(pydantic.BaseModel):
+    """One trade."""
+
+    price: Decimal
+    venue: Venue
+    tags: tuple[str, int] = ("a", 1)
+
+
+class Report(msgspec.Struct):
+    fills: list[Fill]
+    position: Position
+
+
+def same_name() -> Any:
+    class Venue(pydantic.BaseModel):
+        city: str
+
+    return Venue
+
+
+MODELS = (
+    Channel("fill", schema=Fill, publishers=frozenset({"w"})),
+    Channel("report", schema=Report, publishers=frozenset({"w"})),
+    Channel("venues", schema=dict[str, Venue]),
+    Channel("other", schema=same_name()),
+    Channel("root", schema=pydantic.RootModel[list[int]]),
+    Channel("maybe", schema=Venue | None),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("fill", {"price": "1.5", "venue": {"name": "A", "parent": {"name": "B"}}, "tags": ["x", 2]}, {"price": "1.5"}),
+        ("fill", {"price": "1.5", "venue": {"name": "A"}}, {"price": "1.5", "venue": {"name": "A"}, "tags": [1]}),
+        ("report", {"fills": [{"price": "1", "venue": {"name": "A"}}], "position": {"raw": 1}}, {"fills": [{}]}),
+        ("venues", {"x": {"name": "A", "parent": None}}, {"x": {"city": "B"}}),
+        ("other", {"city": "B"}, {"name": "A"}),
+        ("root", [1, 2], {"root": [1]}),
+        ("maybe", None, []),
+    ],
+)
+def test_models_are_described_in_any_place(name: str, good: object, bad: object) -> None:
+    check = validator(json_schemas(MODELS)[name])
+
+    check.validate(item(name, good))
+    assert not check.is_valid(item(name, bad))
+
+
+def test_what_a_model_accepts_may_differ_from_what_it_shows() -> None:
+    document = describe(MODELS)
+
+    def data_of(id: str) -> jsonschema.Draft7Validator:
+        payload = document["channels"][id]["messages"]["item"]["payload"]
+        return validator(payload["properties"]["data"] | {"components": document["components"]})
+
+    venue = {"name": "A"}
+    assert data_of("publish:fill").is_valid({"price": 1.5, "venue": venue})
+    assert not data_of("fill").is_valid({"price": 1.5, "venue": venue})
+    assert data_of("publish:report").is_valid({"fills": [{"price": 1.5, "venue": venue}], "position": {"raw": 1}})
+    assert not data_of("report").is_valid({"fills": [{"price": 1.5, "venue": venue}], "position": {"raw": 1}})
+
+
+def test_every_reference_has_its_component() -> None:
+    document = describe([*MODELS, *UNUSUAL])
+
+    names = set(re.findall(r'"#/components/schemas/([^"]*)"', json.dumps(document)))
+    assert names == set(document["components"]["schemas"])
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
 
 # --- one schema for each channel --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from analytics_hub.auth.jwt.token import CompactToken
 from analytics_hub.contracts import Handshake
 from analytics_hub.exceptions import AuthenticationError
 from analytics_hub.identity import Identity
+
+from ..project.layout import ROOT
 
 KEY = "k" * 32
 OTHER_KEY = "o" * 32
@@ -74,6 +77,7 @@ def refusal(token: str | None, authenticate: JWTAuthenticator | None = None) -> 
     assert error.__context__ is None, "a foreign exception in the chain may carry the token"
     assert str(error) == f"{error.fault} token"
     assert error.detail in TOKEN_DETAILS
+    assert error.is_genuine is (error.detail in ("expired", "not-yet-valid", "issued-in-future")), "only if well signed"
     return error.fault, error.detail
 
 
@@ -601,3 +605,11 @@ class TestMint:
         with pytest.raises(ValueError, match=r".") as caught:
             mint(**{"key": KEY, "subject": "ann", **invalid})
         assert KEY not in str(caught.value)
+
+
+def test_the_documentation_has_the_signature_of_mint() -> None:
+    parameters = inspect.signature(mint).parameters.values()
+    plain = inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+    page = (ROOT / "docs/security.md").read_text("utf-8")
+
+    assert f"def mint{plain}: ...".replace("'", '"') in page

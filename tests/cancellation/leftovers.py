@@ -70,6 +70,8 @@ def kept_for_clients(hub: Hub) -> list[str]:
         found.append(f"sessions {hub.statistics().sessions}, subscriptions {hub.statistics().subscriptions}")
     if hub._gateway._handshakes:
         found.append(f"{len(hub._gateway._handshakes)} handshakes")
+    if hub._gateway._contexts:
+        found.append(f"{len(hub._gateway._contexts)} contexts")
     if hub._journal.pending:
         found.append(f"{len(hub._journal.pending)} receipts that wait for the journal")
     if hub._access.authorization._requests:

@@ -1,4 +1,4 @@
-"""A hub whose hooks and journal take some turns of the event loop to answer."""
+"""A hub with hooks and a journal that take some turns of the event loop to answer."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from analytics_hub import Handshake, Hub, Identity
 from analytics_hub.auth import JWTAuthenticator
 from analytics_hub.auth.jwt.jwks import JWKS
 from analytics_hub.auth.sessions import SessionAuthenticator
+from analytics_hub.hooks import HookThreads
 from analytics_hub.transports.tls import Certificate
 
 from ..hub.rig import FAST, HANG
@@ -117,6 +118,27 @@ async def test_the_authorization_of_a_publisher() -> None:
         sweeper = Sweeper(lambda: kept_for_clients(hub))
         assert await cancel_everywhere(work, check) >= 1
         await is_served_once(hub)
+
+
+async def test_hooks_in_worker_threads() -> None:
+    """A call that was cancelled holds its place until its thread has ended, and no longer."""
+
+    def look_up(scope: Mapping[str, Any]) -> Identity:
+        return Identity(id=scope["session"])
+
+    async def work() -> None:
+        assert await threads.call(look_up, {"session": "bob"}) == Identity(id="bob")
+        assert await threads.call(authenticate, Handshake(scope={"session": "ann"})) == Identity(id="ann")
+
+    def kept() -> list[str]:
+        borrowed = threads._limiter.borrowed_tokens if hasattr(threads, "_limiter") else 0
+        return [f"{borrowed} places"] if borrowed else []
+
+    threads = HookThreads(1)
+    authenticate = SessionAuthenticator(look_up)
+    await work()  # the event loop may open descriptors of its own for threads
+    assert await cancel_everywhere(work, Sweeper(kept).sweep) >= 4
+    await work()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")

@@ -12,7 +12,7 @@ from .sweep import cancel_everywhere, cancelled_at, ways
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_cancels_at_the_given_wait() -> None:
+async def test_a_sweep_cancels_at_the_given_wait() -> None:
     reached: list[int] = []
 
     async def work() -> None:
@@ -31,7 +31,7 @@ async def test_it_cancels_at_the_given_wait() -> None:
     assert outcomes[-1] == (False, [0, 1, 2, 3])
 
 
-async def test_it_cancels_at_the_waits_of_every_task() -> None:
+async def test_a_sweep_cancels_at_the_waits_of_every_task() -> None:
     """Also while the task that started them waits for them."""
     ends: list[str] = []
 
@@ -62,7 +62,7 @@ async def test_it_cancels_at_the_waits_of_every_task() -> None:
     assert len(runs) == len(ways()) * (waits + 1)
 
 
-async def test_it_finds_leftovers() -> None:
+async def test_leftovers_are_found() -> None:
     sweeper = Sweeper()
     async with anyio.create_task_group() as group:
         assert sweeper.found() == []

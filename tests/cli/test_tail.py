@@ -7,16 +7,19 @@ import json
 import sys
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.events import TextMessage
 
+from analytics_hub import Channel, Hub, anonymous
 from analytics_hub.cli.errors import OutputError, write_line
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.cli.tail import Follower
-from analytics_hub.client import ConnectionClosed, Epochs, Gap, Item
+from analytics_hub.client import ConnectionClosed, Epochs, Gap, HubClient, Item, Position, Resumed
+from analytics_hub.transports.websocket import serve
 
 from ..client.scripted_server import Peer, scripted_server
 
@@ -117,6 +120,27 @@ class TestFollower:
             "disconnected (1012, restart); reconnecting in 0.0 s",
             "channel a resumed after item 7, without loss",
         ]
+
+    async def test_what_the_hub_says_about_a_subscription_is_reported(self) -> None:
+        reported: list[str] = []
+        hub = Hub([Channel("desk:*")], authenticate=anonymous, grace=0.1)
+        async with hub, anyio.create_task_group() as tasks:
+            port = await tasks.start(lambda task_status: serve(hub, port=0, task_status=task_status))
+
+            def report(text: str) -> None:
+                reported.append(text)
+                tasks.cancel_scope.cancel()
+
+            with anyio.fail_after(30):
+                await Follower(["desk:fxx"], report=report).follow(HubClient(f"ws://127.0.0.1:{port}"))
+
+        assert reported == ["channel desk:fxx: nothing was published to this member of 'desk:*' yet"]
+
+    def test_a_loss_while_disconnected_is_reported(self) -> None:
+        reported: list[str] = []
+        Follower(["a"], report=reported.append).on_event(Resumed("a", Position("e", 7), complete=False))
+
+        assert reported == ["channel a resumed after item 7, but not all items were kept"]
 
     async def test_an_item_that_cannot_be_decoded_does_not_end_the_channel(self) -> None:
         async def script(peer: Peer) -> None:

@@ -104,7 +104,7 @@ class ScriptedServer:
 
     @property
     def disconnects(self) -> list[str]:
-        return [event.sentence for event in self.events if isinstance(event, Disconnected)]
+        return [event.reason for event in self.events if isinstance(event, Disconnected)]
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from analytics_hub.transports.websocket import serve
 from ..project.layout import ROOT
 
 PAGE = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
-FOLLOW, TYPED, TOKENS, PUBLISH = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+FOLLOW, ROWS, TYPED, TOKENS, PUBLISH = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 CHANNELS = (
     Channel("alerts", mode="durable", publishers=frozenset({"any"})),
     Channel("lp-performance", mode="table", key="lpName"),

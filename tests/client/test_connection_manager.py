@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import msgspec
@@ -37,12 +37,12 @@ from analytics_hub.client import (
     TokenRefused,
 )
 from analytics_hub.client import Event as ClientEvent
-from analytics_hub.client.target import Target
+from analytics_hub.client.target import Address
 from analytics_hub.client.websocket import MAX_MESSAGE
 from analytics_hub.exceptions import HubError, PermissionDenied
 from analytics_hub.protocol import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
 
-from .scripted_server import HELLO, Peer, ScriptedServer, scripted_server
+from .scripted_server import HELLO, Peer, Script, ScriptedServer, scripted_server
 
 pytestmark = pytest.mark.anyio
 
@@ -64,12 +64,27 @@ async def follow(client: HubClient, into: list[Any]) -> None:
             into.append(item)  # noqa: PERF401 - keep the items that came before the exception
 
 
-async def run(server: ScriptedServer, **options: Any) -> tuple[list[Any], Exception]:
-    """Follow channel `a` to the end: the data that came, and what was raised."""
+class Outcome(NamedTuple):
+    """The data that came, what was raised, and what the client has reported."""
+
+    data: list[Any]
+    error: Exception
+    events: list[ClientEvent]
+    disconnects: list[str]
+
+
+async def run_client(server: ScriptedServer, **options: Any) -> Outcome:
+    """Follow channel `a` to the end."""
     items: list[Any] = []
     with pytest.raises(HubError) as caught:
         await follow(server.client(**options), items)
-    return [item.data for item in items], caught.value
+    return Outcome([item.data for item in items], caught.value, server.events, server.disconnects)
+
+
+async def run(*scripts: Script, **options: Any) -> Outcome:
+    """Follow channel `a` of a server with these scripts to the end."""
+    async with scripted_server(*scripts) as server:
+        return await run_client(server, **options)
 
 
 async def run_until_reported(server: ScriptedServer, client: HubClient, count: int) -> None:
@@ -119,13 +134,12 @@ async def test_the_handshake_and_the_items() -> None:
         await peer.send(TextMessage(f"[{ITEM % (1, 10)}]"), TextMessage("[]"), TextMessage(f"[{ITEM % (2, 20)}]"))
         await peer.close(1000, "done")
 
-    async with scripted_server(script) as server:
-        data, error = await run(server, headers={"X-Team": "fx"})
+    outcome = await run(script, headers={"X-Team": "fx"})
 
-    assert data == [10, 20]
-    assert str(error) == "the server has ended the connection (1000, done)"
-    assert isinstance(error, ConnectionClosed)
-    assert error.code == 1000
+    assert outcome.data == [10, 20]
+    assert str(outcome.error) == "the server has ended the connection (1000, done)"
+    assert isinstance(outcome.error, ConnectionClosed)
+    assert outcome.error.code == 1000
     assert requests[0].target == "/ws/analytics"
     assert requests[0].subprotocols == [SUBPROTOCOL_JSON]
     assert authorizations(requests) == [b"Bearer token"]
@@ -142,10 +156,9 @@ async def test_fragments_are_joined_and_pings_between_them_answered() -> None:
         pongs.append(await peer.receive())
         await peer.close(1000)
 
-    async with scripted_server(script) as server:
-        data, _ = await run(server)
+    outcome = await run(script)
 
-    assert data == [42]
+    assert outcome.data == [42]
     assert pongs == [Pong(b"x")]
 
 
@@ -156,8 +169,7 @@ async def test_messages_in_the_packet_of_the_upgrade_are_received() -> None:
         await peer.confirm_subscription()
         await peer.close(1000)
 
-    async with scripted_server(script) as server:
-        await run(server)
+    await run(script)
 
 
 async def test_an_older_server_gets_json() -> None:
@@ -168,23 +180,20 @@ async def test_an_older_server_gets_json() -> None:
         await peer.confirm_subscription()
         await peer.close(1000)
 
-    async with scripted_server(script) as server:
-        await run(server, encoding="msgpack")
+    await run(script, encoding="msgpack")
 
     assert offered == [SUBPROTOCOL_MSGPACK, SUBPROTOCOL_JSON]
 
 
-@pytest.mark.parametrize("event", [TextMessage('{"no":"array"}'), BytesMessage(b"x")], ids=["object", "binary"])
-async def test_the_client_leaves_a_server_that_is_not_a_hub(event: Event) -> None:
+async def test_the_client_leaves_a_server_that_is_not_a_hub() -> None:
     async def script(peer: Peer) -> None:
         await peer.accept()
-        await peer.send(event)
+        await peer.send(BytesMessage(b"not what was negotiated"))
         await peer.wait_closed()
 
-    async with scripted_server(script) as server:
-        _, error = await run(server)
+    outcome = await run(script)
 
-    assert isinstance(error, NotAHub)
+    assert isinstance(outcome.error, NotAHub)
 
 
 async def test_the_size_of_a_message_is_bounded() -> None:
@@ -193,10 +202,9 @@ async def test_the_size_of_a_message_is_bounded() -> None:
         await peer.send(TextMessage(" " * (MAX_MESSAGE + 1)))
         await peer.wait_eof()
 
-    async with scripted_server(script) as server:
-        _, error = await run(server)
+    outcome = await run(script)
 
-    assert "too big" in str(error)
+    assert "too big" in str(outcome.error)
 
 
 @pytest.mark.parametrize(
@@ -216,10 +224,9 @@ async def test_an_invalid_answer_to_the_handshake_is_a_protocol_error(answer: by
         await peer.stream.send_eof()
         await peer.wait_eof()
 
-    async with scripted_server(script) as server:
-        _, error = await run(server)
+    outcome = await run(script)
 
-    assert "protocol error (1002" in str(error)
+    assert "protocol error (1002" in str(outcome.error)
 
 
 async def test_an_invalid_frame_is_a_protocol_error() -> None:
@@ -228,10 +235,9 @@ async def test_an_invalid_frame_is_a_protocol_error() -> None:
         await peer.stream.send(b"\xff\xff")
         await peer.wait_closed()
 
-    async with scripted_server(script) as server:
-        _, error = await run(server)
+    outcome = await run(script)
 
-    assert "protocol error (1002" in str(error)
+    assert "protocol error (1002" in str(outcome.error)
 
 
 # --- reconnecting
@@ -249,13 +255,12 @@ async def test_a_lost_connection_is_resumed_at_the_position() -> None:
         await peer.send(TextMessage(f"[{ITEM % (7, 70)}]"))
         await peer.close(1000)
 
-    async with scripted_server(drop, resume) as server:
-        data, _ = await run(server)
+    outcome = await run(drop, resume)
 
-    assert data == [60, 70]
+    assert outcome.data == [60, 70]
     assert selections == [{"channel": "a"}, {"channel": "a", "since": {"epoch": "e", "seq": 6}}]
-    assert server.disconnects == ["disconnected (1006)"]
-    assert [event.complete for event in server.events if isinstance(event, Resumed)] == [True]
+    assert outcome.disconnects == ["disconnected (1006)"]
+    assert [event.complete for event in outcome.events if isinstance(event, Resumed)] == [True]
 
 
 async def test_the_client_reconnects_in_the_slot_of_a_drain() -> None:
@@ -264,23 +269,60 @@ async def test_the_client_reconnects_in_the_slot_of_a_drain() -> None:
         await peer.send_items({"type": "$drain", "in": 0.01})
         await peer.close(1012, "restart")
 
-    async with scripted_server(drain, subscribe_and_close) as server:
-        await run(server, jitter=lambda: 1e9)  # any other delay would exceed the timeout
+    outcome = await run(drain, subscribe_and_close, jitter=lambda: 1e9)  # any other delay would exceed the timeout
 
-    assert Draining(0.01) in server.events
-    assert any(isinstance(event, Disconnected) and event.delay < 0.02 for event in server.events)
+    assert Draining(0.01) in outcome.events
+    assert any(isinstance(event, Disconnected) and event.delay < 0.02 for event in outcome.events)
+
+
+def refusing(status: int, text: bytes, targets: list[str] | None = None) -> Script:
+    async def script(peer: Peer) -> None:
+        request = await peer.receive_request()
+        if targets is not None:
+            targets.append(request.target)
+        await peer.send(RejectConnection(status_code=status, has_body=True), RejectData(text, True))
+
+    return script
 
 
 async def test_a_refused_handshake_raises_the_text_of_the_server() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.receive()
-        await peer.send(RejectConnection(status_code=404, has_body=True), RejectData(b"go away", True))
+    outcome = await run(*[refusing(404, b"go away")] * 3)
 
-    async with scripted_server(script) as server:
-        _, error = await run(server)
+    assert type(outcome.error) is HandshakeRefused
+    assert str(outcome.error) == "refused (HTTP 404, go away)"
 
-    assert type(error) is HandshakeRefused
-    assert str(error) == "refused (HTTP 404, go away)"
+
+async def test_the_websocket_is_looked_for_at_every_place_and_then_kept() -> None:
+    targets: list[str] = []
+
+    async def drop(peer: Peer) -> None:
+        targets.append((await peer.accept()).target)
+        await peer.confirm_subscription()
+
+    async with scripted_server(
+        refusing(404, b"", targets), refusing(500, b"", targets), drop, subscribe_and_close
+    ) as server:
+        server.url += "/live?tenant=a"
+        outcome = await run_client(server)
+
+    assert targets == ["/live/ws/analytics?tenant=a", "/live/ws?tenant=a", "/live?tenant=a"]
+    assert outcome.disconnects == ["disconnected (1006)"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reported"),
+    [([404, 403, 404], "refused (HTTP 403, 403)"), ([403, 426, 404], "refused (HTTP 403, 403)"), ([401], "HTTP 401")],
+)
+async def test_the_refusal_that_tells_most_is_raised(statuses: list[int], reported: str) -> None:
+    outcome = await run(*[refusing(status, str(status).encode()) for status in statuses])
+
+    assert reported in str(outcome.error)
+
+
+async def test_a_place_that_may_only_be_down_is_tried_again() -> None:
+    outcome = await run(refusing(404, b""), refusing(502, b""), refusing(404, b""), subscribe_and_close)
+
+    assert outcome.disconnects == ["temporarily refused (HTTP 502)"]
 
 
 async def test_the_client_tries_a_busy_server_again() -> None:
@@ -288,10 +330,9 @@ async def test_the_client_tries_a_busy_server_again() -> None:
         await peer.receive()
         await peer.send(RejectConnection(status_code=503))
 
-    async with scripted_server(busy, subscribe_and_close) as server:
-        await run(server)
+    outcome = await run(busy, subscribe_and_close)
 
-    assert server.disconnects == ["temporarily refused (HTTP 503)"]
+    assert outcome.disconnects == ["temporarily refused (HTTP 503)"]
 
 
 async def test_retry_after_is_the_minimum_delay_up_to_a_day() -> None:
@@ -311,7 +352,7 @@ async def test_the_client_tries_again_while_no_server_listens() -> None:
     with anyio.fail_after(30):
         await run_until_reported(server, server.client(), 3)
 
-    url = Target.parse(server.url).url
+    url = Address.parse(server.url).sockets[0].url
     assert server.disconnects[:3] == [f"cannot connect to {url}: Connection refused"] * 3
 
 
@@ -322,9 +363,9 @@ async def test_a_silent_server_is_left_after_the_timeout() -> None:
 
     async with scripted_server(Peer.wait_eof) as server:
         with anyio.CancelScope() as scope:
-            await run(server, timeout=0.05, on_event=on_event)
+            await run_client(server, timeout=0.05, on_event=on_event)
 
-    assert server.disconnects == [f"no answer from {Target.parse(server.url).url}"]
+    assert server.disconnects == [f"no answer from {Address.parse(server.url).sockets[0].url}"]
 
 
 async def test_without_on_event_disconnects_are_logged_and_so_are_its_exceptions(
@@ -334,9 +375,9 @@ async def test_without_on_event_disconnects_are_logged_and_so_are_its_exceptions
         raise ZeroDivisionError
 
     async with scripted_server(subscribe_and_drop, subscribe_and_close) as server:
-        await run(server, on_event=None)
+        await run_client(server, on_event=None)
     async with scripted_server(subscribe_and_close) as server:
-        await run(server, on_event=broken)
+        await run_client(server, on_event=broken)
 
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["disconnected (1006); reconnecting in 0.0 s"]
@@ -357,11 +398,10 @@ async def test_after_a_rejected_token_only_another_one_is_tried() -> None:
     async def token() -> str:
         return next(tokens)
 
-    async with scripted_server(refuse, refuse) as server:
-        _, error = await run(server, token=token)
+    outcome = await run(refuse, refuse, token=token)
 
-    assert isinstance(error, TokenRefused)
-    assert error.fault == "expired"
+    assert isinstance(outcome.error, TokenRefused)
+    assert outcome.error.fault == "expired"
     assert authorizations(requests) == [b"Bearer first", b"Bearer second"]
 
 
@@ -382,21 +422,19 @@ async def test_a_fresh_token_that_was_not_accepted_is_tried_with_a_new_connectio
         requests.append(await peer.accept())
         await peer.close(1000)
 
-    async with scripted_server(expire, accept) as server:
-        _, error = await run(server, token=lambda: next(tokens, "second"))
+    outcome = await run(expire, accept, token=lambda: next(tokens, "second"))
 
-    assert isinstance(error, ConnectionClosed)
+    assert isinstance(outcome.error, ConnectionClosed)
     assert authorizations(requests) == [b"Bearer second"]
 
 
 async def test_a_failing_token_function_is_called_again_unless_it_raises_a_hub_error() -> None:
     token = answering(["first", ValueError("down, secret"), "second", PermissionDenied("the account is closed")])
 
-    async with scripted_server(subscribe_and_drop, subscribe_and_drop) as server:
-        _, error = await run(server, token=token)
+    outcome = await run(subscribe_and_drop, subscribe_and_drop, token=token)
 
-    assert str(error) == "the account is closed"
-    assert server.disconnects == ["disconnected (1006)", "cannot get a token: ValueError", "disconnected (1006)"]
+    assert str(outcome.error) == "the account is closed"
+    assert outcome.disconnects == ["disconnected (1006)", "cannot get a token: ValueError", "disconnected (1006)"]
 
 
 async def test_an_exception_of_the_first_call_of_the_token_function_is_raised_unchanged() -> None:
@@ -418,8 +456,7 @@ async def test_an_expiring_token_is_renewed_on_the_open_connection() -> None:
         commands.append(await peer.receive_command())
         await peer.close(1000)
 
-    async with scripted_server(script) as server:
-        await run(server, token=answering(["first", "second"]))
+    await run(script, token=answering(["first", "second"]))
 
     assert commands == [{"action": "auth", "id": 2, "token": "second"}]
 
@@ -438,8 +475,7 @@ async def test_a_token_that_cannot_be_renewed_is_used_until_it_expires() -> None
         await peer.send(CloseConnection(1000))
         received.append(await peer.receive())
 
-    async with scripted_server(script) as server:
-        await run(server, token=answering(answers))
+    await run(script, token=answering(answers))
 
     assert [type(event) for event in received] == [CloseConnection]
 
@@ -484,8 +520,7 @@ async def test_the_token_may_be_sent_in_the_first_message() -> None:
         await peer.confirm_subscription()
         await peer.close(1000)
 
-    async with scripted_server(script) as server:
-        await run(server, token_in="message")
+    await run(script, token_in="message")
 
     assert commands == [{"action": "auth", "id": 1, "token": "token"}]
 
@@ -499,12 +534,11 @@ async def test_a_client_without_a_token_leaves_a_server_that_requires_one() -> N
         await peer.send_items({"type": "$error", "id": id, "code": "unauthenticated", "message": "..."})
         await peer.wait_closed()
 
-    async with scripted_server(script) as server:
-        _, error = await run(server, token=None)
+    outcome = await run(script, token=None)
 
-    assert isinstance(error, TokenRefused)
-    assert error.fault == "missing"
-    assert server.disconnects == [], "there is no other token to wait for"
+    assert isinstance(outcome.error, TokenRefused)
+    assert outcome.error.fault == "missing"
+    assert outcome.disconnects == [], "there is no other token to wait for"
 
 
 # --- the application
@@ -664,10 +698,10 @@ async def test_a_tls_connection_that_breaks_is_resumed(
 
     async with scripted_server(drop, corrupt, close) as server:
         server.url = server.url.replace("ws://127.0.0.1", "wss://localhost")
-        _, error = await run(server, ssl_context=client_side)
+        outcome = await run_client(server, ssl_context=client_side)
 
-    assert isinstance(error, ConnectionClosed)
-    first, second = server.disconnects
+    assert isinstance(outcome.error, ConnectionClosed)
+    first, second = outcome.disconnects
     assert first == "disconnected (1006)"
     assert second.startswith("the connection is broken: [SSL")
 

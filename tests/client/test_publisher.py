@@ -6,14 +6,17 @@ import functools
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import anyio
 import anyio.from_thread
 import msgspec
 import pytest
+from django.utils.safestring import SafeString
 
 from analytics_hub import (
     AuthenticationError,
@@ -72,6 +75,21 @@ def url() -> Iterator[str]:
 
 class Order(msgspec.Struct):
     symbol: str
+
+
+def test_payloads_and_keys_may_be_of_the_types_that_a_hub_accepts(url: str) -> None:
+    publisher = HubPublisher(url, "writer", encode=str)
+
+    first = publisher.publish("events", {"a": deque([SafeString("x")]), "b": 1j}, type=SafeString("t"))
+    (second,) = publisher.publish_many([{"channel": "events", "data": deque([1j])}])
+    assert second == Receipt(first.epoch, first.seq + 1)
+    for key, text in ((UUID(int=1), str(UUID(int=1))), (7, "7")):
+        publisher.publish("table", 1, key=key)
+        assert publisher.delete("table", text) is not None
+        publisher.publish("table", 1, key=text)
+        assert publisher.delete("table", key) is not None
+    with pytest.raises(InvalidItem, match=r"\$\.data\.a\[0\] is of type complex; publish"):
+        HubPublisher(url, "writer").publish("events", {"a": [1j]})
 
 
 def test_receipts(url: str) -> None:
@@ -159,7 +177,7 @@ def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
         thread = threading.Thread(target=run)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/hub", requests
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
         thread.join()
 
 
@@ -180,7 +198,7 @@ def publisher_for(url: str, **options: Any) -> tuple[Callable[[], Receipt], list
 
 def test_the_path_and_the_headers() -> None:
     with answering(OK) as (url, requests):
-        receipt = publisher_for(url + "/?tenant=a&token=hidden")[0]()
+        receipt = publisher_for(url + "/hub/?tenant=a&token=hidden")[0]()
 
     head = requests[0].decode()
     assert receipt == Receipt("e", 7)
@@ -245,6 +263,6 @@ def test_an_exception_of_the_token_function_is_raised_unchanged() -> None:
 
 def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="must begin with http://"):
-        HubPublisher("ws://localhost")
+        HubPublisher("localhost")
     with pytest.raises(ValueError, match="attempts is 0; it must be at least 1"):
         HubPublisher("http://localhost", attempts=0)

@@ -25,7 +25,7 @@ _AUTH: Final = "auth"
 
 
 class _Client:
-    """One client on its own socket. Bytes are taken from the kernel only when a line is asked for."""
+    """One client on its own socket. Bytes are read from the kernel only inside `receive`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -63,25 +63,31 @@ async def test_the_connections_of_an_address_are_limited(transport: TransportUnd
         assert await status_of(served, "alice") == 200
 
 
-async def test_the_refused_tokens_of_an_address_are_limited(transport: TransportUnderTest) -> None:
+async def test_the_invalid_tokens_of_an_address_are_limited(transport: TransportUnderTest) -> None:
+    """Tokens that were issued once do not count, and those that were accepted before are always checked."""
     if not has_address(transport):
         pytest.skip("clients of this transport have no address")
     tuning = replace(FAST, token_failures=2)
     async with (
         serving(transport, tuning=tuning, manual=True, **NO_PROXIES) as served,
-        served.reader("routing") as witness,
+        served.reader("routing", token="alice") as witness,
     ):
-        assert [await status_of(served, token) for token in ("guess", "old")] == [401, 401]
+        assert [await status_of(served, token) for token in ("old", "old", "banned", "guess", "guess 2")] == [
+            401, 401, 403, 401, 401,
+        ]  # fmt: skip
         tokens = record_tokens(served)
 
-        assert [await status_of(served, token) for token in ("guess", "alice", "root")] == [429, 429, 429]
+        assert [await status_of(served, token) for token in ("guess 3", "root", "guess")] == [429, 429, 429]
+        assert [await status_of(served, token) for token in ("old", "banned")] == [401, 403]
 
         assert set(tokens) <= {None}  # None where the token is the first message
+        assert await status_of(served, "alice") == 200
         assert served.hub.statistics().counters["limited-failures"] == 3
+        assert served.hub.statistics().counters["token-expired"] == 3
         served.hub.publish("routing", 1)
         await witness.until(lambda item: item.get("seq") == 1)
         served.clock.advance(60)
-        assert await status_of(served, "alice") == 200
+        assert await status_of(served, "root") == 200
 
 
 def record_tokens(served: ServedHub) -> list[str | None]:

@@ -38,7 +38,7 @@ PATIENT = Limits(handshake_timeout=60.0, close_timeout=60.0)
 
 
 class _Client:
-    """One client on its own socket. Bytes are taken from the kernel only when a frame is asked for."""
+    """One client on its own socket. Bytes are read from the kernel only inside `receive`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

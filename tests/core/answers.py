@@ -304,11 +304,11 @@ class ExpectedAnswers:
             since = selection["since"]
             if since["epoch"] == history.epoch and since["seq"] > history.head:
                 return "bad-request", None, {}
-            stream, answer = self._resume(history, since)
+            stream, answer = self._resume(history, since, self.world.now)
         elif "last" in options:
-            stream = Stream(history, history.back(selection["last"]))
+            stream = Stream(history, history.back(selection["last"], self.world.now))
         elif "snapshot" in options or history.conflates:
-            stream = Stream(history, history.oldest())
+            stream = Stream(history, history.oldest(self.world.now))
         stream.every = every
         if held is not None:
             self._expect_end([name], "restarted")
@@ -318,13 +318,13 @@ class ExpectedAnswers:
         return None, stream, answer
 
     @staticmethod
-    def _resume(history: History, since: Fields) -> tuple[Stream, Fields]:
+    def _resume(history: History, since: Fields, now: float) -> tuple[Stream, Fields]:
         position = since["seq"]
         live = {item.seq for item in history.live()}
-        lost = [seq for seq in range(position + 1, history.lost() + 1) if not (history.conflates and seq in live)]
+        lost = [seq for seq in range(position + 1, history.lost(now) + 1) if not (history.conflates and seq in live)]
         if since["epoch"] != history.epoch or (lost and history.conflates):
-            return Stream(history, history.oldest(), is_broken=True), {"recovered": False}
-        return Stream(history, position, resumes=True, has_hole=bool(lost)), {
+            return Stream(history, history.oldest(now), is_broken=True), {"recovered": False}
+        return Stream(history, position, resumes=True, has_hole=bool(lost), hole_end=position + len(lost)), {
             "recovered": not lost,
             "seq": position + len(lost),
         }

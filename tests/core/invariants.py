@@ -109,7 +109,7 @@ def _check_drops(world: World, client: Client, ledgers: dict[str, Ledger], *, ha
             assert position + taken >= min(history.reported_trim, history.head, history.floor()), f"{name}: {ledger}"
             assert not rose or position <= max(history.trimmed, stream.seen), f"{name}: {ledger}, {history.trimmed}"
             continue
-        overwritten = history.floor()
+        overwritten = max(history.floor(), stream.hole_end)
         assert position + taken >= overwritten, f"{name}: overwritten up to {overwritten} and not dropped: {ledger}"
         waiting += [(item, stream) for item in history.items[position:]]
         if rose and position > overwritten:

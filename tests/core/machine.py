@@ -279,12 +279,16 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.forbid(client, names[: number % 3])
 
     @precondition(lambda self: self.world.setup.asks_to_authorize)
-    @rule(number=numbers, names=draw.few_names(1), result=draw.identities(), lost=st.integers(0, 2))
-    def change_while_asked(self, number: int, names: list[str], result: Identity, lost: int) -> None:
+    @rule(
+        number=numbers,
+        names=st.lists(draw.names, min_size=2, max_size=3, unique=True),
+        result=draw.identities(),
+        withdrawn=st.integers(0, 2),
+    )
+    def change_while_asked(self, number: int, names: list[str], result: Identity, withdrawn: int) -> None:
         live = self.live()
         if live:
-            client = live[number % len(live)]
-            scenarios.change_while_asked(self.world, client, names, result, list(client.subscribed)[:lost])
+            scenarios.change_while_asked(self.world, live[number % len(live)], names, result, withdrawn)
 
     @rule(number=numbers, name=st.sampled_from(draw.KEYED), start=draw.starts(), is_late=st.booleans())
     def delete_known_key(self, number: int, name: str, start: Fields, is_late: bool) -> None:

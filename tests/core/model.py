@@ -56,6 +56,8 @@ class History:
     epoch: str
     tuning: Tuning
     items: list[Item] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each item was accepted."""
     trimmed: int = 0
     """Of a durable channel: the last number that its journal no longer has."""
     reported_trim: int = 0
@@ -76,9 +78,10 @@ class History:
     def conflates(self) -> bool:
         return self.channel.mode in ("table", "latest")
 
-    def accept(self, item: Item) -> None:
+    def accept(self, now: float, item: Item) -> None:
         assert item.seq == self.head + 1
         self.items.append(item)
+        self.times.append(now)
         self.deletions = [other for other in self.deletions if other.key != item.key]
         if item.deleted:
             self.deletions.append(item)
@@ -86,9 +89,15 @@ class History:
             self.forgotten = self.deletions.pop(0).seq
 
     def floor(self) -> int:
-        """The last number that memory no longer has: above it is the longest tail within the bounds."""
-        most_items = self.channel.keep_items or self.tuning.burst_items
-        most_bytes = self.channel.keep_bytes or self.tuning.burst_bytes
+        """The last number that memory no longer has for readers that are behind."""
+        burst_items, burst_bytes = self.tuning.burst_items, self.tuning.burst_bytes
+        keep_items, keep_bytes = self.channel.keep_items, self.channel.keep_bytes
+        if self.channel.mode == "durable":
+            return self._tail(keep_items or burst_items, keep_bytes or burst_bytes)
+        return self._tail(max(keep_items or 0, burst_items), max(keep_bytes or 0, burst_bytes))
+
+    def _tail(self, most_items: int, most_bytes: int) -> int:
+        """The last number below the longest tail within the bounds."""
         items = nbytes = 0
         for item in reversed(self.items[self.restored :]):
             items += 1
@@ -97,11 +106,17 @@ class History:
                 return item.seq
         return self.restored
 
-    def lost(self) -> int:
-        """The last number that can no longer be delivered, except for superseded items."""
+    def lost(self, now: float) -> int:
+        """The last number that a new subscription can no longer get, except for superseded items."""
         if self.conflates:
             return self.forgotten
-        return min(self.reported_trim, self.floor()) if self.channel.mode == "durable" else self.floor()
+        if self.channel.mode == "durable":
+            return min(self.reported_trim, self.floor())
+        tuning, channel = self.tuning, self.channel
+        kept = self._tail(channel.keep_items or tuning.burst_items, channel.keep_bytes or tuning.burst_bytes)
+        seconds = channel.keep_seconds
+        old = 0 if seconds is None else sum(now - at >= seconds for at in self.times)
+        return max(self.floor(), kept, old)
 
     def newest(self) -> dict[str | None, Item]:
         """The newest item of each key, deletions among them, in the order of their numbers."""
@@ -127,16 +142,16 @@ class History:
 
     # --- where a subscription starts
 
-    def oldest(self) -> int:
+    def oldest(self, now: float) -> int:
         if self.conflates:
             return min((item.seq - 1 for item in self.present()), default=self.head)
-        return self.lost()
+        return self.lost(now)
 
-    def back(self, count: int) -> int:
+    def back(self, count: int, now: float) -> int:
         if self.conflates:
             present = self.present()[-count:] if count else []
             return present[0].seq - 1 if present else self.head
-        return max(self.lost(), self.head - count)
+        return max(self.lost(now), self.head - count)
 
 
 @dataclass(eq=False)
@@ -154,6 +169,8 @@ class Stream:
     """The hole before the first item cannot be counted; a gap that reports it is still to come."""
     has_hole: bool = False
     """The resume had lost items already; the first gap reports them."""
+    hole_end: int = 0
+    """The last number that the resume had lost."""
     every: float = 0.0
     """The seconds between two flushes, at least."""
     prepaid: int = 0
@@ -167,6 +184,7 @@ class Stream:
     final: Ledger | None = None
     """Its closed account; None as long as it is unknown."""
     seen: int = 0
+    delivered_seq: int = 0
     delivered: int = 0
     announced: int = 0
     table: dict[str | None, Item] = field(default_factory=dict)
@@ -195,7 +213,7 @@ class Stream:
                 self._check_skipped(skipped, newest)
         else:
             assert seq == self.seen + 1, f"{self.name}: {self.seen + 1} to {seq - 1} are missing without a gap"
-        self.seen = seq
+        self.seen = self.delivered_seq = seq
         self.delivered += 1
         self.table[item.key] = item
         return item
@@ -220,14 +238,17 @@ class Stream:
         assert (fields["reason"] == "retention") == (is_durable or self.has_hole), fields
         self.has_hole = False
         if self.history.conflates:
-            assert first > self.seen and 1 <= count <= last - first + 1, (fields, self.seen)
+            assert first > self.seen and count == last - first + 1, (fields, self.seen)
             assert last <= self.history.forgotten, f"{self.name}: {fields}, but all deletions are remembered"
             self.gaps.append(range(first, last + 1))
+            newest = self.history.newest()
+            for skipped in self.history.items[self.seen : first - 1]:
+                self._check_skipped(skipped, newest)
         else:
             assert first == self.seen + 1 and count == last - first + 1, (fields, self.seen)
             if is_durable:
                 assert last <= self.history.trimmed, f"{self.name}: {fields}, but the journal still has them"
-            self.seen = last
+        self.seen = last
         self.announced += count
 
     def check_pace(self, flushed_at: float) -> None:
@@ -240,7 +261,8 @@ class Stream:
     def check_end(self, account: Fields) -> None:
         """The client received `$unsubscribed`: nothing of this subscription follows."""
         assert self.end is not None
-        assert account["seq"] >= self.seen if self.history.conflates else account["seq"] == self.seen, (
+        # In a table, the last gaps may stand between items that were abandoned.
+        assert account["seq"] >= self.delivered_seq if self.history.conflates else account["seq"] == self.seen, (
             account,
             self.seen,
         )

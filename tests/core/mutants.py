@@ -137,15 +137,15 @@ MUTANTS: Final = (
         "second-loss-not-reported",
         "A second loss is not added to an earlier one that was not reported yet.",
         "reader.py",
-        "self.gap = Gap(self.gap.first, last, self.gap.lost + count) if self.gap else Gap(first, last, count)",
-        "self.gap = self.gap or Gap(first, last, count)",
+        "self.gaps = (Gap(first, self.position),)",
+        "self.gaps = self.gaps or (Gap(first, self.position),)",
     ),
     mutant(
         "final-loss-not-reported",
         "A subscription ends without a report of what it lost.",
         "subscriptions.py",
-        "        if reader.gap:\n            gaps.append",
-        "        if reader.gap and not reader:\n            gaps.append",
+        "        while reader.gaps:\n            gaps.append",
+        "        while reader.gaps and not reader:\n            gaps.append",
     ),
     mutant(
         "journal-skipped",
@@ -491,7 +491,7 @@ MUTANTS: Final = (
         "members-kept-forever",
         "A member of a pattern without watchers is never removed.",
         "registry.py",
-        "        self.members.at(log, ceil(now + pattern.keep_seconds))\n",
+        "        self.members.at(log, ceil(now + pattern.member_seconds))\n",
         "",
     ),
     # --- fine points

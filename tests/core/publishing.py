@@ -151,7 +151,7 @@ class Publishing:
             for seq in range(1, self.setup.restored + 1):
                 self.order += 1
                 item = Item(self.order, self._fields(history, seq, None, stamp(self.wall), {"old": seq}, None))
-                history.accept(item)
+                history.accept(self.now, item)
                 self.replayed.add(item)
                 journal.append(seq, [item.encoded])
             if history.head:
@@ -185,7 +185,7 @@ class Publishing:
             self.drafts.setdefault(name, []).append((type, at, data))
         else:
             self.order += 1
-            history.accept(Item(self.order, self._fields(history, history.head + 1, type, at, data, key)))
+            history.accept(self.now, Item(self.order, self._fields(history, history.head + 1, type, at, data, key)))
             assert place == (history.epoch, history.head)
         self.check()
 
@@ -211,7 +211,9 @@ class Publishing:
         if exists:
             self.order += 1
             at = stamp(self.wall)
-            history.accept(Item(self.order, self._fields(history, history.head + 1, None, at, None, key, deleted=True)))
+            history.accept(
+                self.now, Item(self.order, self._fields(history, history.head + 1, None, at, None, key, deleted=True))
+            )
         assert self.engine.delete(name, key, self.tick()) is exists
         self.check()
 
@@ -243,7 +245,7 @@ class Publishing:
             self.order += 1
             item = Item(self.order, self._fields(history, history.head + 1, type_, at, data, None))
             assert encoded == item.encoded
-            history.accept(item)
+            history.accept(self.now, item)
         oldest = journal.append(job.first, job.items)
         history.reported_trim = history.trimmed
         self.engine.committed(job.channel, oldest, self.tick())

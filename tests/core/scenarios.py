@@ -128,16 +128,16 @@ def move(world: World, clients: Sequence[Client], old: str, new: str) -> None:
         world.turn()
 
 
-def change_while_asked(
-    world: World, client: Client, names: Sequence[str], other: Identity, lost: Sequence[str]
-) -> None:
+def change_while_asked(world: World, client: Client, names: Sequence[str], other: Identity, withdrawn: int) -> None:
     """While the application is asked about a client, its identity changes, and channels are withdrawn from it."""
-    world.send(client, {"action": "subscribe", "channels": [*list(client.subscribed)[:1], *names]})
-    world.handle_events()
-    world.identify(client, other)
-    world.forbid(client, lost)
-    while world.questions:
-        world.answer_question(world.questions[0].channels)
+    for channels in (names[:1], names):
+        world.send(client, {"action": "subscribe", "channels": list(channels)})
+        world.handle_events()
+        if channels is names:
+            world.identify(client, other)
+            world.forbid(client, list(client.subscribed)[:withdrawn])
+        while world.questions:
+            world.answer_question(world.questions[0].channels)
 
 
 def delete_known_key(world: World, client: Client, name: str, command: Fields, *, is_late: bool) -> None:

@@ -1,4 +1,4 @@
-"""No step of the engine is met half-way: not by a signal handler, nor after memory has run out in one."""
+"""No step of the engine can be entered halfway: not by a signal handler, nor after memory has run out in one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from analytics_hub.channels import Channel
 from analytics_hub.core.atomic import atomic, atomic_each
 from analytics_hub.core.engine import Engine
-from analytics_hub.core.session import Session
 from analytics_hub.exceptions import HubError
 from analytics_hub.identity import Identity
 from analytics_hub.protocol import Parsed
@@ -18,73 +17,71 @@ from .rig import FakeTransport
 from .wire import LineWire
 
 
-class Stairs:
-    """Whose steps do what they are told."""
+class Steps:
+    """Each step raises a given exception, or returns whether it is under way."""
 
     def __init__(self) -> None:
         self.is_busy = False
         self.is_broken = False
 
-    @atomic
-    def climb(self, fault: Exception | None = None) -> bool:
-        if fault is not None:
-            raise fault
+    def _step(self, error: Exception | None) -> bool:
+        if error is not None:
+            raise error
         return self.is_busy
 
     @atomic
-    def trip(self) -> None:
-        self.climb()
+    def one(self, error: Exception | None = None) -> bool:
+        return self._step(error)
 
-    def each(self, *faults: Exception | None) -> Iterator[bool]:
-        return atomic_each(self, (self._look(fault) for fault in faults))
+    @atomic
+    def nested(self) -> None:
+        self.one()
 
-    def _look(self, fault: Exception | None) -> bool:
-        if fault is not None:
-            raise fault
-        return self.is_busy
+    def several(self, *errors: Exception | None) -> Iterator[bool]:
+        return atomic_each(self, map(self._step, errors))
 
 
-def test_a_step_is_taken_alone() -> None:
-    stairs = Stairs()
+def test_a_step_cannot_begin_within_another() -> None:
+    steps = Steps()
 
-    assert stairs.climb()
-    assert not stairs.is_busy
+    assert steps.one()
+    assert not steps.is_busy
     with pytest.raises(HubError, match="a signal handler may call publish and delete"):
-        stairs.trip()
-    assert not stairs.is_busy
-    assert not stairs.is_broken
+        steps.nested()
+    assert not steps.is_busy
+    assert not steps.is_broken
 
 
-def test_between_two_of_several_steps_there_may_be_others() -> None:
-    stairs = Stairs()
-    seen = [(was_busy, stairs.is_busy, stairs.climb()) for was_busy in stairs.each(None, None)]
+def test_other_steps_may_run_between_the_values_of_an_iterator() -> None:
+    steps = Steps()
+    seen = [(was_busy, steps.is_busy, steps.one()) for was_busy in steps.several(None, None)]
 
     assert seen == [(True, False, True)] * 2
 
 
-def test_a_fault_ends_one_step_and_a_want_of_memory_all() -> None:
-    stairs = Stairs()
+def test_an_exception_ends_one_step_and_a_memory_error_all() -> None:
+    steps = Steps()
     with pytest.raises(KeyError):
-        stairs.climb(KeyError("a fault"))
-    assert stairs.climb()
+        steps.one(KeyError("a bug"))
+    assert steps.one()
     with pytest.raises(MemoryError):
-        stairs.climb(MemoryError())
-    assert stairs.is_broken
-    assert not stairs.is_busy
+        steps.one(MemoryError())
+    assert steps.is_broken
+    assert not steps.is_busy
     with pytest.raises(HubError, match="memory has run out"):
-        stairs.climb()
+        steps.one()
 
 
-def test_so_it_is_for_several_steps() -> None:
-    stairs = Stairs()
+def test_a_memory_error_in_an_iterator_ends_all() -> None:
+    steps = Steps()
     with pytest.raises(MemoryError):
-        list(stairs.each(None, MemoryError()))
+        list(steps.several(None, MemoryError()))
 
-    assert stairs.is_broken
-    assert not stairs.is_busy
+    assert steps.is_broken
+    assert not steps.is_busy
 
 
-def test_a_broken_engine_does_nothing_any_more() -> None:
+def test_a_broken_engine_does_nothing() -> None:
     engine = Engine([Channel("events")], nonce="nonce")
     session = engine.connect(FakeTransport(), LineWire(), Identity(id="alice"), 0.0, id="session")
     engine.is_busy = True
@@ -99,24 +96,18 @@ def test_a_broken_engine_does_nothing_any_more() -> None:
     with pytest.raises(HubError, match="memory has run out"):
         engine.publish("events", b"1", 0.0)
     engine.drain(1.0, 0.0)
-    engine.disconnect(session, 0.0)  # a transport that cleans up has done nothing wrong
+    engine.disconnect(session, 0.0)  # a transport that cleans up makes no mistake
     assert engine.sessions
 
 
-class Unreadable:
-    name = "unreadable"
-    has_cursor = False
-
-    def frame(self, items: object) -> bytes:
-        return b""
-
+class UnreadableWire(LineWire):
     def parse(self, data: str | bytes) -> list[Parsed]:
         raise MemoryError
 
 
-def test_a_frame_that_cannot_be_parsed_for_want_of_memory_breaks_nothing() -> None:
+def test_a_frame_that_cannot_be_parsed_for_lack_of_memory_breaks_nothing() -> None:
     engine = Engine([Channel("events")], nonce="nonce")
-    session: Session = engine.connect(FakeTransport(), Unreadable(), Identity(id="alice"), 0.0, id="session")
+    session = engine.connect(FakeTransport(), UnreadableWire(), Identity(id="alice"), 0.0, id="session")
     with pytest.raises(MemoryError):
         engine.receive_data(session, "{}", 0.0)
 

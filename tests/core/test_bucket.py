@@ -7,23 +7,12 @@ import pytest
 from analytics_hub.core.bucket import TokenBucket
 
 
-def test_a_bucket_begins_full() -> None:
-    bucket = TokenBucket(10, 0.0)
-
-    assert bucket.available(0.0) == 10
-
-
-def test_no_more_may_be_taken_than_there_is() -> None:
+def test_a_bucket_begins_full_and_gives_what_it_has() -> None:
     bucket = TokenBucket(2, 0.0)
 
-    assert [bucket.take(0.0) for _ in range(3)] == [True, True, False]
-
-
-def test_a_refused_take_costs_nothing() -> None:
-    bucket = TokenBucket(2, 0.0)
-
-    assert not bucket.take(0.0, 3)
     assert bucket.available(0.0) == 2
+    assert not bucket.take(0.0, 3)
+    assert [bucket.take(0.0) for _ in range(3)] == [True, True, False]
 
 
 def test_tokens_come_back_at_the_rate_up_to_the_capacity() -> None:
@@ -56,7 +45,7 @@ def test_when_is_now_if_there_is_enough() -> None:
     assert bucket.when(3.0, 10) == 3.0
 
 
-def test_a_full_bucket_is_full_but_for_rounding() -> None:
+def test_rounding_costs_no_token() -> None:
     bucket = TokenBucket(1, 0.0)
     bucket.spend(1)
 
@@ -66,9 +55,7 @@ def test_a_full_bucket_is_full_but_for_rounding() -> None:
 def test_a_slow_bucket_holds_one_token() -> None:
     bucket = TokenBucket(0.1, 0.0)
 
-    assert bucket.take(0.0)
-    assert not bucket.take(9.0)
-    assert bucket.take(10.0)
+    assert [bucket.take(now) for now in (0.0, 9.0, 10.0)] == [True, False, True]
 
 
 def test_the_capacity_may_be_given() -> None:
@@ -86,7 +73,7 @@ def test_without_a_rate_nothing_is_limited() -> None:
     assert bucket.when(7.0, 1e9) == 7.0
 
 
-def test_a_copy_is_equal_and_on_its_own() -> None:
+def test_a_copy_is_equal_and_independent() -> None:
     bucket = TokenBucket(10, 0.0, capacity=20)
     bucket.spend(15)
 

@@ -1,4 +1,4 @@
-"""What one client can have the engine do, and keep, with few bytes: counted, never timed."""
+"""What one client can make the engine do, and keep, with few bytes: counted, never timed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(action: str, *names: str) -> str:
 
 
 def hand_in(rig: Rig, peer: Peer, *commands: str) -> None:
-    """One frame, as a transport hands it over: before the driver has its turn."""
+    """One frame, without a turn of the driver."""
     rig.engine.receive_data(peer.session, f"[{','.join(commands)}]", rig.now)
 
 
@@ -36,40 +36,40 @@ def hand_in(rig: Rig, peer: Peer, *commands: str) -> None:
 
 
 @pytest.mark.parametrize("names", [["a"], ["a"] * 16], ids=["one channel each", "sixteen channels each"])
-def test_a_frame_full_of_commands_is_carried_out_a_turn_at_a_time(names: list[str]) -> None:
+def test_a_frame_full_of_commands_is_executed_turn_by_turn(names: list[str]) -> None:
     rig = Rig(A)
-    flooder, other = rig.connect(), rig.connect()
+    flooding, other = rig.connect(), rig.connect()
 
-    hand_in(rig, flooder, *[command("subscribe", *names)] * (4 * TURN // len(names)))
+    hand_in(rig, flooding, *[command("subscribe", *names)] * (4 * TURN // len(names)))
     hand_in(rig, other, PING)
-    left = len(flooder.session.commands)
-    asks_to_be_called = rig.engine.get_timer()
+    left = len(flooding.session.commands)
+    timer = rig.engine.get_timer()
     rig.engine.handle_timer(rig.now)
-    left_after_a_turn = len(flooder.session.commands)
+    left_after_a_turn = len(flooding.session.commands)
     rig.pump()
 
     turn = TURN // len(names)
     assert (left, left_after_a_turn) == (3 * turn, 2 * turn)
-    assert asks_to_be_called == rig.now
+    assert timer == rig.now
     assert not other.session.commands
-    assert len(flooder.items_of("$subscribed")) == 4 * turn
+    assert len(flooding.items_of("$subscribed")) == 4 * turn
 
 
-def test_floods_of_several_share_a_turn() -> None:
+def test_floods_of_several_clients_share_a_turn() -> None:
     rig = Rig(A)
-    flooders = [rig.connect() for _ in range(5)]
-    for flooder in flooders:
-        hand_in(rig, flooder, *[PING] * (2 * TURN))
+    peers = [rig.connect() for _ in range(5)]
+    for peer in peers:
+        hand_in(rig, peer, *[PING] * (2 * TURN))
 
     rig.engine.handle_timer(rig.now)
-    left = sum(len(flooder.session.commands) for flooder in flooders)
+    left = sum(len(peer.session.commands) for peer in peers)
     rig.pump()
 
     assert left == 4 * TURN
-    assert [len(flooder.items_of("$pong")) for flooder in flooders] == [2 * TURN] * 5
+    assert [len(peer.items_of("$pong")) for peer in peers] == [2 * TURN] * 5
 
 
-def test_the_answers_of_a_client_that_reads_nothing_stay_within_their_room() -> None:
+def test_the_answers_to_a_client_that_reads_nothing_are_bounded() -> None:
     rig = Rig(A)
     peer = rig.connect()
     rig.pump()
@@ -83,7 +83,7 @@ def test_the_answers_of_a_client_that_reads_nothing_stay_within_their_room() -> 
     assert sum(peer.sizes) < 64 * 1024
 
 
-def test_who_leaves_in_the_middle_of_its_commands_leaves_nothing() -> None:
+def test_a_client_that_disconnects_in_the_middle_of_its_commands_leaves_none() -> None:
     rig = Rig(A)
     peer = rig.connect()
 
@@ -107,13 +107,12 @@ def test_each_channel_that_a_command_names_counts_as_a_command() -> None:
     peer.send({"action": "ping", "id": 2})
 
     assert [answer["ok"] for answer in peer.items_of("$subscribed")[0]["channels"]] == [True] * 6
-    assert [(error["id"], error["code"], error["after"]) for error in peer.items_of("$error")] == [
-        (1, "rate-limited", 0.75)
-    ]
+    (error,) = peer.items_of("$error")
+    assert (error["id"], error["code"], error["after"]) == (1, "rate-limited", 0.75)
     assert [answer["id"] for answer in peer.items_of("$pong")] == [2]
 
 
-def test_who_holds_many_may_change_them_less_often() -> None:
+def test_a_client_with_many_subscriptions_may_change_them_less_often() -> None:
     """Each change moves all of them to another cohort."""
     names = [f"c{number}" for number in range(64)]
     rig = Rig(*map(Channel, names), tuning=Tuning(command_rate=100))
@@ -131,7 +130,7 @@ def test_who_holds_many_may_change_them_less_often() -> None:
 # --- names
 
 
-def test_who_asks_for_unknown_channels_is_not_told_who_else_is_there() -> None:
+def test_the_message_about_an_unknown_channel_names_no_member_of_a_pattern() -> None:
     rig = Rig(A, ROOMS)
     rig.connect().subscribe("room:secret")
 
@@ -139,7 +138,7 @@ def test_who_asks_for_unknown_channels_is_not_told_who_else_is_there() -> None:
         rig.publish("nosuch", 1)
 
 
-def test_who_goes_through_the_names_of_a_pattern_takes_no_place_for_long() -> None:
+def test_a_client_that_goes_through_the_names_of_a_pattern_occupies_no_place_for_long() -> None:
     rig = Rig(ROOMS, tuning=Tuning(max_members=20, command_rate=None))
     peer = rig.connect()
     for first in range(0, 100, 10):
@@ -153,7 +152,7 @@ def test_who_goes_through_the_names_of_a_pattern_takes_no_place_for_long() -> No
     assert len(rig.engine.registry.logs) <= 12
 
 
-def test_members_with_something_in_them_or_somebody_at_them_stay() -> None:
+def test_members_with_items_or_watchers_stay() -> None:
     rig = Rig(ROOMS, tuning=Tuning(max_members=4))
     peer, other = rig.connect(), rig.connect()
     rig.publish("room:1", 1)
@@ -168,7 +167,7 @@ def test_members_with_something_in_them_or_somebody_at_them_stay() -> None:
         rig.publish("room:6", 1)
 
 
-def test_a_session_remembers_so_many_accounts_that_it_has_closed() -> None:
+def test_a_session_keeps_a_bounded_number_of_closed_accounts() -> None:
     rig = Rig(A, ROOMS, tuning=Tuning(command_rate=None))
     peer = rig.connect()
     peer.subscribe("a")
@@ -185,7 +184,7 @@ def test_a_session_remembers_so_many_accounts_that_it_has_closed() -> None:
 # --- tables and buffers
 
 
-def test_a_table_knows_what_waits_however_much_was_deleted() -> None:
+def test_a_table_counts_what_is_pending_however_much_was_deleted() -> None:
     rig = Rig(Channel("t", mode="table", max_keys=3))
     for key in "abc":
         rig.publish("t", 1, key=key)
@@ -199,7 +198,7 @@ def test_a_table_knows_what_waits_however_much_was_deleted() -> None:
 
 
 @pytest.mark.parametrize("published", [12, 400], ids=["a few are dropped", "most are dropped"])
-def test_who_starts_far_back_keeps_the_newest_over_all_its_channels(published: int) -> None:
+def test_a_client_that_starts_far_back_keeps_the_newest_items_of_all_its_channels(published: int) -> None:
     rig = Rig(*map(Channel, "ab"), tuning=Tuning(rate=1, buffer_items=10))
     for number in range(published):
         rig.publish("ab"[number % 2], number)

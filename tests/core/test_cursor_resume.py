@@ -1,4 +1,4 @@
-"""A client that is cut after any frame, and resumes from where that frame says it stands, gets exactly the rest."""
+"""A client that is cut off after any frame, and resumes from the position stated there, gets exactly the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .cursor_wire import Cursor, CursorWire, Cut, cuts, since
 from .rig import Peer, Rig
 from .wire import Fields
 
-BEAT: Final = 0.125
+INTERVAL: Final = 0.125
 KEEPS: Final = 10
 """Items that the journal keeps."""
 CHANNELS: Final = {
@@ -50,8 +50,8 @@ steps = st.lists(
         publishing,
         publishing,
         st.tuples(st.just("delete"), st.sampled_from(KEYS)),
-        st.tuples(st.just("advance"), st.sampled_from((BEAT / 2, BEAT, 1.0))),
-        st.tuples(st.just("advance"), st.just(BEAT)),
+        st.tuples(st.just("advance"), st.sampled_from((INTERVAL / 2, INTERVAL, 1.0))),
+        st.tuples(st.just("advance"), st.just(INTERVAL)),
         subscribing,
         st.tuples(st.just("unsubscribe"), names),
         st.tuples(st.sampled_from(("one", "fill", "stall", "resume", "journal", "ping"))),
@@ -60,7 +60,7 @@ steps = st.lists(
 )
 tunings = st.builds(
     Tuning,
-    interval=st.just(BEAT),
+    interval=st.just(INTERVAL),
     max_batch=st.sampled_from((1, 2, 3, 50)),
     max_frames=st.sampled_from((None, 1, 2)),
     rate=st.sampled_from((None, 4.0, 40.0)),
@@ -71,7 +71,7 @@ tunings = st.builds(
 
 
 class World:
-    """Two clients of one wire with a cursor, written in slices of one, and a hand that does things to the first."""
+    """Two clients of one wire with a cursor, written in slices of one; the actions concern the first."""
 
     def __init__(self, tuning: Tuning) -> None:
         setattr(cohort_module, "SLICE", 1)  # noqa: B010 - a constant to type checkers
@@ -112,7 +112,7 @@ class World:
             self._send({"action": "ping"})
 
     def _send(self, command: Fields) -> None:
-        """Without writing anything, so that answers pile up."""
+        """Without writing anything, so that answers accumulate."""
         self.rig.engine.receive_data(self.peer.session, msgspec.json.encode(command).decode(), self.rig.now)
 
     def _selection(self, channel: str, option: str) -> Fields:
@@ -128,7 +128,7 @@ class World:
         return {"channel": channel, **options[option]}
 
     def journal(self) -> None:
-        """Answer everything that was asked of the journal."""
+        """Execute all events for the journal."""
         rig = self.rig
         rig.events.extend(rig.engine.events())
         while self.done < len(rig.events):
@@ -147,7 +147,7 @@ class World:
             rig.events.extend(rig.engine.events())
 
     def finish(self) -> None:
-        """Let everybody have everything."""
+        """Write everything to both clients."""
         for peer in (self.peer, self.other):
             peer.is_full = False
             peer.resume()
@@ -158,7 +158,7 @@ class World:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tuning=tunings, plan=steps)
-def test_a_client_cut_after_any_frame_resumes_with_exactly_the_rest(tuning: Tuning, plan: list[Any]) -> None:
+def test_a_client_cut_off_after_any_frame_resumes_with_exactly_the_rest(tuning: Tuning, plan: list[Any]) -> None:
     world = World(tuning)
     for step in plan:
         world.do(*step)
@@ -171,7 +171,7 @@ def test_a_client_cut_after_any_frame_resumes_with_exactly_the_rest(tuning: Tuni
 
 
 def check_stream(stream: list[Cut]) -> None:
-    """On plain channels a cursor is what the client has counted to itself, but while there are answers to come."""
+    """On plain channels a cursor equals what the client has counted, except while more answers are to come."""
     counted: dict[str, int] = {}
     before: Cursor = {}
     for cut in stream:
@@ -187,7 +187,7 @@ def check_stream(stream: list[Cut]) -> None:
 
 
 def count(item: Fields, counted: dict[str, int]) -> None:
-    """What a client that keeps count makes of one item. It never hears of anything twice, nor skips anything."""
+    """What one item adds for a client that keeps count. Nothing comes twice, and nothing is missing."""
     channel = item.get("channel", "")
     if item["type"] == "$subscribed":
         for answer in item["channels"]:
@@ -207,74 +207,74 @@ def count(item: Fields, counted: dict[str, int]) -> None:
 
 
 def check_rest(world: World, stream: list[Cut]) -> None:
-    """Resume from every cut, each in a session of its own."""
+    """Resume from every cut, each time in a new session."""
     rig = world.rig
-    heirs = []
+    resumed = []
     for cut in stream:
-        heir = rig.connect()
+        peer = rig.connect()
         if cut.cursor:
-            heir.send_subscribe(*since(cut.cursor))
-        heirs.append(heir)
-    for channel in PLAIN:  # a loss is told before the next item
+            peer.send_subscribe(*since(cut.cursor))
+        resumed.append(peer)
+    for channel in PLAIN:  # a loss is reported before the next item
         world.finish()
         rig.publish(channel, "last")
     world.finish()
 
-    lives: dict[str, Life] = {}
-    unheard: list[Fields] = []
-    for cut, heir in zip(stream, heirs, strict=True):
-        unheard += cut.items
-        if not cut.has_more_answers:  # until then the cursor is that of the life before
-            for item in unheard:
-                live_on(item, lives)
-            unheard = []
+    tables: dict[str, Table] = {}
+    pending: list[Fields] = []
+    for cut, peer in zip(stream, resumed, strict=True):
+        pending += cut.items
+        if not cut.has_more_answers:  # until then the cursor is the previous one
+            for item in pending:
+                update(item, tables)
+            pending = []
         for channel, (_, seq) in cut.cursor.items():
-            check_channel(rig, heir, channel, seq, lives[channel].copy())
+            check_channel(rig, peer, channel, seq, tables[channel].copy())
 
 
-class Life:
-    """What a client knows of the keys of a channel, since it subscribed: the number of the newest item of each."""
+class Table:
+    """What a client knows of a channel since it subscribed: the number of the newest item of each key."""
 
     def __init__(self, start: int, newest: dict[str | None, int] | None = None) -> None:
         self.start = start
         self.newest = newest or {}
 
-    def copy(self) -> Life:
-        return Life(self.start, dict(self.newest))
+    def copy(self) -> Table:
+        return Table(self.start, dict(self.newest))
 
-    def take(self, item: Fields) -> None:
+    def add(self, item: Fields) -> None:
         key = item.get("key")
         self.newest[key] = item["seq"]
         if item.get("deleted"):
             del self.newest[key]
 
 
-def live_on(item: Fields, lives: dict[str, Life]) -> None:
+def update(item: Fields, tables: dict[str, Table]) -> None:
     if item["type"] == "$subscribed":
         for answer in item["channels"]:
-            lives.setdefault(answer["channel"], Life(answer["seq"]))
+            tables.setdefault(answer["channel"], Table(answer["seq"]))
     elif item["type"] == "$unsubscribed":
         for account in item["channels"]:
-            lives.pop(account["channel"], None)
+            tables.pop(account["channel"], None)
     elif "seq" in item:
-        lives[item["channel"]].take(item)
+        tables[item["channel"]].add(item)
 
 
-def check_channel(rig: Rig, heir: Peer, channel: str, seq: int, life: Life) -> None:
+def check_channel(rig: Rig, peer: Peer, channel: str, seq: int, table: Table) -> None:
     log = rig.engine.registry.logs[channel]
-    got = [item for item in heir.items if item.get("channel") == channel]
+    got = [item for item in peer.items if item.get("channel") == channel]
     if any(item["type"] == "$gap" and item["to"] is None for item in got):
-        life, seq = Life(0), 0  # it is told to take what follows as a snapshot
+        table, seq = Table(0), 0  # what follows is a snapshot
     accounted = {item["seq"] for item in got if "seq" in item}
     for gap in got:
         if gap["type"] == "$gap" and gap["to"] is not None:
             accounted |= set(range(gap["from"], gap["to"] + 1))
-    assert not accounted or min(accounted) > seq, "something twice"
+    assert not accounted or min(accounted) > seq, "an item came twice"
     if channel in PLAIN:
-        assert accounted == set(range(seq + 1, log.head + 1)), "something is missing"
+        assert accounted == set(range(seq + 1, log.head + 1)), "an item is missing"
         return
     for item in got:
         if "seq" in item:
-            life.take(item)
-    live = {entry.key: entry.seq for entry in log.after(0) if not entry.deleted and entry.seq > life.start}
-    assert life.newest == live, channel
+            table.add(item)
+    live = {entry.key: entry.seq for entry in log.after(0) if not entry.deleted and entry.seq > table.start}
+    assert table.newest == live, channel

@@ -8,7 +8,7 @@ from analytics_hub.channels import Channel
 from analytics_hub.identity import Identity
 from analytics_hub.tuning import Tuning
 
-from .rig import ALICE, WALL, Rig
+from .rig import ALICE, WALL, Peer, Rig
 from .wire import Fields
 
 A = Channel("a")
@@ -16,20 +16,21 @@ D = Channel("d", mode="durable")
 GRAIN = 0.25  # deadlines may be this late
 
 
-def test_who_sends_no_token_in_time_is_closed() -> None:
+def check_ending(peer: Peer, seconds: float, code: int, reason: str) -> None:
+    """The session ends after so many seconds, and not earlier."""
+    peer.rig.advance(seconds - 0.1)
+    assert peer.close is None
+    peer.rig.advance(0.1 + GRAIN)
+    assert peer.ending == (code, reason)
+
+
+def test_a_client_that_sends_no_token_is_closed() -> None:
     rig = Rig(A, tuning=Tuning(auth_timeout=3))
-    peer = rig.connect(identity=None)
 
-    rig.advance(2.9)
-    lives = peer.close is None
-    rig.advance(0.1 + GRAIN)
-
-    assert lives
-    assert peer.close is not None
-    assert (peer.close.code, peer.close.reason) == (4408, "no token within 3 s")
+    check_ending(rig.connect(identity=None), 3, 4408, "no token within 3 s")
 
 
-def test_who_sent_its_token_in_time_stays() -> None:
+def test_a_client_that_sends_its_token_in_time_stays() -> None:
     rig = Rig(A, tuning=Tuning(auth_timeout=3))
     peer = rig.connect(identity=None)
     peer.send({"action": "auth", "token": "t"})
@@ -41,22 +42,16 @@ def test_who_sent_its_token_in_time_stays() -> None:
 
 
 @pytest.mark.parametrize(("channel", "seconds"), [("a", 6), ("d", 2)])
-def test_who_takes_nothing_for_too_long_is_closed(channel: str, seconds: float) -> None:
+def test_a_client_that_is_stalled_for_too_long_is_closed(channel: str, seconds: float) -> None:
     rig = Rig(A, D, tuning=Tuning(write_timeout=6, durable_write_timeout=2))
     peer = rig.connect()
     peer.subscribe(channel)
     peer.stall()
 
-    rig.advance(seconds - 0.1)
-    lives = peer.close is None
-    rig.advance(0.1 + GRAIN)
-
-    assert lives
-    assert peer.close is not None
-    assert (peer.close.code, peer.close.reason) == (4503, f"nothing could be written for {seconds} s")
+    check_ending(peer, seconds, 4503, f"nothing could be written for {seconds} s")
 
 
-def test_who_takes_something_in_time_stays() -> None:
+def test_a_client_that_is_resumed_in_time_stays() -> None:
     rig = Rig(A, tuning=Tuning(write_timeout=6))
     peer = rig.connect()
     peer.subscribe("a")
@@ -70,42 +65,31 @@ def test_who_takes_something_in_time_stays() -> None:
 
 
 @pytest.mark.parametrize("command", [{"action": "ping"}, {"action": "seen", "frames": 0}])
-def test_who_has_once_pinged_or_confirmed_must_go_on(command: Fields) -> None:
+def test_a_client_that_has_pinged_or_confirmed_once_must_continue(command: Fields) -> None:
     rig = Rig(A, tuning=Tuning(silence_timeout=5))
     peer, listener = rig.connect(), rig.connect()
     peer.send(command)
     rig.advance(4)
     peer.send(command)
 
-    rig.advance(4.9)
-    lives = peer.close is None
-    rig.advance(0.1 + GRAIN)
-
-    assert lives
-    assert peer.close is not None
-    assert (peer.close.code, peer.close.reason) == (4408, "no sign of life for 5 s")
+    check_ending(peer, 5, 4408, "no sign of life for 5 s")
     assert listener.close is None
 
 
-def test_a_token_that_runs_out_is_announced_once_and_ends_the_session() -> None:
+def test_the_expiry_of_a_token_is_announced_once_and_ends_the_session() -> None:
     rig = Rig(A, tuning=Tuning(expiry_warning=30))
     peer = rig.connect(Identity(id="alice", expires=WALL + 100))
 
     rig.advance(69)
-    before = peer.items_of("$expiring")
-    rig.advance(30)
-    warned = peer.items_of("$expiring")
-    lives = peer.close is None
-    rig.advance(1 + GRAIN)
+    early = peer.items_of("$expiring")
+    check_ending(peer, 31, 4401, "expired token")
 
-    assert (before, lives) == ([], True)
-    assert len(warned) == 1
-    assert warned[0]["in"] == pytest.approx(30, abs=GRAIN)
-    assert peer.close is not None
-    assert (peer.close.code, peer.close.reason) == (4401, "expired token")
+    (warning,) = peer.items_of("$expiring")
+    assert early == []
+    assert warning["in"] == pytest.approx(30, abs=GRAIN)
 
 
-def test_a_refreshed_token_is_announced_anew() -> None:
+def test_the_expiry_of_a_refreshed_token_is_announced_again() -> None:
     rig = Rig(A, tuning=Tuning(expiry_warning=30))
     peer = rig.connect(Identity(id="alice", expires=WALL + 40))
     rig.advance(20)
@@ -118,7 +102,7 @@ def test_a_refreshed_token_is_announced_anew() -> None:
     assert peer.close is None
 
 
-def test_the_time_of_day_decides_when_a_token_runs_out() -> None:
+def test_a_token_expires_by_the_time_of_day() -> None:
     rig = Rig(A)
     peer = rig.connect(Identity(id="alice", expires=WALL + 1000))
 
@@ -129,7 +113,10 @@ def test_the_time_of_day_decides_when_a_token_runs_out() -> None:
     assert peer.close.code == 4401
 
 
-def test_who_is_written_nothing_gets_a_heartbeat() -> None:
+# --- heartbeats
+
+
+def test_a_client_that_is_written_nothing_gets_heartbeats() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5))
     peer = rig.connect()
     peer.forget()
@@ -139,7 +126,7 @@ def test_who_is_written_nothing_gets_a_heartbeat() -> None:
     assert peer.frames == [[], [], []]
 
 
-def test_data_is_as_good_as_a_heartbeat() -> None:
+def test_data_replaces_heartbeats() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5))
     peer = rig.connect()
     peer.subscribe("a")
@@ -152,21 +139,21 @@ def test_data_is_as_good_as_a_heartbeat() -> None:
     assert [] not in peer.frames
 
 
-def test_a_stalled_client_gets_no_heartbeat() -> None:
+def test_a_stalled_client_gets_its_heartbeat_when_it_is_resumed() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5, write_timeout=100))
     peer = rig.connect()
     peer.stall()
     peer.forget()
 
     rig.advance(20)
-    before = list(peer.frames)
+    before = peer.frames
     peer.resume()
     rig.advance(GRAIN)
 
     assert (before, peer.frames) == ([], [[]])
 
 
-def test_who_has_an_answer_on_its_way_needs_no_heartbeat() -> None:
+def test_an_answer_replaces_a_heartbeat() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5))
     peer = rig.connect()
     peer.forget()
@@ -179,7 +166,7 @@ def test_who_has_an_answer_on_its_way_needs_no_heartbeat() -> None:
     assert [] not in peer.frames
 
 
-def test_who_is_owed_a_portion_of_a_flush_needs_no_heartbeat() -> None:
+def test_a_frame_that_is_owed_replaces_a_heartbeat() -> None:
     rig = Rig(A, tuning=Tuning(heartbeat=5, interval=0.125))
     peers = rig.subscribers(257, "a")
     rig.publish("a", 1)
@@ -194,15 +181,14 @@ def test_who_is_owed_a_portion_of_a_flush_needs_no_heartbeat() -> None:
     assert peers[256].data() == [1]
 
 
-def test_who_has_gone_is_not_looked_at_again() -> None:
+def test_a_session_that_has_ended_has_no_deadlines() -> None:
     rig = Rig(A, tuning=Tuning(auth_timeout=1, heartbeat=1))
-    peer = rig.connect(identity=None)
-    other = rig.connect()
+    peers = [rig.connect(identity=None), rig.connect()]
 
-    for one in (peer, other):
-        rig.engine.disconnect(one.session, rig.now)
-        one.forget()
+    for peer in peers:
+        rig.engine.disconnect(peer.session, rig.now)
+        peer.forget()
     rig.advance(10)
 
-    assert peer.close is None
-    assert peer.frames == other.frames == []
+    assert [peer.close for peer in peers] == [None, None]
+    assert [peer.frames for peer in peers] == [[], []]

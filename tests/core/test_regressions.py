@@ -1,4 +1,4 @@
-"""What the machine found, each as a short story of its own. The world checks every invariant after every step."""
+"""Failures that the machine has found, each as a scenario of its own. The world checks all invariants at every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TUNING = Tuning(interval=1 / 64, rate=None, heartbeat=2.0)
 
 
 def begin(tuning: Tuning = TUNING, *, clients: int = 1, of: tuple[str, ...] = (), slice_size: int = 1) -> World:
-    """A world whose `clients` have subscribed to `of` and are in step, and were written nothing for a while."""
+    """A world with `clients` that have subscribed to `of`, are in step, and were written nothing for a while."""
     world = World(Setup(make_channels(), tuning, slice_size=slice_size))
     for _ in range(clients):
         subscribe(world, world.connect(), *of)
@@ -34,7 +34,7 @@ def subscribe(world: World, client: Client, *names: str) -> None:
 
 
 def begin_flush(world: World) -> None:
-    """Of a cohort in several portions only the first is written."""
+    """Only the first slice of a cohort is written."""
     world.publish("ev")
     world.timer()
     world.hand_over(1)
@@ -53,7 +53,7 @@ def test_a_client_that_subscribes_while_it_is_stalled_gets_nothing_until_it_is_r
 
 
 def test_one_command_cannot_start_a_channel_twice() -> None:
-    """The end of the first would come before its beginning, and its gap after that of the second."""
+    """The end of the first subscription would come before its beginning, and its gap after the second one."""
     world = begin()
 
     world.send(world.clients[0], {"action": "subscribe", "channels": ["ev", {"channel": "ev", "last": 1}]})
@@ -62,7 +62,7 @@ def test_one_command_cannot_start_a_channel_twice() -> None:
 
 
 @pytest.mark.parametrize("last", [2, 5])
-def test_a_client_without_tokens_that_reads_the_journal_does_not_keep_the_driver_busy(last: int) -> None:
+def test_a_client_without_tokens_that_reads_from_the_journal_does_not_keep_the_driver_busy(last: int) -> None:
     tuning = replace(TUNING, rate=0.5, journal_chunk=2)
     world = World(Setup(make_channels(window=1), tuning, restored=5))
     world.send(world.connect(), {"action": "subscribe", "channels": [{"channel": "dur", "last": last}]})
@@ -74,7 +74,7 @@ def test_a_client_without_tokens_that_reads_the_journal_does_not_keep_the_driver
     finish(world)
 
 
-def test_what_the_journal_has_forgotten_and_memory_has_not_is_no_loss() -> None:
+def test_what_the_journal_has_deleted_and_memory_still_has_is_no_loss() -> None:
     world = World(Setup(make_channels(window=4), TUNING, journal_keeps=1))
     client = world.connect()
     world.turn()
@@ -90,7 +90,7 @@ def test_what_the_journal_has_forgotten_and_memory_has_not_is_no_loss() -> None:
     finish(world)
 
 
-def test_a_busy_cohort_keeps_what_it_was_handed_when_one_of_its_logs_runs_over() -> None:
+def test_a_follower_keeps_its_queue_when_one_of_its_logs_overflows() -> None:
     world = begin(replace(TUNING, burst_items=4), of=("ev", "log"))
     for _ in range(3):
         for _ in range(3):
@@ -107,7 +107,7 @@ def test_a_busy_cohort_keeps_what_it_was_handed_when_one_of_its_logs_runs_over()
     finish(world)
 
 
-def test_what_a_cohort_was_written_before_a_client_joined_it_is_no_heartbeat_for_that_client() -> None:
+def test_a_write_before_a_client_joined_its_cohort_is_no_heartbeat_for_it() -> None:
     world = World(Setup(make_channels(), replace(TUNING, rate=0.5, buffer_items=1)))
     late = world.connect()
     for client in (late, world.connect()):
@@ -123,7 +123,7 @@ def test_what_a_cohort_was_written_before_a_client_joined_it_is_no_heartbeat_for
     finish(world)
 
 
-def test_a_client_without_tokens_does_not_delay_others_who_want_the_same() -> None:
+def test_a_client_without_tokens_does_not_delay_others_with_the_same_subscriptions() -> None:
     world = World(Setup(make_channels(), replace(TUNING, rate=4.0)))
     for _ in range(6):
         world.publish("ev")
@@ -157,7 +157,7 @@ def test_what_a_table_lost_is_reported_before_its_subscription_ends() -> None:
     assert client.session.final["tab"].dropped == 2
 
 
-def test_who_starts_with_a_snapshot_misses_no_deletion_of_before() -> None:
+def test_a_client_that_starts_with_a_snapshot_misses_no_earlier_deletion() -> None:
     world = World(Setup((Channel("tab", mode="table", max_keys=2),), TUNING))
     world.publish("tab", key="a")
     for key in "bcd":
@@ -173,7 +173,7 @@ def test_who_starts_with_a_snapshot_misses_no_deletion_of_before() -> None:
 
 
 @pytest.mark.parametrize("what", ["answer", "answer and end", "heartbeat"])
-def test_a_client_that_its_share_of_a_flush_stalls_is_written_nothing_more(what: str) -> None:
+def test_a_client_stalled_by_its_slice_of_a_flush_is_written_nothing_more(what: str) -> None:
     world = begin(clients=2, of=("ev",))
     owed = world.clients[1]
     begin_flush(world)
@@ -192,7 +192,7 @@ def test_a_client_that_its_share_of_a_flush_stalls_is_written_nothing_more(what:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1 / 8])
-def test_who_ends_all_subscriptions_keeps_its_rate_and_its_pace(seconds: float) -> None:
+def test_a_client_that_ends_all_subscriptions_keeps_its_rate_and_pace(seconds: float) -> None:
     world = begin(replace(TUNING, rate=2.0), of=("ev",))
     client = world.clients[0]
     world.publish("ev")
@@ -208,7 +208,7 @@ def test_who_ends_all_subscriptions_keeps_its_rate_and_its_pace(seconds: float) 
     finish(world)
 
 
-def test_a_connection_is_closed_only_after_its_last_words_were_written() -> None:
+def test_a_connection_is_closed_after_its_control_items_were_written() -> None:
     world = begin()
     client = world.clients[0]
     world.send(client, {"action": "ping"})
@@ -222,7 +222,7 @@ def test_a_connection_is_closed_only_after_its_last_words_were_written() -> None
     finish(world)
 
 
-def test_last_words_may_take_several_writes() -> None:
+def test_the_last_control_items_may_take_several_writes() -> None:
     world = begin(replace(TUNING, command_rate=None, control_bytes=1_000_000))
     client = world.clients[0]
     world.send(client, {"action": "ping"})
@@ -238,8 +238,8 @@ def test_last_words_may_take_several_writes() -> None:
     finish(world)
 
 
-def test_a_stalled_client_that_reads_the_journal_resumes_where_it_was() -> None:
-    """The journal's answer comes while it is stalled."""
+def test_a_client_that_is_stalled_when_the_journal_answers_resumes_where_it_was() -> None:
+    """The journal answers while it is stalled."""
     world = World(Setup(make_channels(window=1), replace(TUNING, journal_chunk=2), restored=5))
     client = world.connect()
     world.send(client, {"action": "subscribe", "channels": [{"channel": "dur", "snapshot": True}]})

@@ -1,101 +1,60 @@
+"""The ring buffer against a plain list, and the merge of several runs against sorting."""
+
 from __future__ import annotations
 
-from analytics_hub.core.ring import Entry, RingBuffer
+from itertools import chain
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from analytics_hub.core.ring import Entry, RingBuffer, merge_oldest
 
 
-def fill(ring: RingBuffer, *sizes: int) -> None:
-    for size in sizes:
-        ring.append(Entry(0, ring.head + 1, b"x" * size, "a"))
+@given(
+    st.lists(st.integers(0, 12), max_size=120),
+    st.integers(1, 50),
+    st.integers(1, 60),
+    st.integers(0, 40),
+    st.integers(0, 20),
+)
+@example([4, 99], 10, 10, 0, 5)  # the newest entry stays, however large it is
+@example([5, 5], 2, 10, 0, 1)  # exactly full
+def test_a_ring_keeps_the_newest_entries_within_its_bounds(
+    sizes: list[int], max_items: int, max_bytes: int, head: int, limit: int
+) -> None:
+    """Overwritten entries are released in portions; in between the list is longer than what is kept."""
+    ring = RingBuffer(max_items, max_bytes, head)
+    kept: list[int] = []
+    for number, size in enumerate(sizes, 1):
+        ring.append(Entry(0, head + number, b"x" * size, "a"))
+        kept.append(size)
+        while len(kept) > max_items or (sum(kept) > max_bytes and len(kept) > 1):
+            del kept[0]
+
+        assert (ring.head, ring.floor) == (head + number, head + number - len(kept))
+        assert [len(entry.data) for entry in ring.after(ring.floor)] == kept
+        assert ring.nbytes == sum(kept)
+        assert ring.largest == max(sizes[:number])
+        position = ring.floor + len(kept) // 2
+        assert [entry.seq for entry in ring.after(position)] == list(range(position + 1, ring.head + 1))
+        assert ring.some_after(position, limit) == ring.after(position)[:limit]
+    if not sizes:
+        assert (ring.head, ring.floor, ring.nbytes, ring.after(head)) == (head, head, 0, [])
 
 
-def seqs(entries: list[Entry]) -> list[int]:
-    return [entry.seq for entry in entries]
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 70))
+@example([0] + [1] * 9, 2)  # one run ends while most of the others are not wanted
+def test_the_oldest_entries_of_several_runs_are_in_publish_order(places: list[int], limit: int) -> None:
+    runs = [[Entry(order, 0, b"", f"c{run}") for order, place in enumerate(places) if place == run] for run in range(6)]
+
+    found = merge_oldest([run for run in runs if run], limit)
+
+    assert found == sorted(chain(*runs), key=lambda entry: entry.order)[:limit]
 
 
-def test_a_new_ring_is_empty() -> None:
-    ring = RingBuffer(3, 100)
+@given(st.integers(1, 9), st.integers(0, 20))
+def test_entries_from_a_journal_keep_their_order(length: int, limit: int) -> None:
+    """All of them have the order 0: each run goes as a whole before the next."""
+    runs = [[Entry(0, seq, b"", f"c{run}") for seq in range(length)] for run in range(3)]
 
-    assert (ring.head, ring.floor, ring.nbytes, ring.after(0)) == (0, 0, 0, [])
-
-
-def test_positions_count_from_one() -> None:
-    ring = RingBuffer(3, 100)
-
-    fill(ring, 1, 1)
-
-    assert (ring.head, ring.floor) == (2, 0)
-    assert seqs(ring.after(0)) == [1, 2]
-    assert seqs(ring.after(1)) == [2]
-    assert seqs(ring.after(2)) == []
-
-
-def test_drop_oldest_keeps_the_newest() -> None:
-    ring = RingBuffer(3, 100)
-
-    fill(ring, 1, 1, 1, 1, 1)
-
-    assert (ring.head, ring.floor) == (5, 2)
-    assert seqs(ring.after(2)) == [3, 4, 5]
-
-
-def test_bytes_bound_what_is_kept() -> None:
-    ring = RingBuffer(10, 10)
-
-    fill(ring, 4, 4, 4)
-
-    assert seqs(ring.after(ring.floor)) == [2, 3]
-    assert ring.nbytes == 8
-
-
-def test_exactly_full_loses_nothing() -> None:
-    ring = RingBuffer(2, 10)
-
-    fill(ring, 5, 5)
-
-    assert ring.floor == 0
-
-
-def test_the_newest_entry_stays_however_large_it_is() -> None:
-    ring = RingBuffer(10, 10)
-
-    fill(ring, 4, 99)
-
-    assert seqs(ring.after(ring.floor)) == [2]
-    assert ring.nbytes == 99
-
-
-def test_the_largest_is_remembered_when_it_is_gone() -> None:
-    ring = RingBuffer(1, 100)
-
-    fill(ring, 9, 2)
-
-    assert ring.largest == 9
-    assert ring.nbytes == 2
-
-
-def test_some_after_stops_at_its_limit() -> None:
-    ring = RingBuffer(10, 100)
-    fill(ring, *[1] * 10)
-
-    assert seqs(ring.some_after(3, 4)) == [4, 5, 6, 7]
-    assert seqs(ring.some_after(8, 4)) == [9, 10]
-
-
-def test_a_ring_may_begin_at_any_number() -> None:
-    ring = RingBuffer(2, 100, head=40)
-
-    fill(ring, 1, 1, 1)
-
-    assert (ring.head, ring.floor) == (43, 41)
-    assert seqs(ring.after(41)) == [42, 43]
-
-
-def test_positions_are_right_at_every_step_of_a_long_life() -> None:
-    """Overwritten entries are let go in portions; in between the list is longer than what is kept."""
-    ring = RingBuffer(50, 10_000)
-
-    for head in range(1, 300):
-        fill(ring, head % 7)
-        assert (ring.head, ring.floor) == (head, max(0, head - 50))
-        assert seqs(ring.after(ring.floor)) == list(range(ring.floor + 1, head + 1))
-        assert ring.nbytes == sum(seq % 7 for seq in range(ring.floor + 1, head + 1))
+    assert merge_oldest(runs, limit) == list(chain(*runs))[:limit]

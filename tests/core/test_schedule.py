@@ -1,4 +1,12 @@
+"""The schedule against a plain dictionary of times."""
+
 from __future__ import annotations
+
+import gc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analytics_hub.core.schedule import Schedule
 
@@ -8,38 +16,7 @@ class Alarm:
         self.wake_at: float | None = None
 
 
-def test_an_empty_schedule_has_nothing() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-
-    assert schedule.next() is None
-    assert schedule.due(1e9) == []
-
-
-def test_items_come_in_the_order_of_their_times() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    late, early, soon = Alarm(), Alarm(), Alarm()
-
-    schedule.at(late, 3.0)
-    schedule.at(early, 1.0)
-    schedule.at(soon, 2.0)
-
-    assert schedule.next() == 1.0
-    assert schedule.due(2.0) == [early, soon]
-    assert schedule.next() == 3.0
-
-
-def test_an_item_that_was_due_has_no_time_any_more() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    alarm = Alarm()
-    schedule.at(alarm, 1.0)
-
-    schedule.due(1.0)
-
-    assert alarm.wake_at is None
-    assert schedule.due(9.0) == []
-
-
-def test_items_due_together_come_in_the_order_they_were_scheduled() -> None:
+def test_items_that_are_due_together_keep_the_order_in_which_they_were_scheduled() -> None:
     schedule: Schedule[Alarm] = Schedule()
     alarms = [Alarm() for _ in range(5)]
 
@@ -49,45 +26,52 @@ def test_items_due_together_come_in_the_order_they_were_scheduled() -> None:
     assert schedule.due(1.0) == alarms
 
 
-def test_scheduling_again_moves_an_item() -> None:
+actions = st.one_of(
+    st.tuples(st.just("at"), st.integers(0, 3), st.integers(0, 9)),
+    st.tuples(st.just("at"), st.integers(0, 3), st.integers(0, 9)),
+    st.tuples(st.just("cancel"), st.integers(0, 3), st.just(0)),
+    st.tuples(st.just("due"), st.just(0), st.integers(0, 9)),
+)
+
+
+@given(st.lists(actions, max_size=40))
+def test_an_item_is_due_once_at_the_time_for_which_it_was_last_scheduled(plan: list[tuple[str, int, int]]) -> None:
+    schedule: Schedule[Alarm] = Schedule()
+    alarms = [Alarm() for _ in range(4)]
+    times: dict[Alarm, float] = {}
+    for action, index, time in [*plan, ("due", 0, 9)]:
+        alarm = alarms[index]
+        if action == "at":
+            schedule.at(alarm, time)
+            times[alarm] = time
+        elif action == "due":
+            due = [times.pop(each) for each in schedule.due(time)]
+            assert due == sorted(due)
+            assert all(when > time for when in times.values())
+        else:
+            schedule.cancel(alarm)
+            times.pop(alarm, None)
+        assert {each: each.wake_at for each in alarms if each.wake_at is not None} == times
+        upcoming = schedule.next()
+        assert not times or (upcoming is not None and upcoming <= min(times.values()))
+
+    assert times == {}
+    assert schedule.next() is None
+
+
+@pytest.mark.parametrize("release", ["cancel", "move", "due"])
+def test_nothing_refers_to_an_item_that_is_not_scheduled_there_any_more(release: str) -> None:
     schedule: Schedule[Alarm] = Schedule()
     alarm = Alarm()
-    schedule.at(alarm, 1.0)
+    schedule.at(alarm, 1e9)
 
-    schedule.at(alarm, 2.0)
+    match release:
+        case "cancel":
+            schedule.cancel(alarm)
+        case "move":
+            schedule.at(alarm, 1.0)
+            schedule.due(1.0)
+        case "due":
+            schedule.due(1e9)
 
-    assert schedule.due(1.0) == []
-    assert schedule.due(2.0) == [alarm]
-
-
-def test_scheduling_for_the_same_time_again_changes_nothing() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    alarm = Alarm()
-
-    schedule.at(alarm, 1.0)
-    schedule.at(alarm, 1.0)
-
-    assert schedule.due(1.0) == [alarm]
-
-
-def test_an_item_without_a_time_is_passed_over() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    alarm, other = Alarm(), Alarm()
-    schedule.at(alarm, 1.0)
-    schedule.at(other, 1.0)
-
-    alarm.wake_at = None
-
-    assert schedule.due(1.0) == [other]
-
-
-def test_what_is_cancelled_is_not_due_and_may_be_cancelled_again() -> None:
-    schedule: Schedule[Alarm] = Schedule()
-    first, second = Alarm(), Alarm()
-    schedule.at(first, 1.0)
-    schedule.at(second, 1.0)
-
-    schedule.cancel(first)
-    schedule.cancel(first)
-
-    assert schedule.due(1.0) == [second]
+    assert [each for each in gc.get_referrers(alarm) if isinstance(each, (dict, list)) and each is not locals()] == []

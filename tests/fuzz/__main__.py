@@ -15,8 +15,9 @@ import time
 import traceback
 from typing import Final
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 
+from .strategies import LARGE_INPUTS
 from .target import Target
 from .targets import TARGETS
 
@@ -40,7 +41,7 @@ def run_hypothesis(target: Target, examples: int, number: int) -> bool:
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=[*HealthCheck],
+        suppress_health_check=LARGE_INPUTS,
     )
     @given(target.inputs)
     def check(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""RFC 6455 and RFC 7692 read plainly: what a decoder of a client's frames must say to all that has come so far."""
+"""RFC 6455 and RFC 7692 in simple code: the events and errors that a decoder of client frames must return."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TAIL: Final = b"\x00\x00\xff\xff"
 Event = tuple[str, object]
 
 
-class Wrong(Exception):
-    """The client has broken a rule; `codes` are those that may be answered."""
+class Violation(Exception):
+    """The client violated a rule; `codes` are the allowed close codes."""
 
     def __init__(self, *codes: int) -> None:
         self.codes = codes
@@ -22,15 +22,15 @@ class Wrong(Exception):
 
 @dataclass
 class Reading:
-    """What was in the bytes up to the first thing that is wrong with them."""
+    """The events of the bytes up to the first violation."""
 
     events: list[Event] = field(default_factory=list)
     codes: tuple[int, ...] = ()
-    may_be_wrong: bool = False
-    """Nothing more can come of the frame that has begun but an error, which need not be noticed yet."""
+    may_fail: bool = False
+    """The unfinished frame can only be an error, which the decoder may report later."""
     is_closed: bool = False
     is_whole: bool = True
-    """Whether nothing of a frame or a message is left over."""
+    """Whether no frame and no message is unfinished."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Message:
 
 
 class Reference:
-    """Reads a whole stream at once. Where several rules are broken at the same place it allows either code."""
+    """Reads a whole stream at once. Where several rules are violated at one place it allows each code."""
 
     def __init__(self, max_message: int, max_fragments: int, slack: int, max_endings: int, *, inflates: bool) -> None:
         self._max_message = max_message
@@ -65,32 +65,32 @@ class Reference:
                     reading.is_whole = False
                     break
                 at = next_at
-        except Wrong as wrong:
-            reading.codes = wrong.codes
+        except Violation as violation:
+            reading.codes = violation.codes
         reading.is_whole = reading.is_whole and self._message is None
         return reading
 
     def _frame(self, data: bytes, at: int, reading: Reading) -> int | None:
-        """Where the next frame begins; None if this one has not ended."""
+        """The start of the next frame; None if this one is unfinished."""
         if len(data) - at < 2:
             return None
         first, second = data[at], data[at + 1]
         opcode, fin, rsv = first & 0x0F, bool(first & 0x80), first >> 4 & 0b111
         if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
-            raise Wrong(1002)
+            raise Violation(1002)
         is_control = opcode >= CLOSE
         length, at = second & 0x7F, at + 2
         if is_control and (not fin or length > 125):
-            raise Wrong(1002)
+            raise Violation(1002)
         if length > 125:
             size = 2 if length == 126 else 8
             if len(data) - at < size:
                 return None
             length, at = int.from_bytes(data[at : at + size], "big"), at + size
             if length < (126 if size == 2 else 65_536) or length >> 63:
-                raise Wrong(1002)
+                raise Violation(1002)
         self._check_header(opcode, rsv, length, is_masked=bool(second & 0x80))
-        reading.may_be_wrong = opcode == CONTINUATION and self._message is None
+        reading.may_fail = opcode == CONTINUATION and self._message is None
         if len(data) - at < 4:
             return None
         mask, at = data[at : at + 4], at + 4
@@ -103,7 +103,7 @@ class Reference:
             reading.is_closed = opcode == CLOSE
         elif self._message is None and opcode == CONTINUATION:
             if payload or is_complete:
-                raise Wrong(1002, 1009)
+                raise Violation(1002, 1009)
             return None
         else:
             reading.events += self._data(opcode, rsv, payload, length, is_complete=is_complete, fin=fin)
@@ -124,7 +124,7 @@ class Reference:
             if declared + length > room or fragments >= self._max_fragments:
                 codes.append(1009)
         if codes:
-            raise Wrong(*codes)
+            raise Violation(*codes)
 
     def _room(self, *, is_compressed: bool) -> int:
         return self._max_message + (self._max_message // 16 + self._slack if is_compressed else 0)
@@ -134,7 +134,7 @@ class Reference:
         if opcode != CONTINUATION:
             if message is not None:
                 if payload or is_complete:
-                    raise Wrong(1002, 1007, 1009)
+                    raise Violation(1002, 1007, 1009)
                 return []
             is_compressed = bool(rsv)
             message = self._message = _Message(opcode, is_compressed, self._room(is_compressed=is_compressed))
@@ -151,7 +151,7 @@ class Reference:
             try:
                 text = getincrementaldecoder("utf-8")().decode(content, is_last)
             except UnicodeDecodeError:
-                raise Wrong(1007) from None
+                raise Violation(1007) from None
         else:
             text = ""
         if not is_last:
@@ -160,7 +160,7 @@ class Reference:
         return [("message", text if message.opcode == TEXT else content)]
 
     def _inflate(self, data: bytes, *, is_last: bool) -> bytes:
-        """Everything that comes out, block after block, whatever says that it is the last (RFC 7692 §7.2.3.4)."""
+        """The content of all blocks, also after one that is marked as the last (RFC 7692 §7.2.3.4)."""
         content, endings = b"", 0
         data += TAIL if is_last else b""
         while data:
@@ -168,14 +168,14 @@ class Reference:
             try:
                 content += inflater.decompress(data, self._max_message + 1 - len(content))
             except zlib.error:
-                raise Wrong(1007, 1009) from None
+                raise Violation(1007, 1009) from None
             if len(content) > self._max_message:
-                raise Wrong(1009, 1007)
+                raise Violation(1009, 1007)
             if not inflater.eof:
                 break
             endings += 1
             if endings > self._max_endings:
-                raise Wrong(1007)
+                raise Violation(1007)
             data = inflater.unused_data
         return content
 
@@ -192,13 +192,13 @@ def _control(opcode: int, payload: bytes) -> list[Event]:
     if not payload:
         return [("close", None)]
     if len(payload) == 1:
-        raise Wrong(1002)
+        raise Violation(1002)
     code = int.from_bytes(payload[:2], "big")
     is_defined = 1000 <= code <= 1014 and code not in (1004, 1005, 1006)
     if not (is_defined or 3000 <= code <= 4999):
-        raise Wrong(1002)
+        raise Violation(1002)
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise Wrong(1007) from None
+        raise Violation(1007) from None
     return [("close", code)]

@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
+
+LARGE_INPUTS: Final = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
+"""Health checks that fail for large inputs, which are intended here."""
 
 Values = st.SearchStrategy[Any]
 Inputs = st.SearchStrategy[bytes]
@@ -109,6 +113,6 @@ def joined(parts: Inputs, separator: bytes = b"", *, most: int = 8) -> Inputs:
 
 
 def prefixed(first: st.SearchStrategy[int] | int, rest: Inputs) -> Inputs:
-    """`rest` after a byte that tells the target how to read it."""
+    """`rest` after a byte that selects how the target reads it."""
     byte = st.just(first) if isinstance(first, int) else first
     return st.builds(lambda value, data: bytes([value]) + data, byte, rest)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis import Phase, find, settings
 
 from analytics_hub.access.proxies import TrustedProxies
 from analytics_hub.auth.jwt.claims import Claims
@@ -21,6 +21,7 @@ from analytics_hub.transports._http import cursor
 from analytics_hub.transports._tcp.lines import LineDecoder
 from analytics_hub.transports._websocket import deflate, frames, handshake, http11
 
+from .strategies import LARGE_INPUTS
 from .target import Target
 from .targets import TARGETS
 
@@ -30,7 +31,7 @@ SEARCH: Final = settings(
     deadline=None,
     database=None,
     derandomize=True,
-    suppress_health_check=[*HealthCheck],
+    suppress_health_check=LARGE_INPUTS,
 )
 
 

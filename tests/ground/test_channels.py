@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import re
+from collections import deque
 from typing import Any
 
+import msgspec
+import pydantic
 import pytest
+from markupsafe import Markup
 
 from analytics_hub.channels import Channel, check_name, check_type, matches, shorten
 from analytics_hub.exceptions import InvalidChannel
@@ -31,6 +36,15 @@ def test_shorten_keeps_short_values() -> None:
     assert shorten("abc") == "'abc'"
     assert shorten(5) == "5"
     assert shorten("abcdef", 3) == "'ab...'"
+
+
+def test_shorten_never_raises() -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise ValueError("no words")
+
+    assert shorten(10**5000) == "a number of thousands of digits"
+    assert shorten(Silent()) == "a value of type Silent"
 
 
 @pytest.mark.parametrize("name", ["*", "user:*", "user:42"])
@@ -76,6 +90,53 @@ def test_an_invalid_type_is_refused(type_: Any) -> None:
         Channel("a", type=type_)
     with pytest.raises(InvalidChannel):
         check_type(type_)
+
+
+@pytest.mark.parametrize("key", ["", 5, b"id", "\ud800"], ids=["empty", "number", "bytes", "surrogate"])
+def test_an_invalid_key_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidChannel, match=r"^key "):
+        Channel("a", mode="table", key=key)
+
+
+def test_a_type_must_be_a_text_that_can_be_sent() -> None:
+    with pytest.raises(InvalidChannel, match="UTF-8"):
+        Channel("a", type="\ud800")
+
+
+class Unresolved(msgspec.Struct):
+    other: "Missing"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+class Node(msgspec.Struct):
+    children: list["Node"]  # noqa: UP037
+    model: pydantic.BaseModel | None = None
+
+
+class Nested(msgspec.Struct):
+    node: Node
+    odd: dict[str, tuple[deque[int], ...]]
+
+
+BAD_SCHEMAS: dict[str, tuple[Any, str]] = {
+    "no type": (object(), "is not supported"),
+    "a class": (complex, "cannot decode complex; use a struct, a dataclass, a TypedDict or a pydantic model"),
+    "a class within": (Nested, "cannot decode deque"),
+    "a class in a list": (list[Markup], "cannot decode Markup"),
+    "a name that is not defined": (Unresolved, "Missing"),
+    "a union that msgspec cannot tell apart": (Node | dict[str, int], "more than one dict-like type"),
+    "a union of two models": (pydantic.BaseModel | pydantic.RootModel[int], "more than one custom type"),
+}
+
+
+@pytest.mark.parametrize(("schema", "reason"), BAD_SCHEMAS.values(), ids=BAD_SCHEMAS.keys())
+def test_a_schema_that_cannot_be_decoded_is_refused(schema: Any, reason: str) -> None:
+    with pytest.raises(InvalidChannel, match=r"^the schema of channel 'odd' cannot be decoded: .*" + re.escape(reason)):
+        Channel("odd", schema=schema)
+
+
+@pytest.mark.parametrize("schema", [int, Any, Node, list[pydantic.BaseModel], dict[str, pydantic.RootModel[int]]])
+def test_a_schema_may_be_whatever_can_be_decoded(schema: Any) -> None:
+    assert Channel("fine", schema=schema).schema is schema
 
 
 def test_a_legal_type_comes_back() -> None:

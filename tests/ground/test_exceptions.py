@@ -16,9 +16,12 @@ from analytics_hub.exceptions import (
     HubError,
     InvalidItem,
     ItemTooLarge,
+    JournalError,
+    KeySetError,
     Overloaded,
     PermissionDenied,
     RevokedError,
+    TableFull,
     TooManyRequests,
     UnknownChannel,
     find_error,
@@ -80,3 +83,10 @@ def test_a_code_is_mapped_back_to_its_exception() -> None:
 
     assert [find_error(each.http_code, candidates) for each in candidates] == [*candidates]
     assert find_error("new-in-a-later-version", candidates) is HubError
+
+
+def test_a_code_that_a_class_merely_inherits_is_not_its_own() -> None:
+    candidates = (TableFull, JournalError)  # neither has an `error_code`
+
+    assert find_error(HubError.error_code, candidates) is HubError
+    assert find_error(HubError.http_code, (KeySetError,)) is HubError

@@ -11,7 +11,7 @@ from analytics_hub import AuthenticationError, Handshake, HubError
 from analytics_hub.contracts import Peer
 from analytics_hub.core.events import CheckToken
 from analytics_hub.protocol import Auth
-from analytics_hub.telemetry import ThrottledLogger
+from analytics_hub.telemetry import ThrottledLogger, level_of, logger
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports.memory import WIRE, connect
 
@@ -104,3 +104,32 @@ async def test_no_token_is_in_a_repr_or_traceback() -> None:
 
 def test_the_message_of_an_authentication_error_is_its_fault_alone() -> None:
     assert str(AuthenticationError("invalid", "the kid is unknown")) == "invalid token"
+
+
+# --- stderr
+
+
+def test_warnings_are_on_stderr_only_where_logging_is_not_set_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last resort of `logging`, which servers with loggers of their own make no use of."""
+    logger.warning("seen by the handler of pytest")
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.warning("refused %s", "a page")
+    logger.info("a client has left")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        logger.error("failed")
+    finally:
+        logger.removeHandler(handler)
+    monkeypatch.setattr("sys.stderr", None)
+    logger.error("there is no stderr")
+
+    assert capsys.readouterr().err == "WARNING: analytics_hub: refused a page\nERROR: analytics_hub: failed\n"
+
+
+def test_faults_of_the_application_are_errors() -> None:
+    assert level_of("respond-fault") == logging.ERROR
+    assert {level_of(kind) for kind in ("token-invalid", "limited-failures")} == {logging.WARNING}
+    assert level_of("disconnected") == logging.INFO

@@ -108,7 +108,7 @@ def dial(
 
 
 class Stream(Reader):
-    """One `EventSource`, whose events are read on demand."""
+    """One `EventSource`; its events are read on demand."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__()

@@ -70,14 +70,14 @@ HOSTS: Final = (
     Host("Flask", "flask_app", prefix="", socket="/ws/analytics", ended_by=signal.SIGINT),
 )
 
-# With access logs, and the shortest graceful shutdown.
+# With access logs, and nothing that ends them while a client is connected: the hub has to let them end.
 SERVERS: Final = {
-    "uvicorn": "uvicorn --port {port} --timeout-graceful-shutdown 1 {target}",
-    "uvicorn, websockets": "uvicorn --ws websockets --port {port} --timeout-graceful-shutdown 1 {target}",
-    "uvicorn, wsproto": "uvicorn --ws wsproto --port {port} --timeout-graceful-shutdown 1 {target}",
-    "hypercorn, asyncio": "hypercorn -k asyncio --access-logfile - --graceful-timeout 1 -b 127.0.0.1:{port} {target}",
-    "hypercorn, Trio": "hypercorn -k trio --access-logfile - --graceful-timeout 1 -b 127.0.0.1:{port} {target}",
-    "granian": "granian --interface asgi --access-log --workers-kill-timeout 1 --port {port} {target}",
+    "uvicorn": "uvicorn --port {port} {target}",
+    "uvicorn, websockets": "uvicorn --ws websockets --port {port} {target}",
+    "uvicorn, wsproto": "uvicorn --ws wsproto --port {port} {target}",
+    "hypercorn, asyncio": "hypercorn -k asyncio --access-logfile - --graceful-timeout 600 -b 127.0.0.1:{port} {target}",
+    "hypercorn, Trio": "hypercorn -k trio --access-logfile - --graceful-timeout 600 -b 127.0.0.1:{port} {target}",
+    "granian": "granian --interface asgi --access-log --port {port} {target}",
     "daphne": "daphne --access-log - --port {port} {target}",
 }
 NATIVE: Final = "its own"

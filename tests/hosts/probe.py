@@ -1,12 +1,16 @@
-"""The checks of every pair, whose results are the cells of the table in `docs/hosts.md`.
+"""The checks of every pair; their results are the cells of the table in `docs/hosts.md`.
 
 Behaviour that all pairs must have is asserted; a result is behaviour in which they differ.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,8 +20,9 @@ from websockets.exceptions import InvalidStatus
 
 from analytics_hub.auth import mint
 
+from ..project.layout import ROOT
 from .clients import MSGPACK, Item, Socket, Stream, dial, event_source
-from .pairs import EXAMPLES, SECRET, Pair
+from .pairs import EXAMPLES, NATIVE, SECRET, Pair
 from .process import TIMEOUT, Server
 
 YES: Final = "yes"
@@ -34,7 +39,7 @@ class Target:
         self.channel = pair.host.channel
         self.base = f"127.0.0.1:{server.hub_port}{pair.host.prefix}"
         self.tokens: dict[str, str] = {}
-        self._booked = 0
+        self._numbers = itertools.count(1)
 
     def token(self, subject: str, *roles: str) -> str:
         return self.tokens.setdefault(subject, mint(SECRET, subject=subject, roles=roles))
@@ -52,8 +57,7 @@ class Target:
 
     def book(self) -> str:
         """Make the application publish, as its users do; the symbol of the published item."""
-        self._booked += 1
-        symbol = f"SYM{self._booked}"
+        symbol = f"SYM{next(self._numbers)}"
         if not self.host.books:
             answer = self.publish(["worker"], {"channel": "trades", "data": {"symbol": symbol}})
         else:
@@ -178,6 +182,44 @@ CHECKS: Final[dict[str, Callable[[Target], str]]] = {
     "refused page": refuse_page,
     "compresses": compress,
 }
+
+
+def publish_from_workers(target: Target) -> str:
+    """The examples for other processes publish over HTTP."""
+    hub = {"HUB_URL": f"http://{target.base}", "HUB_TOKEN": target.token("nightly", "worker")}
+    with dial(target.socket_url(), token=target.token("worker reader")) as client:
+        client.subscribe("trades")
+        for name in ("worker", "worker_stdlib"):
+            run = subprocess.run(
+                [sys.executable, "-X", "dev", EXAMPLES / f"{name}.py"],
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | hub,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (run.returncode, run.stderr) == (0, "")
+            assert [client.item("trades")["data"]["symbol"] for _ in range(2)] == ["EURUSD", "GBPUSD"]
+    return YES
+
+
+def publish_from_threads(target: Target) -> str:
+    """Views publish from many threads at once: each item arrives once, and the numbers have no hole."""
+    with dial(target.socket_url(), token=target.token("thread reader")) as client:
+        client.subscribe("trades")
+        with ThreadPoolExecutor(8) as pool:
+            booked = list(pool.map(lambda _: target.book(), range(40)))
+        items = [client.item("trades") for _ in booked]
+    assert sorted(item["data"]["symbol"] for item in items) == sorted(booked)
+    assert [item["seq"] - items[0]["seq"] for item in items] == list(range(40))
+    return YES
+
+
+# Views run in threads: of Starlette, and in Flask beside the event loop of another thread.
+FURTHER_CHECKS: Final[dict[str, dict[str, Callable[[Target], str]]]] = {
+    "Starlette / uvicorn": {"workers": publish_from_workers, "threads": publish_from_threads},
+    f"Flask / {NATIVE}": {"threads": publish_from_threads},
+}
+"""Checks of some pairs, which have no column in the table."""
 LOGGED: Final = "logs `?token=`"
 ENDED: Final = "at the end"
 
@@ -209,7 +251,7 @@ def examine(pair: Pair) -> Report:
         except AssertionError as error:
             report.faults["start"] = str(error)
             return report
-        checks = CHECKS | {ENDED: lambda target: end(target, report)}
+        checks = CHECKS | FURTHER_CHECKS.get(str(pair), {}) | {ENDED: lambda target: end(target, report)}
         for column, check in checks.items():
             try:
                 report.answers[column] = check(target)
@@ -220,18 +262,12 @@ def examine(pair: Pair) -> Report:
     return report
 
 
-# It cancels its applications and exits in the same turn of the event loop.
-BY_CHANCE: Final = {"daphne": "1006 or 4503; SSE cut or `$close`"}
-# From Python 3.12 on it waits for clients that are not told to leave, and only then its graceful timeout begins.
-WAITS_FOR_CLIENTS: Final = {"hypercorn, asyncio"} if sys.version_info >= (3, 12) else set[str]()
-NO_END: Final = "no end before its clients leave"
+# It cancels its applications while the hub notifies their clients.
+BY_CHANCE: Final = {"daphne": "4503, mostly after `$drain`; SSE `$close`"}
 
 
 def end(target: Target, report: Report) -> str:
     """What a WebSocket client and an `EventSource` receive at an orderly end."""
-    if target.pair.server in WAITS_FOR_CLIENTS:
-        report.exit_code = target.server.end(target.host.ended_by)
-        return NO_END
     with ExitStack() as stack:
         client = stack.enter_context(dial(target.socket_url(), token=target.token("last")))
         client.subscribe(target.channel)
@@ -250,6 +286,6 @@ def end(target: Target, report: Report) -> str:
 
 
 def find_leaks(target: Target, log: str) -> str:
-    """The clients whose tokens are in the log of the server."""
+    """The clients with tokens in the log of the server."""
     leaks = [subject for subject, token in target.tokens.items() if token.rpartition(".")[2] in log]
     return ", ".join(leaks) or "no"

@@ -18,6 +18,7 @@ from .pairs import EXAMPLES, HOSTS, NATIVE, PAIRS, SERVERS
 
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = {f"analytics_hub.{name}" for name in ("auth", "client", "transports.asgi", "transports.websocket")}
+LONGEST = {"flask_app": 65, "rows_then_live": 50}
 FRAMEWORKS = {
     *("aiohttp", "channels", "django", "fastapi", "flask", "litestar", "quart", "quart_trio", "starlette"),
     *("daphne", "granian", "hypercorn", "httpx", "twisted", "uvicorn", "websockets"),
@@ -39,7 +40,7 @@ def test_an_example_is_short_and_imports_public_names(path: Path) -> None:
     text = path.read_text("utf-8")
     docstring = ast.get_docstring(ast.parse(text))
 
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < LONGEST.get(path.stem, 40)
     assert docstring is not None
     assert path.stem in docstring, "the command that starts it"
     for module, name in imported(path):

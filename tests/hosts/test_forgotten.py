@@ -82,7 +82,7 @@ def test_errors_of_an_unentered_hub_name_the_line_to_add(omission: Omission, tmp
 
 def test_the_hubs_own_server_does_not_start_with_an_unentered_hub(tmp_path: Path) -> None:
     host = host_named("Flask")
-    write_changed(host, {"stack.enter_context(portal.wrap_async_context_manager(hub))\n": ""}, tmp_path)
+    write_changed(host, {"        stack.enter_context(portal.wrap_async_context_manager(running))\n": ""}, tmp_path)
 
     run = subprocess.run(
         [sys.executable, f"{host.module}.py"],

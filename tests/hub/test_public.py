@@ -17,7 +17,10 @@ HUB = {
     *("statistics", "sessions", "ledger"),
     "wake",  # for `testing.ManualClock`
 }
-FOR_THE_HUB = {"begin", "attach", "wake", "check_token", "ask_authorize", "session_ended", "set_roles", "reauthorize"}
+FOR_THE_HUB = {
+    *("begin", "attach", "wake", "check_token", "ask_authorize", "context_of", "session_ended", "set_roles"),
+    "reauthorize",
+}
 """What `Hub` and its driver call on a `HubGateway` that transports do not see."""
 
 

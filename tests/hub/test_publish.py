@@ -7,15 +7,18 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum
-from typing import Any
+from enum import Enum, StrEnum
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import anyio
 import anyio.to_thread
 import msgspec
+import numpy as np
+import pydantic
 import pytest
 from anyio.lowlevel import checkpoint
+from django.utils.safestring import SafeString
 
 from analytics_hub import (
     Channel,
@@ -128,6 +131,123 @@ async def test_the_key_is_the_one_given_or_the_field_that_the_channel_names() ->
         assert [item["key"] for item in items] == ["A", "B", "C", "D"]
 
 
+class Venue(pydantic.BaseModel):
+    id: UUID
+    rank: int = 1
+
+
+class Row:
+    """As those of databases: an attribute need not be the column of its name."""
+
+    id = "an attribute"
+
+    def keys(self) -> list[str]:
+        return ["id"]
+
+    def __getitem__(self, key: str) -> int:
+        return {"id": 7}[key]
+
+
+class Pair(NamedTuple):
+    id: int
+    size: int
+
+
+KEYED: dict[str, tuple[object, str]] = {
+    "an integer": ({"id": 7}, "7"),
+    "a UUID": ({"id": UUID(int=1)}, str(UUID(int=1))),
+    "an enum": ({"id": Side.BUY}, "buy"),
+    "a safe string": ({"id": SafeString("a")}, "a"),
+    "a model": (Venue(id=UUID(int=1)), str(UUID(int=1))),
+    "a row": (Row(), "7"),
+    "a named tuple": (Pair(7, 1), "7"),
+    "a structured scalar": (np.array([(7, 1)], [("id", int), ("size", int)])[0], "7"),
+    "raw JSON": (msgspec.Raw(b'{"id":7}'), "7"),
+}
+
+
+@pytest.mark.parametrize(("data", "key"), KEYED.values(), ids=KEYED.keys())
+async def test_a_key_is_the_text_of_what_the_data_shows(data: object, key: str) -> None:
+    """Published, confirmed, published by a thread, and deleted: always the same key."""
+    async with running() as hub, subscribe(hub, "table") as client:
+        hub.publish("table", data)
+        await hub.publish_confirmed("table", data)
+        await anyio.to_thread.run_sync(hub.publish, "table", data)
+        items = await read(client, lambda item: item.get("seq") == 3)
+        hub.delete("table", json.loads(key) if key.isdigit() else key)
+        items += await read(client, lambda item: "deleted" in item)
+
+        assert {item["key"] for item in items if "seq" in item} == {key}
+
+
+async def test_keys_that_are_given_may_be_of_any_such_type() -> None:
+    async with running([Channel("table", mode="table")]) as hub, subscribe(hub, "table") as client:
+        for key in (7, UUID(int=1), Side.BUY, SafeString("a"), np.int64(8)):
+            hub.publish("table", 1, key=key)
+        await hub.publish_confirmed("table", 1, key=9)
+        hub.delete("table", UUID(int=1))
+        items = await read(client, lambda item: "deleted" in item)
+
+        assert {item["key"] for item in items if item.get("deleted")} == {str(UUID(int=1))}
+        kept = {item["key"] for item in items if "seq" in item} - {str(UUID(int=1))}
+        assert kept == {"7", "buy", "a", "8", "9"}
+
+
+async def test_names_and_types_may_be_subclasses_of_str() -> None:
+    class Name(StrEnum):
+        DECLARED = "plain"
+        KIND = "kind"
+
+    channels = [Channel(Name.DECLARED, type=SafeString("of-the-channel")), Channel(SafeString("user:*"))]
+    async with running(channels) as hub, subscribe(hub, "plain", "user:1", "user:2") as client:
+        hub.publish(Name.DECLARED, 1)
+        hub.publish(SafeString("plain"), 1, type=Name.KIND)
+        hub.publish(SafeString("user:1"), 1)
+        await anyio.to_thread.run_sync(lambda: hub.publish(SafeString("user:2"), 1, type=SafeString("t")))
+        items = await read(client, lambda item: item.get("channel") == "user:2")
+
+        assert [(item["channel"], item["type"]) for item in items if "seq" in item] == [
+            ("plain", "of-the-channel"),
+            ("plain", "kind"),
+            ("user:1", "user:1"),
+            ("user:2", "t"),
+        ]
+
+
+async def test_a_new_member_may_be_named_by_a_subclass_of_str() -> None:
+    async with running() as hub:
+        hub.publish(SafeString("user:new"), 1)
+        async with subscribe(hub, {"channel": "user:new", "last": 1}) as client:
+            assert await read_data(client, "user:new", 1) == [1]
+
+
+async def test_payloads_of_unknown_types_are_converted_by_the_application() -> None:
+    class Money:
+        def __init__(self, cents: int) -> None:
+            self.cents = cents
+
+    def show(value: object) -> object:
+        if isinstance(value, Money):
+            return f"{value.cents / 100:.2f}"
+        raise TypeError("no money")
+
+    async with running(encode=show) as hub, subscribe(hub, "events", "table") as client:
+        hub.publish("events", {"fee": Money(150), "at": np.float64(1.5)})
+        await hub.publish_confirmed("events", Money(7))
+        hub.publish("table", {"id": Money(250)})
+        hub.publish("table", 1, key=Money(300))
+        hub.delete("table", Money(250))
+        with pytest.raises(InvalidItem, match=r"\$\.a is of type complex: no money$"):
+            hub.publish("events", {"a": 1j})
+        items = await read(client, lambda item: "deleted" in item)
+
+        assert [item["data"] for item in items if item["channel"] == "events" and "seq" in item] == [
+            {"fee": "1.50", "at": 1.5},
+            "0.07",
+        ]
+        assert [item["key"] for item in items if "key" in item] == ["3.00", "2.50"]
+
+
 # --- refusals and their messages
 
 
@@ -138,6 +258,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[
     "no name": (("", 1), {}, InvalidChannel, ["''", "1 to 255"]),
     "a name that is not text": ((7, 1), {}, InvalidChannel, ["7", "1 to 255"]),
     "an object": (("events", object()), {}, InvalidItem, ["object", "JSON"]),
+    "an object within": (("events", {"a": [object()]}), {}, InvalidItem, ["$.a[0] is of type object", "encode="]),
     "a list in itself": (("events", list_in_itself()), {}, InvalidItem, ["list", "contains itself"]),
     "a lone surrogate": (("events", "\ud800"), {}, InvalidItem, ["str", "JSON"]),
     "raw bytes that are not JSON": (("events", msgspec.Raw(b'{"a":')), {}, InvalidItem, ["Raw", "JSON"]),
@@ -162,7 +283,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], list[
     "no key": (("table", {"name": "a"}), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "no field for a key": (("table", 7), {}, InvalidItem, ["'table'", "'id'", "no field"]),
     "an empty key": (("table", {"id": ""}), {}, InvalidItem, ["''", "1 to 255"]),
-    "a key that is not text": (("table", {"id": 7}), {}, InvalidItem, ["7", "1 to 255"]),
+    "a key that JSON shows as something else": (("table", {"id": True}), {}, InvalidItem, ["True", "1 to 255", "UUID"]),
+    "a key of an unknown type": (("table", 1), {"key": object()}, InvalidItem, ["object", "JSON"]),
     "a long key": (("table", 1), {"key": "k" * 256}, InvalidItem, ["kkkk", "1 to 255"]),
     "a key that cannot be encoded": (("table", 1), {"key": "\ud800"}, InvalidItem, ["'\\ud800'", "text"]),
     "too long": (("events", "x" * 65_536), {}, ItemTooLarge, ["'events'", "65536", "bytes"]),

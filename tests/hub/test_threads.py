@@ -11,7 +11,8 @@ import anyio.to_thread
 import pytest
 
 from analytics_hub import Channel, HubClosed, HubError, HubOverloaded, Identity, Tuning
-from analytics_hub.hub.inbox import MAX_BYTES, Inbox, QueuedItem, threadsafe
+from analytics_hub.event_loop import threadsafe
+from analytics_hub.hub.inbox import MAX_BYTES, Inbox, QueuedItem
 from analytics_hub.transports.memory import subscribe
 
 from .rig import FAST, FakeTransport, new_hub, plug_in, read, read_data, running

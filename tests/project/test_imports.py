@@ -21,10 +21,10 @@ FACADE = PACKAGE
 
 # From the ground up: what stands in a line imports only what stands in the same line or above it.
 LAYERS = (
-    ("channels", "clock", "codes", "exceptions", "identity", "tuning"),
+    ("channels", "clock", "codes", "exceptions", "identity", "schema", "tuning"),
     ("protocol",),
     ("contracts", "core"),
-    ("access", "asyncapi", "auth", "background", "hooks", "http", "journals", "telemetry"),
+    ("access", "asyncapi", "auth", "background", "event_loop", "faults", "hooks", "http", "journals", "telemetry"),
     ("hub",),
     ("client", "trading", "transports"),
     (FACADE, "testing"),

@@ -1,6 +1,6 @@
 """Attacks on real servers: every row of the catalogue in `docs/security.md`, each test named after its row.
 
-A file of tests says which servers it attacks::
+A file of tests declares the servers that it attacks::
 
     environment = targets(*NATIVE)
 
@@ -13,5 +13,5 @@ account of the hub must balance, the observer must have lost nothing, received n
 a new client must be served, and the log must have no traceback and no token.
 
 Attackers are blocking sockets (`client.py`). Nothing sleeps: limits that must run out are low (`LOW` in `target.py`),
-and tests wait for effects in the server through its reports (`Target.wait_until`, `Target.wait_counted`).
+and tests wait for effects in the server through its reports (`Target.wait_until`, `Target.assert_counted`).
 """

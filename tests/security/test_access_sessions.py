@@ -55,8 +55,8 @@ def test_a01_a07_a_session_ends_with_its_token_unless_it_is_refreshed(target: Ta
         while b'"code":4401' not in stream.buffer:
             assert stream.fill()
         assert is_served(refreshed)
-    target.wait_counted("closed-4401", 2)
-    target.wait_counted("closed-4408")
+    target.assert_counted("closed-4401", 2)
+    target.assert_counted("closed-4408")
 
 
 LIVES = (0.7, 4.0, 16.0)
@@ -107,8 +107,8 @@ def test_a08_a_revocation_ends_sessions_tokens_and_tickets(target: Target) -> No
             assert try_first_message(target, token) == (4401, INVALID)
         target.open(token=target.token(name, now=time.time() + 2)).close()
         assert is_served(neighbour)
-    target.wait_counted("closed-4401", 6)
-    target.wait_counted("invalid-revoked", 5)  # the ticket was used by then
+    target.assert_counted("closed-4401", 6)
+    target.assert_counted("invalid-revoked", 5)  # the ticket was used by then
 
 
 @everywhere
@@ -150,7 +150,7 @@ def test_a09_a_forbidden_channel_is_refused_among_others(target: Target) -> None
         target.publish("secret")
         target.publish("burst")
         assert channels_until(peer, "burst") == ["burst"]
-    target.wait_counted("error-forbidden", 2)
+    target.assert_counted("error-forbidden", 2)
 
 
 def test_a09_publishing_needs_a_role(target: Target) -> None:
@@ -175,7 +175,7 @@ def test_h07_origins_are_checked_before_tokens(target: Target) -> None:
         assert refusal_of(answer) == Refusal(403, "this origin is not allowed")
         assert "access-control-allow-origin" not in answer.headers
     assert send_request(target, "/ticket", evil, method="OPTIONS").status == 403
-    target.wait_counted("refused-origin", 5)
+    target.assert_counted("refused-origin", 5)
 
     for answer in (
         send_request(target, "/ticket", friend, method="OPTIONS"),
@@ -183,7 +183,7 @@ def test_h07_origins_are_checked_before_tokens(target: Target) -> None:
     ):
         assert answer.status in (204, 401)
         assert answer.headers["access-control-allow-origin"] == "https://friend.example"
-    target.wait_counted("token-invalid")
+    target.assert_counted("token-invalid")
 
 
 # --- tickets
@@ -223,8 +223,8 @@ def test_a12_a_ticket_is_valid_once_wherever_a_token_is(target: Target) -> None:
     forged = ("ticket.", "ticket.x", f"{for_ticket}x", for_ticket[:-1], for_ticket.upper(), f"ticket.{token}")
     for ticket in forged[:4]:
         assert refusal_of(try_handshake(target, bearer(ticket))) == (401, INVALID)
-    target.wait_counted("invalid-ticket", 2 * len(ways) + 4)
-    target.wait_counted("refused-ticket")
+    target.assert_counted("invalid-ticket", 2 * len(ways) + 4)
+    target.assert_counted("refused-ticket")
     assert not [ticket for ticket in (*ways, for_ticket) if ticket[7:] in target.log()]
 
 

@@ -17,7 +17,8 @@ from .target import MIB, Environment, Target
 environment = targets("asyncio")
 
 
-def fails(message: str) -> AbstractContextManager[object]:
+def assert_fails(message: str) -> AbstractContextManager[object]:
+    """The checks around the attack fail with this message."""
     return pytest.raises(AssertionError, match=message)
 
 
@@ -25,7 +26,10 @@ def test_a_client_that_stays_is_found(environment: Environment, monkeypatch: pyt
     peer = None
     with monkeypatch.context() as patch:
         patch.setattr(target_module, "TIMEOUT", 0.1)
-        with fails("never happened: clients, tasks and descriptors return"), monitored(environment):
+        with (
+            assert_fails("never happened: clients, tasks and descriptors return"),
+            monitored(environment),
+        ):
             peer = environment.target.open()
             peer.next_item("$hello")
     assert peer is not None
@@ -44,17 +48,21 @@ def test_a_client_that_stays_is_found(environment: Environment, monkeypatch: pyt
     ids=["token", "signature", "traceback", "flood"],
 )
 def test_the_log_is_checked(environment: Environment, write: Callable[[Target], str], message: str) -> None:
-    with fails(message), monitored(environment), environment.target.process.log_file.open("a") as log:
+    with (
+        assert_fails(message),
+        monitored(environment),
+        environment.target.process.log_file.open("a") as log,
+    ):
         log.write(write(environment.target))
 
 
 def test_the_memory_is_checked(environment: Environment) -> None:
-    with fails("it cost too much"), monitored(environment):
+    with assert_fails("it cost too much"), monitored(environment):
         environment.target.allowance.peak = -environment.target.before.rss
 
 
 def test_a_server_that_stands_still_is_found(environment: Environment) -> None:
-    with fails("the observer was kept waiting"), monitored(environment):
+    with assert_fails("the observer was kept waiting"), monitored(environment):
         environment.target.process.signal(signal.SIGSTOP)
         time.sleep(LONGEST + 0.5)  # the fault itself
         environment.target.process.signal(signal.SIGCONT)

@@ -79,6 +79,6 @@ def test_s03_refusals_are_logged_once_a_second_with_a_count(target: Target) -> N
     refusals = [line for line in lines if "a token was refused" in line]
     assert "more like it)" in refusals[-1]
     assert "\x1b" not in "".join(lines)
-    target.wait_counted("token-invalid", 61)
-    target.wait_counted("token-expired", 30)
-    target.wait_counted("refused-origin", 30)
+    target.assert_counted("token-invalid", 61)
+    target.assert_counted("token-expired", 30)
+    target.assert_counted("refused-origin", 30)

@@ -35,7 +35,7 @@ def assert_closed(
             assert close.code == code, close
             assert close.reason
             assert peer.read_end() == b""
-    target.wait_counted("protocol-fault", len(cases))
+    target.assert_counted("protocol-fault", len(cases))
 
 
 def closing(code: int, reason: bytes = b"") -> bytes:
@@ -57,54 +57,29 @@ def cut(payload: bytes, size: int, *, rsv: int = 0) -> bytes:
     )
 
 
-def test_f01_unmasked_frames_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    assert_closed(
-        target, subtests, {str(code): frame(code, masked=False) for code in (TEXT, BINARY, PING, PONG, CLOSE)}, 1002
-    )
-
-
-BROKEN = {
-    **{f"reserved bits {bits:03b}": frame(TEXT, b"{}", rsv=bits) for bits in (1, 2, 4, 7)},
-    **{f"reserved bits {bits:03b} in a ping": frame(PING, rsv=bits) for bits in (1, 4)},
-    **{f"opcode {opcode:#x}": frame(opcode) for opcode in (*range(3, 8), *range(11, 16))},
+VIOLATIONS = {
+    "unmasked": frame(TEXT, masked=False),
+    "an unmasked ping": frame(PING, masked=False),
+    "reserved bits": frame(TEXT, b"{}", rsv=0b001),
+    "a reserved bit in a ping": frame(PING, rsv=0b100),
+    "opcode 3": frame(0x3),
+    "opcode 11": frame(0xB),
     "a continuation of no message": frame(CONTINUATION, b"{}"),
-    "a continuation without a start": frame(CONTINUATION, b"{}", fin=False),
-    "text in text": frame(TEXT, b"[", fin=False) + frame(TEXT, b"]"),
-    "binary in text": frame(TEXT, b"[", fin=False) + frame(BINARY, b"]"),
     "text in binary": frame(BINARY, b"[", fin=False) + frame(TEXT, b"]"),
     "a compressed continuation": frame(TEXT, b"[", fin=False) + frame(CONTINUATION, rsv=0b100),
-    "a continuation after the end": frame(TEXT, b"[]") + frame(CONTINUATION, b"[]"),
+    "a long ping": frame(PING, b"x" * 126),
+    "a long close, declared": frame(CLOSE, length=2**62),
+    "a fragmented pong": frame(PONG, fin=False),
+    "a close code of one byte": frame(CLOSE, b"\x03"),
+    "close code 1005": closing(1005),
+    "close code 5000": closing(5000),
+    "a length of 2^63": frame(TEXT, length=2**63),
 }
+"""`tests/transports/test_frames.py` has all kinds; those that are only declared are answered by their header."""
 
 
-def test_f02_reserved_bits_opcodes_and_nested_fragments_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    assert_closed(target, subtests, BROKEN, 1002)
-
-
-def test_f03_long_and_fragmented_control_frames_are_refused_by_their_header(
-    target: Target, subtests: pytest.Subtests
-) -> None:
-    """Without waiting for the payload that they declare."""
-    cases = {}
-    for opcode in (PING, PONG, CLOSE):
-        cases[f"{opcode}, long"] = frame(opcode, b"x" * 126)
-        cases[f"{opcode}, fragmented"] = frame(opcode, fin=False)
-        for length in (126, 65_536, 2**62):
-            cases[f"{opcode}, declared {length}"] = frame(opcode, length=length)
-
-    assert_closed(target, subtests, cases, 1002)
-
-
-def test_f04_invalid_close_codes_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    codes = (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 32_768, 65_535)
-
-    assert_closed(
-        target, subtests, {str(code): closing(code) for code in codes} | {"a byte": frame(CLOSE, b"\x03")}, 1002
-    )
-
-
-def test_f04_invalid_close_reasons_are_refused(target: Target, subtests: pytest.Subtests) -> None:
-    assert_closed(target, subtests, {"not UTF-8": closing(1000, b"\xff"), "cut": closing(1000, b"\xe2\x82")}, 1007)
+def test_f01_f02_f03_f04_violations_are_closed_with_1002(target: Target, subtests: pytest.Subtests) -> None:
+    assert_closed(target, subtests, VIOLATIONS, 1002)
 
 
 def test_f04_a_valid_close_code_is_echoed(target: Target) -> None:
@@ -114,22 +89,18 @@ def test_f04_a_valid_close_code_is_echoed(target: Target) -> None:
 
             assert peer.read_close().code == code
             assert peer.read_end() == b""
-    target.wait_counted("disconnected", 5)
+    target.assert_counted("disconnected", 5)
 
 
 NOT_UTF8 = {
     "a byte that is never valid": frame(TEXT, b'"\xff"'),
-    "an overlong form": frame(TEXT, b'"\xc0\xaf"'),
-    "a surrogate": frame(TEXT, b'"\xed\xa0\x80"'),
-    "beyond the last character": frame(TEXT, b'"\xf4\x90\x80\x80"'),
-    "cut at the end": frame(TEXT, b'"\xe2\x82'),
     "cut by a fragment": frame(TEXT, b'"\xe2', fin=False) + frame(CONTINUATION, b'"'),
-    "in an unfinished message": frame(TEXT, b'"', fin=False) + frame(CONTINUATION, b"\xff", fin=False),
     "in an unfinished frame": frame(TEXT, b"x" * 1000 + b"\xff" + b"x" * 63_000)[:2000],
+    "in a close reason": closing(1000, b"\xff"),
 }
 
 
-def test_f05_invalid_utf8_is_refused_at_its_first_byte(target: Target, subtests: pytest.Subtests) -> None:
+def test_f04_f05_invalid_utf8_is_closed_with_1007_at_its_first_byte(target: Target, subtests: pytest.Subtests) -> None:
     assert_closed(target, subtests, NOT_UTF8, 1007)
 
 
@@ -141,10 +112,6 @@ def test_f06_a_length_over_the_limit_is_refused_by_the_header_and_nothing_is_all
     cases["in two frames"] = frame(TEXT, b"x", fin=False) + frame(CONTINUATION, length=MAX_MESSAGE)
 
     assert_closed(target, subtests, cases, 1009)
-
-
-def test_f06_an_impossible_length_is_refused(target: Target, subtests: pytest.Subtests) -> None:
-    assert_closed(target, subtests, {"2^63": frame(TEXT, length=2**63)}, 1002)
 
 
 def test_f07_a_message_over_the_limit_is_refused(target: Target, subtests: pytest.Subtests) -> None:
@@ -230,9 +197,11 @@ def test_f13_valid_frames_are_served_byte_by_byte(target: Target) -> None:
         for byte in sent:
             peer.send(bytes([byte]))
 
-        received = [peer.read_frame() for _ in range(3)]
+        received = [peer.read_frame()]
+        while b'"$pong"' not in received[-1].payload:  # perhaps in one frame with $hello
+            received.append(peer.read_frame())
         assert Received(PONG, b"?") in received
-        assert b'"$pong"' in received[-1].payload or peer.next_item("$pong")["id"] == 7
+        assert b'"id":7' in received[-1].payload
 
 
 def test_f13_frames_in_the_packet_of_the_handshake_are_served(target: Target) -> None:
@@ -255,8 +224,8 @@ def test_f15_a_peer_that_does_not_disconnect_after_a_close_is_disconnected(targe
         target.wait_disconnected()
         for peer in (closing_peer, violating, malformed_peer):
             assert peer.read_end() == b"", "nothing follows the close"
-    target.wait_counted("protocol-fault")
-    target.wait_counted("closed-4400")
+    target.assert_counted("protocol-fault")
+    target.assert_counted("closed-4400")
 
 
 def test_f16_resets_within_frames_leave_nothing(target: Target) -> None:

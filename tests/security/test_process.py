@@ -13,11 +13,9 @@ from typing import Any, Final
 
 from ..transports.peer import CLOSE, TEXT
 from .client import Peer, connections, upgrade
-from .environment import targets
+from .environment import assert_recovers, targets
 from .exchanges import is_served, subscribe
 from .target import ASGI, MIB, NATIVE, PLAIN, Target
-
-environment = targets(*NATIVE, *ASGI, "tcp")
 
 KIB: Final = 1024
 SMALL: Final = 4096
@@ -25,7 +23,8 @@ SMALL: Final = 4096
 EACH: Final = ("asyncio", "trio-tls", "uvicorn", "hypercorn", "tcp")
 """Servers of the test's own, which start and end at the same time."""
 PATIENT: Final[dict[str, Any]] = {"handshake_timeout": 30.0, "silence_timeout": 60.0}
-"""For connections that wait while other servers are attacked."""
+"""For clients that wait while others connect, or while other servers are attacked."""
+environment = targets(*NATIVE, *ASGI, "tcp", **PATIENT)
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def test_r01_connections_in_turn_leave_nothing_behind(target: Target) -> None:
         peer.send_commands({"action": "subscribe", "channels": ["feed"]})
         peer.next_item("$hello")
         peer.reset() if number % 2 else peer.close()
-    target.wait_until(lambda now: now.sessions == target.before.sessions, "all clients have left")
+    assert_recovers(target)
 
 
 def test_r01_r02_idle_clients_cost_little_and_resume_after_a_reset(target: Target) -> None:
@@ -90,12 +89,12 @@ def open_stalled(target: Target) -> Peer:
     peer = target.open(receive_buffer=SMALL)
     subscribe(peer, "burst")
     target.publish("burst", 200, size=60_000)
-    target.wait_counted("stalled")
+    target.assert_counted("stalled")
     return peer
 
 
 class Clients:
-    """Clients of a server that will drain: one that reads, one whose next item is due later, a stalled one."""
+    """Clients of a server that will drain: one that reads, one with a later item, a stalled one."""
 
     def __init__(self, target: Target, stack: ExitStack) -> None:
         self.target = target

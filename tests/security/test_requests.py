@@ -13,7 +13,7 @@ import pytest
 from ..transports.peer import CLOSE, TEXT
 from .client import Peer
 from .environment import targets
-from .exchanges import closed_with, is_served, subscribe
+from .exchanges import closed_with, is_served
 from .target import ASGI, MIB, NATIVE, Target
 
 environment = targets(*NATIVE, *ASGI, "tcp", "tcp-trio-tls")
@@ -28,45 +28,24 @@ PING: Final = b'{"action":"ping"}'
 
 MALFORMED: Final = {
     "nothing": b"",
-    "blanks": b" \t ",
-    "null": b"null",
-    "a number": b"1",
-    "a text": b'"ping"',
-    "no end": b'{"action":"ping"',
-    "no beginning": b'"action":"ping"}',
     "two at once": PING + PING,
-    "a trailing comma": b'{"action":"ping",}',
     "a comment": b'{"action":"ping"/**/}',
-    "single quotes": b"{'action':'ping'}",
     "NaN": b'{"action":"ping","id":NaN}',
     "a control character": b'{"action":"ping","id":"\x01"}',
     "half a surrogate": b'{"action":"ping","id":"\\ud800"}',
     "a byte order mark": b"\xef\xbb\xbf" + PING,
-    "no action": b"{}",
-    "no commands": b"[]",
     "a list in a list": b"[[]]",
-    "an unknown field": b'{"action":"ping","sudo":true}',
-    "an id that is a list": b'{"action":"ping","id":[1]}',
     "a long id": b'{"action":"ping","id":"' + b"x" * 129 + b'"}',
     "20,000 digits": b'{"action":"ping","id":' + b"1" * 20_000 + b"}",
     "an exponent of 20,000 digits": b'{"action":"ping","id":1e' + b"1" * 20_000 + b"}",
     "30,000 nested lists": DEEP,
-    "30,000 nested lists for an id": b'{"action":"ping","id":' + DEEP + b"}",
-    "30,000 nested lists for nothing": b'{"action":"ping","x":' + DEEP + b"}",
+    "30,000 nested lists in an id": b'{"action":"ping","id":' + DEEP + b"}",
+    "30,000 nested lists in an unknown field": b'{"action":"ping","x":' + DEEP + b"}",
     "13,000 nested objects": b'{"":' * 13_000 + b"1" + b"}" * 13_000,
-    "no channels": b'{"action":"subscribe"}',
-    "a list of no channels": b'{"action":"subscribe","channels":[]}',
-    "a string instead of a list": b'{"action":"subscribe","channels":"feed"}',
-    "a number for a channel": b'{"action":"subscribe","channels":[1]}',
     "an impossible position": b'{"action":"subscribe","channels":[{"channel":"feed","last":-1}]}',
-    "a max_hz of zero": b'{"action":"subscribe","channels":[{"channel":"feed","max_hz":0}]}',
-    "a token that is null": b'{"action":"auth","token":null}',
 }
-UNKNOWN: Final = {
-    "fly": b'{"action":"fly"}',
-    "twice": b'{"action":"fly","action":"ping"}',
-    "none": b'{"action":{"a":1}}',
-}
+"""`tests/conformance/test_bad_input.py` has all kinds."""
+UNKNOWN: Final = {"twice": b'{"action":"fly","action":"ping"}', "an object": b'{"action":{"a":1}}'}
 
 
 def test_d03_malformed_commands_are_answered(target: Target, subtests: pytest.Subtests) -> None:
@@ -80,8 +59,8 @@ def test_d03_malformed_commands_are_answered(target: Target, subtests: pytest.Su
                     assert (error["code"], error["retry"]) == (code, "never"), error
                     assert 0 < len(error["message"]) < 400
                     assert is_served(peer)
-    target.wait_counted("error-bad-request", len(MALFORMED))
-    target.wait_counted("error-unknown-action", len(UNKNOWN))
+    target.assert_counted("error-bad-request", len(MALFORMED))
+    target.assert_counted("error-unknown-action", len(UNKNOWN))
 
 
 def test_d03_ten_malformed_commands_in_a_row_close_a_client_and_nine_do_not(target: Target) -> None:
@@ -92,8 +71,8 @@ def test_d03_ten_malformed_commands_in_a_row_close_a_client_and_nine_do_not(targ
         peer.send_texts(*[b"{}"] * 10)
 
         assert closed_with(peer) == (4400, "10 malformed commands in a row")
-    target.wait_counted("error-bad-request", 28)
-    target.wait_counted("closed-4400")
+    target.assert_counted("error-bad-request", 28)
+    target.assert_counted("closed-4400")
 
 
 def test_d05_unknown_channels_leave_nothing(target: Target) -> None:
@@ -115,24 +94,9 @@ def test_d05_unknown_channels_leave_nothing(target: Target) -> None:
         elapsed = time.monotonic() - started
         assert RATE <= unknown <= RATE * (1 + elapsed) + SHARE, f"{unknown} in {elapsed} s"
         assert target.report().subscriptions == target.before.subscriptions
-    target.wait_counted("error-unknown-channel", unknown)
+    target.assert_counted("error-unknown-channel", unknown)
     if refused:
-        target.wait_counted("error-rate-limited", refused)
-
-
-def test_d05_a_session_holds_128_subscriptions(target: Target) -> None:
-    rooms = [f"room:{number}" for number in range(129)]
-    with target.open() as peer:
-        peer.send_commands({"action": "subscribe", "id": 1, "channels": rooms})
-        error = peer.next_item("$error")
-        assert (error["id"], error["code"]) == (1, "bad-request")
-        assert "at most 128" in error["message"]
-        assert set(subscribe(peer, *rooms[:128]).values()) == {"ok"}
-
-        assert subscribe(peer, rooms[128], rooms[0]) == {rooms[128]: "too-many-subscriptions", rooms[0]: "ok"}
-        assert set(subscribe(peer, "x" * 256, "a b", "", "x" * 60_000).values()) == {"bad-request"}
-        assert target.report().subscriptions == target.before.subscriptions + 128
-    target.wait_counted("error-too-many-subscriptions")
+        target.assert_counted("error-rate-limited", refused)
 
 
 def count_answers(peer: Peer, most: int) -> tuple[Counter[str], int | None]:
@@ -160,18 +124,8 @@ def test_d08_many_more_commands_than_the_rate_close_a_client(target: Target) -> 
         assert code == 4429
         assert counted["$error"] >= RATE
         assert is_served(neighbour)
-    target.wait_counted("error-rate-limited", counted["$error"])
-    target.wait_counted("closed-4429")
-
-
-def test_d08_commands_within_the_burst_are_served(target: Target) -> None:
-    with target.open() as peer:
-        peer.send_texts(array(RATE - 100), *[PING] * 98)
-
-        counted, code = count_answers(peer, RATE - 2)
-        assert code is None
-        assert not counted["$error"]
-        assert is_served(peer)
+    target.assert_counted("error-rate-limited", counted["$error"])
+    target.assert_counted("closed-4429")
 
 
 def test_d08_a_flood_is_served_at_the_rate(target: Target) -> None:
@@ -185,7 +139,7 @@ def test_d08_a_flood_is_served_at_the_rate(target: Target) -> None:
         assert code in (4429, None)
         assert counted["$pong"] <= RATE * (1 + elapsed) + 1, f"{counted} in {elapsed} s"
     if code:
-        target.wait_counted("closed-4429")
+        target.assert_counted("closed-4429")
 
 
 def array(number: int) -> bytes:
@@ -193,19 +147,14 @@ def array(number: int) -> bytes:
     return b"[" + b",".join([PING] * number) + b"]"
 
 
-def test_f07_a_message_over_the_limit_is_refused(target: Target) -> None:
+def test_f07_a_message_at_the_limit_is_accepted_and_a_longer_one_refused(target: Target) -> None:
     """Also where an ASGI server with a limit of its own reads it."""
     with target.open() as peer:
-        peer.send_texts(PING.ljust(MAX_MESSAGE + 1))
+        peer.send_texts(PING.ljust(MAX_MESSAGE))
+        assert peer.next_item("$pong")
 
+        peer.send_texts(PING.ljust(MAX_MESSAGE + 1))
         code, reason = closed_with(peer)
         assert code == 1009
         assert str(MAX_MESSAGE) in reason
-    target.wait_counted("protocol-fault")
-
-
-def test_f07_a_message_at_the_limit_is_accepted(target: Target) -> None:
-    with target.open() as peer:
-        peer.send_texts(PING.ljust(MAX_MESSAGE))
-
-        assert peer.next_item("$pong")
+    target.assert_counted("protocol-fault")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from analytics_hub import (
     Channel,
-    Handshake,
     Hub,
     HubClosed,
     HubError,
@@ -329,43 +328,24 @@ class TestChannels:
         assert [name for name in trading.__all__ if not hasattr(trading, name)] == []
 
 
-class FakeHub:
-    """Records what is published."""
-
-    def __init__(self, channels: Iterable[Channel], *, authenticate: object, **options: object) -> None:
-        self.channels = tuple(channels)
-        self.authenticate = authenticate
-        self.options = options
-        self.is_draining = False
-        self.shutdowns: list[float | None] = []
-        self.published: list[tuple[str, object, str | None]] = []
-
-    def publish(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
-        assert type is None  # the channel's own
-        if self.is_draining:
-            raise HubClosed("this hub has been shut down")
-        self.published.append((channel, data, key))
-
-    async def shutdown(self, grace: float | None = None) -> None:
-        self.is_draining = True
-        self.shutdowns.append(grace)
-
-
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts and ends without a hub of the process, and creates fakes."""
-    monkeypatch.setattr(process, "Hub", FakeHub)
+    """Each test starts and ends without a hub of the process."""
     monkeypatch.setattr(process, "_current", None)
 
 
-def fake(**options: Any) -> FakeHub:
-    hub: object = init_hub(**{"authenticate": anonymous, **options})
-    assert isinstance(hub, FakeHub)
-    return hub
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object, str | None]]:
+    """What is published to a hub of the process that is not open."""
+    items: list[tuple[str, object, str | None]] = []
 
+    def publish(hub: Hub, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> None:
+        assert type is None, "the type is that of the channel"
+        items.append((channel, data, key))
 
-def current() -> object:
-    return get_hub()
+    monkeypatch.setattr(Hub, "publish", publish)
+    init_hub(authenticate=anonymous)
+    return items
 
 
 class TestHubOfTheProcess:
@@ -374,170 +354,11 @@ class TestHubOfTheProcess:
             get_hub()
 
     def test_init_creates_the_hub_with_the_channels_and_options(self) -> None:
-        def authenticate(handshake: Handshake) -> Identity:
-            return Identity(id="ann")
-
-        hub = fake(authenticate=authenticate, channels=[Channel("user:*")], grace=2.0)
+        hub = init_hub(authenticate=anonymous, channels=[Channel("user:*")], node="here")
 
         assert hub.channels == (*CHANNELS, Channel("user:*"))
-        assert hub.authenticate is authenticate
-        assert hub.options == {"grace": 2.0}
-        assert current() is hub
-
-    def test_a_second_hub_is_refused_while_the_first_is_open(self) -> None:
-        hub = fake()
-
-        with pytest.raises(HubError, match="already has a hub"):
-            init_hub(authenticate=anonymous)
-
-        assert current() is hub
-
-    async def test_shutdown_drains_and_forgets(self) -> None:
-        hub = fake()
-
-        await shutdown_hub(1.5)
-        await shutdown_hub()
-
-        assert hub.shutdowns == [1.5]
-        with pytest.raises(HubClosed):
-            get_hub()
-
-    async def test_shutdown_forgets_the_hub_if_draining_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def fail(self: FakeHub, grace: float | None = None) -> None:
-            raise ConnectionError
-
-        monkeypatch.setattr(FakeHub, "shutdown", fail)
-        fake()
-
-        with pytest.raises(ConnectionError):
-            await shutdown_hub()
-
-        with pytest.raises(HubClosed):
-            get_hub()
-
-    async def test_shutdown_does_not_forget_a_hub_that_was_created_meanwhile(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        created: list[FakeHub] = []
-        drain = FakeHub.shutdown
-
-        async def shutdown(self: FakeHub, grace: float | None = None) -> None:
-            await drain(self, grace)
-            created.append(fake())
-
-        fake()
-        monkeypatch.setattr(FakeHub, "shutdown", shutdown)
-
-        await shutdown_hub()
-
-        assert current() is created[0]
-
-    def test_only_one_of_several_threads_creates_the_hub(self) -> None:
-        created: list[object] = []
-        refused: list[HubError] = []
-        start = threading.Barrier(8)
-
-        def init() -> None:
-            start.wait()
-            try:
-                created.append(init_hub(authenticate=anonymous))
-            except HubError as exc:
-                refused.append(exc)
-
-        run_in_threads([init] * 8)
-
-        assert len(created) == 1
-        assert len(refused) == 7
-        assert current() is created[0]
-
-
-class TestHelpers:
-    def test_optional_arguments(self) -> None:
-        hub = fake()
-
-        notify_routing_decision("EURUSD", "SELL", 1, "REJECT", None, 0, 0.0)
-        notify_alert("info", "system", "Hello", "World", "Test")
-
-        assert hub.published == [
-            (
-                "routing-metrics",
-                RoutingDecision(
-                    symbol="EURUSD",
-                    side="SELL",
-                    volume=1,
-                    routing_decision="REJECT",
-                    execution_time_ms=0,
-                    spread=0.0,
-                ),
-                None,
-            ),
-            ("alerts", Alert(severity="info", category="system", title="Hello", message="World", source="Test"), None),
-        ]
-
-    @pytest.mark.parametrize(
-        "notify",
-        [
-            lambda: notify_routing_decision("EURUSD", "BUY", 1, "ABOOK", "LMAX", 1, 0.0),
-            lambda: notify_lp_status_change("LMAX", "degraded", 0.0, 1, 1, 1, 0, 100),
-            lambda: notify_exposure_change(0, 0, 1, {}, {}),
-            lambda: notify_alert("info", "system", "Hello", "World", "Test"),
-        ],
-        ids=["routing", "lp", "exposure", "alert"],
-    )
-    async def test_without_a_hub_the_helpers_raise(self, notify: Callable[[], None]) -> None:
-        """Neither before nor after the hub an item is lost silently."""
-        with pytest.raises(HubClosed):
-            notify()
-        hub = fake()
-        notify()
-        await shutdown_hub()
-        with pytest.raises(HubClosed):
-            notify()
-
-        assert len(hub.published) == 1
-
-    def test_an_invalid_value_raises_and_publishes_nothing(self) -> None:
-        hub = fake()
-
-        with pytest.raises(InvalidItem, match="severity is 'fatal'"):
-            notify_alert("fatal", "system", "Hello", "World", "Test")  # type: ignore[arg-type]
-
-        assert hub.published == []
-
-
-class TestWithARealHub:
-    @pytest.fixture(autouse=True)
-    def real_hub(self, no_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(process, "Hub", Hub)
-
-    async def test_the_helpers_publish_from_another_thread(self) -> None:
-        with anyio.fail_after(30):
-            async with init_hub(authenticate=anonymous) as hub, subscribe(hub, *NAMES_FOR_ADMIN, identity=ADMIN) as got:
-                await anyio.to_thread.run_sync(publish_one_of_each)
-                items = await take_items(got, 4)
-
-        assert {item["channel"]: (item["type"], item.get("key"), item["data"]) for item in items} == {
-            "routing-metrics": ("routing-decision", None, on_the_wire(RoutingDecision(**ROUTING))),
-            "lp-performance": ("lp-metrics", "OANDA", on_the_wire(LPMetrics(**LP))),
-            "exposure-updates": ("exposure-update", None, on_the_wire(ExposureUpdate(**EXPOSURE))),
-            "alerts": ("alert", None, on_the_wire(Alert(**ALERT))),
-        }
-
-    async def test_a_trader_must_not_subscribe_to_the_routing(self) -> None:
-        trader = Identity(id="t", roles=frozenset({"trader"}))
-        with anyio.fail_after(30):
-            async with init_hub(authenticate=anonymous) as hub:
-                with pytest.raises(PermissionDenied):
-                    await subscribe(hub, "routing-metrics", identity=trader).__aenter__()
-                async with subscribe(hub, "exposure-updates", "alerts", identity=trader):
-                    pass
-
-    async def test_the_roles_that_may_publish_over_http(self) -> None:
-        worker = Identity(id="w", roles=frozenset({"worker"}))
-        with anyio.fail_after(30):
-            async with init_hub(authenticate=anonymous, publishers=["worker"]) as hub:
-                assert all(hub.gateway.declaration(name).takes_from(worker, name) for name in NAMES_FOR_ADMIN)
-            assert not any(channel.publishers for channel in CHANNELS)
+        assert hub.node == "here"
+        assert get_hub() is hub
 
     async def test_a_hub_can_follow_another_one(self) -> None:
         with anyio.fail_after(30):
@@ -552,6 +373,7 @@ class TestWithARealHub:
                 publish_one_of_each()
                 assert get_hub() is second is not first
                 await shutdown_hub(0.0)
+                await shutdown_hub()
             with pytest.raises(HubClosed, match="no hub yet"):
                 get_hub()
 
@@ -564,39 +386,137 @@ class TestWithARealHub:
 
         init_hub(authenticate=anonymous)
 
+    async def test_shutdown_forgets_the_hub_if_draining_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def fail(hub: Hub, grace: float | None = None) -> None:
+            raise ConnectionError
 
-ADMIN = Identity(id="a", roles=frozenset({"admin"}))
-NAMES_FOR_ADMIN = [channel.name for channel in CHANNELS]
+        monkeypatch.setattr(Hub, "shutdown", fail)
+        init_hub(authenticate=anonymous)
+
+        with pytest.raises(ConnectionError):
+            await shutdown_hub()
+
+        with pytest.raises(HubClosed):
+            get_hub()
+
+    async def test_shutdown_does_not_forget_a_hub_that_was_created_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        created: list[Hub] = []
+        graces: list[float | None] = []
+
+        async def shutdown(hub: Hub, grace: float | None = None) -> None:
+            graces.append(grace)
+            monkeypatch.setattr(process, "_current", None)
+            created.append(init_hub(authenticate=anonymous))
+
+        monkeypatch.setattr(Hub, "shutdown", shutdown)
+        init_hub(authenticate=anonymous)
+
+        await shutdown_hub(1.5)
+
+        assert graces == [1.5]
+        assert get_hub() is created[0]
+
+    def test_only_one_of_several_threads_creates_the_hub(self) -> None:
+        created: list[object] = []
+        refused: list[HubError] = []
+        start = threading.Barrier(8)
+
+        def init() -> None:
+            start.wait()
+            try:
+                created.append(init_hub(authenticate=anonymous))
+            except HubError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=init) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(created) == 1
+        assert len(refused) == 7
+        assert get_hub() is created[0]
+
+    async def test_the_roles_that_may_publish_over_http(self) -> None:
+        worker = Identity(id="w", roles=frozenset({"worker"}))
+        hub = init_hub(authenticate=anonymous, publishers=["worker"])
+
+        assert all(channel.takes_from(worker, channel.name) for channel in hub.channels)
+        assert not any(channel.publishers for channel in CHANNELS)
+
+    async def test_a_trader_must_not_subscribe_to_the_routing(self) -> None:
+        trader = Identity(id="t", roles=frozenset({"trader"}))
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous) as hub:
+                with pytest.raises(PermissionDenied):
+                    await subscribe(hub, "routing-metrics", identity=trader).__aenter__()
+                async with subscribe(hub, "exposure-updates", "alerts", identity=trader):
+                    pass
+
+
+class TestHelpers:
+    async def test_the_helpers_publish_from_another_thread(self) -> None:
+        names = [channel.name for channel in CHANNELS]
+        admin = Identity(id="a", roles=frozenset({"admin"}))
+        with anyio.fail_after(30):
+            async with init_hub(authenticate=anonymous) as hub, subscribe(hub, *names, identity=admin) as client:
+                await anyio.to_thread.run_sync(publish_one_of_each)
+                items = await read_items(client, 4)
+
+        assert {item["channel"]: (item["type"], item.get("key"), item["data"]) for item in items} == {
+            "routing-metrics": ("routing-decision", None, WIRE[RoutingDecision]),
+            "lp-performance": ("lp-metrics", "OANDA", WIRE[LPMetrics]),
+            "exposure-updates": ("exposure-update", None, WIRE[ExposureUpdate]),
+            "alerts": ("alert", None, WIRE[Alert]),
+        }
+
+    def test_optional_arguments(self, published: list[tuple[str, object, str | None]]) -> None:
+        notify_routing_decision("EURUSD", "SELL", 1, "REJECT", None, 0, 0.0)
+        notify_alert("info", "system", "Hello", "World", "Test")
+
+        rejected = RoutingDecision(
+            symbol="EURUSD", side="SELL", volume=1, routing_decision="REJECT", execution_time_ms=0, spread=0.0
+        )
+        alert = Alert(severity="info", category="system", title="Hello", message="World", source="Test")
+        assert published == [("routing-metrics", rejected, None), ("alerts", alert, None)]
+
+    @pytest.mark.parametrize(
+        "notify",
+        [
+            lambda: notify_routing_decision("EURUSD", "BUY", 1, "ABOOK", "LMAX", 1, 0.0),
+            lambda: notify_lp_status_change("LMAX", "degraded", 0.0, 1, 1, 1, 0, 100),
+            lambda: notify_exposure_change(0, 0, 1, {}, {}),
+            lambda: notify_alert("info", "system", "Hello", "World", "Test"),
+        ],
+        ids=["routing", "lp", "exposure", "alert"],
+    )
+    def test_without_a_hub_the_helpers_raise(self, notify: Callable[[], None]) -> None:
+        with pytest.raises(HubClosed):
+            notify()
+
+    def test_an_invalid_value_raises_and_publishes_nothing(
+        self, published: list[tuple[str, object, str | None]]
+    ) -> None:
+        with pytest.raises(InvalidItem, match="severity is 'fatal'"):
+            notify_alert("fatal", "system", "Hello", "World", "Test")  # type: ignore[arg-type]
+
+        assert published == []
 
 
 def publish_one_of_each() -> None:
-    notify_routing_decision("EURUSD", "BUY", 10_000, "ABOOK", "OANDA", 45, 0.00015, 0.00002)
-    notify_lp_status_change("OANDA", "connected", 0.00015, 0.98, 25, 500, 0.02, 99.9)
-    notify_exposure_change(
-        80_000.0, -20_000.0, 100_000.0, {"EURUSD": 30_000.0, "GBPUSD": -50_000.0}, {"OANDA": 80_000.0}
-    )
-    notify_alert(
-        "critical",
-        "exposure",
-        "Exposure limit exceeded",
-        "Net exposure is at 95 % of its limit",
-        "ExposureMonitor",
-        ["Review positions", "Consider hedging"],
-    )
+    notify_routing_decision(*ROUTING.values())
+    notify_lp_status_change(*LP.values())
+    notify_exposure_change(*EXPOSURE.values())
+    notify_alert(*ALERT.values())
 
 
-async def take_items(client: MemoryClient, count: int) -> list[dict[str, Any]]:
+async def read_items(client: MemoryClient, count: int) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     async for batch in client:
         items += [item for item in batch if not item["type"].startswith("$")]
         if len(items) >= count:
             break
     return items
-
-
-def run_in_threads(calls: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

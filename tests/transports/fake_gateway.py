@@ -146,7 +146,7 @@ class FakeGateway:
     async def authorize_publish(self, identity: Identity, channels: Iterable[str]) -> dict[str, bool | None]:
         return dict.fromkeys(channels, True)
 
-    def submit(self, channel: str, data: object, *, type: str | None = None, key: str | None = None) -> Submitted:
+    def submit(self, channel: str, data: object, *, type: str | None = None, key: object = None) -> Submitted:
         raise UnknownChannel(f"channel {channel!r} is not declared")
 
     def remove(self, channel: str, key: str) -> Receipt | None:

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import anyio
+import msgspec
+import pydantic
 import pytest
 
-from analytics_hub import Action, Handshake, Hub, Identity, Tuning
+from analytics_hub import Action, Channel, Handshake, Hub, Identity, Tuning
 from analytics_hub.access import tickets
 from analytics_hub.auth import redact
 from analytics_hub.auth.sessions import SessionAuthenticator
@@ -215,6 +217,21 @@ async def test_the_document_describes_the_channels() -> None:
         assert document["asyncapi"].startswith("3.")
         assert "Price" in json.dumps(document)
         assert "writer" not in json.dumps(document)
+
+
+class Awkward(msgspec.Struct):
+    """Can be decoded and not described."""
+
+    content: msgspec.Raw = msgspec.Raw(b"null")
+    other: Any = 1j
+
+
+async def test_no_schema_makes_the_document_fail() -> None:
+    channels = [Channel("odd", schema=Awkward), Channel("model", schema=list[pydantic.RootModel[int]])]
+    async with Hub(channels, authenticate=authenticate) as hub:
+        response = await send(hub, "/asyncapi.json", token="reader")
+
+        assert (response.status, list(read(response)["channels"])) == (200, ["connection", "odd", "model"])
 
 
 # --- pages of other origins

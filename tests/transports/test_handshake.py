@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_hub.http import MAX_BODY, Request, Response
+from analytics_hub.transports._sockets.limits import MAX_HEAD
 from analytics_hub.transports._websocket.handshake import accept, check_upgrade
-from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, MAX_PIECES, Exchange, RequestError
+from analytics_hub.transports._websocket.http11 import MAX_HEADERS, MAX_PIECES, Exchange, RequestError
 
 from .peer import ACCEPT, KEY, upgrade
 
@@ -95,12 +96,12 @@ def test_a_request_target_may_be_a_whole_url() -> None:
             400,
             id="too many chunks",
         ),
-        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, id="a long line"),
+        pytest.param(b"GET /" + b"a" * MAX_HEAD + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, id="a long line"),
         pytest.param(b"GET /" + b"a" * (MAX_HEAD + 1), 414, id="a line without end"),
         pytest.param(upgrade(*(f"X-{number}: y" for number in range(MAX_HEADERS))), 431, id="too many headers"),
         pytest.param(upgrade(*(f"X-{number}: y" for number in range(5000))), 431, id="5000 headers at once"),
-        pytest.param(upgrade(f"X-Long: {'y' * 8190}"), 431, id="a long header"),
-        pytest.param(upgrade(*(f"X-{number}: {'y' * 6000}" for number in range(3))), 431, id="a long head"),
+        pytest.param(upgrade(f"X-Long: {'y' * MAX_HEAD}"), 431, id="a long header"),
+        pytest.param(upgrade(*(f"X-{number}: {'y' * 6000}" for number in range(6))), 431, id="a long head"),
         pytest.param(upgrade("X-Name: \xe9\xff"), 400, id="not ASCII"),
     ],
 )
@@ -109,6 +110,19 @@ def test_invalid_requests_are_refused(head: bytes, status: int) -> None:
         receive(head)
 
     assert caught.value.response.status == status
+
+
+def test_a_head_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    """The cookies of a whole site are in one header."""
+    rest = len(upgrade("Cookie: "))
+    for limit in (2000, MAX_HEAD):
+        whole = upgrade("Cookie: " + "c" * (limit - rest + 4))  # its end does not count
+        request = Exchange(limit).receive(whole)
+        assert request is not None
+        assert len(request.headers["cookie"]) == limit - rest + 4
+        with pytest.raises(RequestError, match=f"at most {limit} bytes") as caught:
+            Exchange(limit).receive(upgrade("Cookie: " + "c" * (limit - rest + 5)))
+        assert caught.value.response.status == 431
 
 
 def test_bytes_after_a_handshake_are_kept() -> None:

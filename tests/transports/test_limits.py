@@ -10,10 +10,13 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from analytics_hub.channels import Channel
-from analytics_hub.contracts import anonymous
+from analytics_hub.contracts import Handshake, anonymous
+from analytics_hub.exceptions import AuthenticationError
 from analytics_hub.hub import Hub
+from analytics_hub.identity import Identity
 from analytics_hub.telemetry import COUNTERS
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports import tcp
@@ -28,6 +31,13 @@ pytestmark = pytest.mark.anyio
 
 OTHER = "127.0.0.2"
 """Another address of this machine."""
+
+
+def optional(handshake: Handshake) -> Identity:
+    """Admits a peer without a token, which must then send one."""
+    if handshake.token is None:
+        raise AuthenticationError("missing")
+    return Identity(id="ann")
 
 
 def strict_gateway(**tuning: Any) -> FakeGateway:
@@ -112,6 +122,47 @@ async def test_a_pending_connection_is_uncounted_however_it_ends() -> None:
         await gateway.until(lambda: not gateway.connected and not gateway.limits._pending)
 
 
+async def test_long_heads_together_are_limited_and_short_ones_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analytics_hub.transports._websocket.request.MAX_HELD", 50_000)
+    gateway = strict_gateway()
+    begun = b"GET / HTTP/1.1\r\nHost: h\r\nCookie: " + b"c" * 20_000
+    async with serving(gateway) as port, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(await Peer.connect(port)) for _ in range(3)]
+        for peer in peers[:2]:
+            await peer.send(begun)
+        while gateway.limits._measure_load() < 2 * len(begun):
+            await checkpoint()
+        await peers[2].send(begun)
+
+        assert (await peers[2].read_answer()).status == 503
+        assert await is_served(port)
+        async with await Peer.open(port, f"Cookie: {'c' * 9000}"):
+            pass
+    assert gateway.counters["refused-crowded"] == 1
+
+
+async def test_headers_that_the_hub_keeps_for_a_first_token_count_as_load() -> None:
+    """A session without a token costs its sender nothing, and may come with 32 KiB of headers."""
+    async with (
+        Hub([Channel("a")], authenticate=optional) as hub,
+        serving(hub) as port,
+        AsyncExitStack() as stack,
+    ):
+        load = hub._access.limits._measure_load
+        cookie = f"Cookie: {'c' * 30_000}"
+        peers = [await stack.enter_async_context(await Peer.open(port, cookie)) for _ in range(3)]
+        assert 90_000 < load() < 100_000
+
+        await peers[0].send_frame(TEXT, b'{"action":"auth","token":"x"}')
+        while load() > 70_000:
+            await checkpoint()
+        peers[1].close()
+        while load() > 40_000:
+            await checkpoint()
+        peers[1] = await stack.enter_async_context(await Peer.open(port, cookie))
+        assert 60_000 < load() < 70_000
+
+
 # --- buffered bytes
 
 
@@ -142,17 +193,17 @@ async def test_a_hub_with_too_many_buffered_bytes_refuses_new_clients(kind: str)
             if kind == "tail":
                 hub.publish("a", "x" * 100_000)
             clock.advance(1)
-            answer = await ask(port)
+            answer = await connect_status(port)
             await anyio.wait_all_tasks_blocked()
 
         assert (answer, hub.statistics().counters["overloaded"] > 0) == (503, True)
         for peer in peers:
             peer.reset()
-        while await ask(port) == 503:
+        while await connect_status(port) == 503:
             clock.advance(1)
 
 
-async def ask(port: int) -> int:
+async def connect_status(port: int) -> int:
     async with await Peer.connect(port) as peer:
         await peer.send(upgrade())
         return (await peer.read_head()).status
@@ -167,7 +218,7 @@ async def test_a_flood_is_counted_one_by_one_and_logged_once_a_second(caplog: py
     hub = clock.attach(Hub([Channel("a")], authenticate=anonymous, clock=clock, wall_clock=clock.wall, grace=0.1))
     faults = {
         "refused-request": b"nonsense\r\n\r\n",
-        "refused-size": b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        "refused-size": b"GET / HTTP/1.1\r\nX: " + b"x" * 33_000 + b"\r\n\r\n",
         "refused-origin": upgrade("Origin: https://evil.example"),
         "protocol-fault": upgrade() + frame(TEXT, b"\xff"),
     }
@@ -189,7 +240,9 @@ async def test_a_flood_is_counted_one_by_one_and_logged_once_a_second(caplog: py
     assert len(lines) == 5
     assert lines[-1].startswith("a client broke the protocol: ")
     assert lines[-1].endswith(" (1007) (and 4 more like it)")
-    assert "evil" not in caplog.text
+    (named,) = [line for line in caplog.messages if "evil" in line]
+    prefix = "a page was refused: its Origin is https://evil.example, the Host as seen here is 127.0.0.1"
+    assert named.startswith(prefix)
 
 
 async def test_with_requires_origin_others_are_refused_before_their_token_is_checked() -> None:

@@ -1,4 +1,4 @@
-"""Addresses, ports, and a process that runs out of descriptors."""
+"""Accepting, and a process that runs out of descriptors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
-from analytics_hub.transports._sockets.listener import LONGEST_PAUSE, Listener, bind
+from analytics_hub.transports._sockets.listener import LONGEST_PAUSE, Listener
 from analytics_hub.transports._sockets.loop import SelectorLoop
 from analytics_hub.transports._sockets.poller import READ
 
@@ -23,46 +22,6 @@ from .peer import Clock, serving
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-
-
-async def test_port_0_chooses_a_free_port_and_a_used_port_is_an_error() -> None:
-    (first,) = await bind("127.0.0.1", 0, 16)
-    with first:
-        port = first.getsockname()[1]
-        assert port > 0
-        with pytest.raises(OSError, match="Address already in use"):
-            await bind("127.0.0.1", port, 16)
-
-
-async def test_a_name_with_two_addresses_listens_on_the_same_port_of_both() -> None:
-    sockets = await bind("localhost", 0, 16)
-
-    assert len({sock.getsockname()[1] for sock in sockets}) == 1
-    for sock in sockets:
-        sock.close()
-
-
-async def test_an_address_of_another_machine_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(*args: object, **options: object) -> Sequence[tuple[object, ...]]:
-        return [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))][:found]
-
-    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
-    found = 2
-    (sock,) = await bind("localhost", 0, 16)
-    sock.close()
-
-    found = 1
-    with pytest.raises(OSError, match="Cannot assign requested address"):
-        await bind("localhost", 0, 16)
-
-
-async def test_an_empty_host_means_every_interface() -> None:
-    sockets = await bind("", 0, 16)
-
-    with socket.create_connection(("127.0.0.1", sockets[0].getsockname()[1])):
-        pass
-    for sock in sockets:
-        sock.close()
 
 
 class FakeSocket(socket.socket):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from analytics_hub.contracts import Handshake
+from analytics_hub.exceptions import OriginNotAllowed
 from analytics_hub.transports._origins import Origin, Origins, parse_origin, preflight
 
 FRIEND = "https://friend.example"
@@ -109,7 +112,7 @@ def test_an_invalid_origin_raises_in_the_constructor(entry: str, reason: str) ->
 
 
 def test_origins_must_be_a_list() -> None:
-    with pytest.raises(TypeError, match="origins must be a list of origins, not the text"):
+    with pytest.raises(TypeError, match=r"^origins is the text 'https://friend\.example'; it must be a list"):
         Origins(FRIEND)
 
 
@@ -142,6 +145,159 @@ def test_a_preflight_is_answered_with_methods_and_headers() -> None:
     assert headers["Access-Control-Allow-Methods"] == headers["Allow"] == "POST, OPTIONS"
     assert "authorization" in headers["Access-Control-Allow-Headers"]
     assert "Access-Control-Allow-Methods" not in dict(preflight({}, ("POST",)))
+
+
+# --- every site
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "\x00"},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://hub:8080"},
+    ],
+    ids=str,
+)
+def test_public_data_is_open_to_every_site_without_the_session_of_its_user(headers: dict[str, str]) -> None:
+    pages = Origins("every-site")
+    sent = headers | {"host": "hub", "cookie": "session=1", "x": "y"}
+    handshake = Handshake(token="t", headers=sent, scope={"session": {"user": "ann"}}, client="203.0.113.7")
+
+    pages.check(sent, is_secure=False)
+    limited = pages.without_session(handshake, is_secure=False)
+
+    assert limited == replace(handshake, headers=headers | {"host": "hub", "x": "y"}, scope=None)
+    assert dict(pages.share(sent)) == {"Vary": "Origin", "Access-Control-Allow-Origin": "*"}
+
+
+@pytest.mark.parametrize("headers", [{"origin": "http://hub"}, {}, {"sec-fetch-site": "same-origin"}], ids=str)
+def test_pages_of_the_server_itself_keep_the_session_of_their_user(headers: dict[str, str]) -> None:
+    handshake = Handshake(headers=headers | {"host": "hub", "cookie": "session=1"}, scope={"session": {}})
+
+    for pages in (Origins("every-site"), Origins([FRIEND])):
+        assert pages.without_session(handshake, is_secure=False) is handshake
+
+
+def test_a_listed_page_keeps_the_session_of_its_user() -> None:
+    handshake = Handshake(headers={"origin": FRIEND, "host": "hub", "cookie": "session=1"}, scope={"session": {}})
+
+    assert Origins([FRIEND]).without_session(handshake, is_secure=False) is handshake
+
+
+def test_every_site_is_written_out_and_may_still_require_an_origin() -> None:
+    for text in ("*", "EVERY-SITE", "every site", ""):
+        with pytest.raises(TypeError, match="'every-site' if all data is public"):
+            Origins(text)
+    assert not Origins("every-site", required=True).admits({"host": "hub"}, is_secure=False)
+    assert Origins("every-site", required=True).admits({"host": "hub", "origin": "null"}, is_secure=False)
+
+
+# --- what the operator is told
+
+
+def explain(headers: dict[str, str], *, allowed: Sequence[str] = (), is_secure: bool = False, **options: bool) -> str:
+    with pytest.raises(OriginNotAllowed) as refused:
+        Origins(allowed, **options).check(headers, is_secure=is_secure)
+    assert str(refused.value) == refused.value.public_message == "this origin is not allowed"
+    return refused.value.log_message
+
+
+NGINX = "(nginx: `proxy_set_header Host $http_host;`, not `$host`, which has no port)"
+
+
+def test_the_log_has_the_origin_the_host_what_is_allowed_and_the_remedy() -> None:
+    message = explain({"origin": "http://Localhost:5173", "host": "localhost:8000"}, allowed=[FRIEND])
+
+    assert message == (
+        "a page was refused: its Origin is http://Localhost:5173, the Host as seen here is localhost:8000; allowed: "
+        "http://localhost:8000, https://localhost:8000, https://friend.example. "
+        'If the page is yours, pass origins=["http://localhost:5173"]; if it has the address of this server, '
+        f"a proxy in front must pass on the Host {NGINX}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_secure", "remedy"),
+    [
+        (
+            "http://dash.example.com:8080",
+            "dash.example.com",
+            False,
+            (
+                f"A proxy may have lost the port: it must pass on the Host as it is {NGINX}. "
+                'If the page is yours, pass origins=["http://dash.example.com:8080"]'
+            ),
+        ),
+        (
+            "http://[::1]:8080",
+            "[::1]",
+            False,
+            (
+                f"A proxy may have lost the port: it must pass on the Host as it is {NGINX}. "
+                'If the page is yours, pass origins=["http://[::1]:8080"]'
+            ),
+        ),
+        (
+            "https://dash.example.com",
+            "",
+            False,
+            (
+                'If the page is yours, pass origins=["https://dash.example.com"]; '
+                f"a proxy in front must pass on the Host that it receives {NGINX}"
+            ),
+        ),
+        (
+            "http://dash.example.com",
+            "dash.example.com",
+            True,
+            (
+                "The page was loaded without TLS: load it by https. "
+                'If the page is yours, pass origins=["http://dash.example.com"]'
+            ),
+        ),
+        (
+            "null",
+            "localhost:7999",
+            False,
+            (
+                "A page from a file or in a sandbox has this origin: serve it over HTTP, "
+                "from this server for instance, or if all data is public, pass origins='every-site'"
+            ),
+        ),
+        ("https://x/path", "localhost:7999", False, "This is not an origin that can be allowed"),
+    ],
+)
+def test_the_log_names_the_likely_cause(origin: str, host: str, is_secure: bool, remedy: str) -> None:
+    assert explain({"origin": origin, "host": host}, is_secure=is_secure).partition(". ")[2] == remedy
+
+
+def test_the_log_names_what_sent_no_origin() -> None:
+    assert "its Sec-Fetch-Site is cross-site" in explain({"host": "hub", "sec-fetch-site": "cross-site"})
+    assert "requires_origin=True admits browsers only" in explain({"host": "hub"}, required=True)
+
+
+@given(st.text(max_size=400), st.text(max_size=400), st.booleans())
+@example("https://evil.example\nERROR all is lost", "h\r\n", False)
+@example("https://" + "a" * 10_000, "b" * 10_000, True)
+def test_what_a_peer_sends_is_escaped_and_cut_in_the_log(origin: str, host: str, is_secure: bool) -> None:
+    headers = {"origin": origin, "host": host}
+    if Origins().admits(headers, is_secure=is_secure):
+        return
+    message = explain(headers, is_secure=is_secure)
+
+    assert message.isprintable()
+    assert len(message) < 1200
+
+
+@given(st.sampled_from(["https://a.example", "http://a.example:8080", "http://[::1]:1", "app://x", "https://a:80"]))
+def test_the_remedy_admits_the_page(origin: str) -> None:
+    message = explain({"origin": origin, "host": "hub"})
+    remedy = message.partition("origins=[")[2].partition("]" if "[::1]" not in origin else '"]')[0].strip('"')
+
+    assert Origins([remedy]).admits({"origin": origin, "host": "hub"}, is_secure=False)
 
 
 # --- any origin

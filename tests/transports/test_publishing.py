@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import anyio
 import msgspec
+import pydantic
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_hub import Action, Channel, Hub, Identity, InvalidChannel, JournalError, Tuning
+from analytics_hub import Action, Channel, Hub, Identity, JournalError, Tuning
 from analytics_hub.http import Response
 from analytics_hub.transports._http import publishing
-from analytics_hub.transports._http.endpoints import Endpoints
 from analytics_hub.transports.memory import subscribe
 
 from ..hub.rig import MoodyJournal
@@ -107,7 +109,8 @@ async def test_the_key_is_a_field_of_the_data_or_of_the_item() -> None:
         ({"channel": "table", "key": "A", "deleted": True, "data": 1}, 400, "bad-request", "must not have data"),
         (item("table", {"n": 1}), 400, "bad-request", "'lp'"),
         (item("table", [1]), 400, "bad-request", "'lp'"),
-        (item("table", {"lp": 7}), 400, "bad-request", "7"),
+        (item("table", {"lp": 7.5}), 400, "bad-request", "7.5"),
+        (item("table", {"lp": 7}), 409, "table-full", "'7'"),
         (item("table", {"lp": "C"}), 409, "table-full", "table"),
         (item("user:3"), 409, "too-many-channels", "user:"),
         (item("prices", {"symbol": "EURUSD", "bid": "1"}), 400, "bad-request", "$.bid"),
@@ -169,11 +172,64 @@ async def test_a_schema_that_recurses_without_end_refuses_the_item() -> None:
         assert error_of(refused) == (400, "bad-request", "the JSON is nested too deeply")
 
 
-def test_a_schema_that_cannot_be_decoded_raises_in_the_constructor() -> None:
-    hub = Hub([Channel("odd", schema=Price | dict[str, int])], authenticate=authenticate)
+class Venue(pydantic.BaseModel):
+    name: str
+    at: datetime
 
-    with pytest.raises(InvalidChannel, match="schema of channel 'odd'"):
-        Endpoints(hub.gateway)
+
+class Order(pydantic.BaseModel):
+    id: int
+    venues: list[Venue] = []
+    fee: Decimal = Decimal("0.10")
+
+    @pydantic.field_validator("id")
+    @classmethod
+    def check_id(cls, value: int) -> int:
+        if value < 0:
+            raise ValueError("ids are not negative")
+        return value
+
+
+class Envelope(msgspec.Struct):
+    orders: dict[str, Order]
+
+
+MODELS = [
+    Channel("orders", mode="table", key="id", schema=Order, publishers=frozenset({"writer"})),
+    Channel("envelopes", schema=list[Envelope], publishers=frozenset({"writer"})),
+]
+
+
+async def test_a_model_as_schema_gives_defaults_and_the_key() -> None:
+    order = {"id": 7, "venues": [{"name": "A", "at": "2026-01-02T00:00:00Z"}], "unknown": 1}
+    hub = Hub(MODELS, authenticate=authenticate)
+    async with hub, subscribe(hub, "orders", "envelopes", identity=READER) as client:
+        assert (await send(hub, "/publish", item("orders", order))).status == 200
+        assert (await send(hub, "/publish", item("envelopes", [{"orders": {"x": order}}]))).status == 200
+        items = await next_items(client, 2)
+
+    shown = {"id": 7, "venues": [{"name": "A", "at": "2026-01-02T00:00:00Z"}], "fee": "0.10"}
+    assert [each["data"] for each in items] == [shown, [{"orders": {"x": shown}}]]
+    assert items[0]["key"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("channel", "data", "parts"),
+    [
+        ("orders", {}, ["Field required", "$.id`"]),
+        ("orders", [1], ["channel 'orders': Input should be an object"]),
+        ("orders", {"id": -1}, ["ids are not negative", "$.id`"]),
+        ("orders", {"id": 1, "venues": [{"name": "A", "at": "x"}]}, ["valid datetime", "$.venues[0].at`"]),
+        ("envelopes", [{"orders": {"x": {"id": "a"}}}], ["valid integer", "`$[0].orders[...].id`"]),
+    ],
+)
+async def test_data_that_a_model_refuses_is_refused_with_the_place(channel: str, data: Any, parts: list[str]) -> None:
+    async with Hub(MODELS, authenticate=authenticate) as hub:
+        status, code, message = error_of(await send(hub, "/publish", item(channel, data)))
+
+    assert (status, code) == (400, "bad-request")
+    assert [part for part in parts if part not in message] == []
+    assert "pydantic.dev" not in message
 
 
 # --- journals and turns

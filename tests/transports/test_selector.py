@@ -72,16 +72,16 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=30), st.floats(0, 100))
-def test_a_timer_expires_once_and_never_early_nor_a_tick_late(asked: list[tuple[float, bool]], now: float) -> None:
+def test_a_timer_expires_once_and_never_early_nor_a_tick_late(requested: list[tuple[float, bool]], now: float) -> None:
     timers = Timers()
-    handlers = [Recorder() for _ in asked]
-    for handler, (when, _) in zip(handlers, asked, strict=True):
+    handlers = [Recorder() for _ in requested]
+    for handler, (when, _) in zip(handlers, requested, strict=True):
         timers.add(when, handler)
-    for handler, (when, is_taken_back) in zip(handlers, asked, strict=True):
-        if is_taken_back:
+    for handler, (when, is_discarded) in zip(handlers, requested, strict=True):
+        if is_discarded:
             timers.discard(when, handler)
             timers.discard(when, handler)
-    wanted = {id(handler): when for handler, (when, is_back) in zip(handlers, asked, strict=True) if not is_back}
+    wanted = {id(handler): when for handler, (when, is_back) in zip(handlers, requested, strict=True) if not is_back}
 
     taken = [id(handler) for handler in timers.pop_due(now)]
 

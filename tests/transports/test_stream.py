@@ -104,7 +104,7 @@ class Recording(ConnectionProtocol):
         self.events.append("deadline")
 
     def turn(self) -> None:
-        """Call the handlers that asked for it, as the loop does."""
+        """Call the handlers of `call_soon`, as the loop does."""
         soon, self.loop._soon = self.loop._soon, []
         for handler in soon:
             handler.socket_ready(READ | WRITE)
@@ -189,9 +189,9 @@ def test_nothing_is_read_while_paused() -> None:
 
     stream.connection.resume_reading()
     stream.connection.resume_reading()
-    stream.turn()
-    assert stream.events == [b"x"]
     assert stream.poller.events == READ
+    stream.connection.socket_ready(READ)
+    assert stream.events == [b"x"]
 
 
 def test_the_last_write_goes_behind_unsent_bytes_and_nothing_follows_it() -> None:

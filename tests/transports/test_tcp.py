@@ -26,22 +26,22 @@ SMALL_ROOM = 4096
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "words"),
+    ("sent", "code", "message"),
     [
         pytest.param(b"x" * 65_537 + b"\n", 1009, "65536 bytes", id="a long line"),
         pytest.param(b"x" * 65_538, 1009, "65536 bytes", id="a line without end"),
         pytest.param(b"\xc3\n", 1007, "UTF-8", id="no UTF-8"),
-        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 1002, "does not speak TLS", id="TLS"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 1002, "does not use TLS", id="TLS"),
     ],
 )
-async def test_an_invalid_line_ends_that_connection_only(sent: bytes, code: int, words: str) -> None:
+async def test_an_invalid_line_ends_that_connection_only(sent: bytes, code: int, message: str) -> None:
     gateway = FakeGateway()
     async with serving(gateway) as port, calling(gateway, port) as (peer, session):
         await peer.send(sent)
         ended, reason = await read_close(peer)
 
         assert ended == code
-        assert words in reason
+        assert message in reason
         assert session.received == []
         assert session.disconnected == 1
         assert gateway.counters["protocol-fault"] == 1

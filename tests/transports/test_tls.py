@@ -53,11 +53,11 @@ class Client:
 
     def receive(self, data: bytes) -> bytes:
         self._incoming.write(data)
-        heard = b""
+        received = b""
         with suppress(ssl.SSLWantReadError):
             while part := self.tls.read(65_536):
-                heard += part
-        return heard
+                received += part
+        return received
 
     def end(self) -> bytes:
         with suppress(ssl.SSLWantReadError):
@@ -315,13 +315,13 @@ def test_an_answer_is_sent_after_the_last_write(forged: tuple[TLS, Client, Forge
     """Records are numbered: if one were left out, the peer could not decrypt the close_notify after it."""
     tls, client, forger = forged
     stream = Recording([10, 0, 0, 0, 0], tls)
-    stream.connection.write_last(b"last words")
+    stream.connection.write_last(b"last write")
 
     feed(stream, forger.key_update())
     feed(stream, forger.record(b"bye"))
     stream.connection.finish(1.0)
 
-    assert client.receive(flush(stream)) == b"last words"
+    assert client.receive(flush(stream)) == b"last write"
     assert client.tls.read(1) == b""
 
 
@@ -329,14 +329,14 @@ def test_a_peer_that_requests_key_updates_and_never_reads_is_reset(forged: tuple
     tls, _, forger = forged
     refusal: list[int | OSError] = [0]
     stream = Recording(refusal * 10_000, tls)
-    asked = 0
+    requested = 0
 
     while not stream.fake.is_closed:
         stream.fake.incoming = [b"".join(forger.key_update() for _ in range(100))]
         stream.connection.socket_ready(READ)
-        asked += 100
+        requested += 100
 
-    assert asked <= 4000
+    assert requested <= 4000
     assert stream.fake.was_reset
     assert stream.events == ["lost"]
 
@@ -409,9 +409,9 @@ def test_a_renegotiating_peer_is_lost_without_spinning() -> None:
 def test_an_abort_sends_close_notify(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     tls, client = connect(contexts)
     stream = Recording(tls=tls)
-    stream.connection.write_last(b"last words")
+    stream.connection.write_last(b"last write")
     stream.connection.abort()
 
-    assert client.receive(stream.fake.sent) == b"last words"
+    assert client.receive(stream.fake.sent) == b"last write"
     assert client.tls.read(1) == b""
     assert stream.events == ["lost"]

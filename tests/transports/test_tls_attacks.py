@@ -70,10 +70,10 @@ async def test_plain_text_on_a_port_with_tls_is_answered_in_plain_text(
                 await peer.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
                 answer = await peer.read_answer()
                 assert answer.status == 400
-                assert answer.body == b"this port speaks TLS: the URL begins with https or wss\n"
+                assert answer.body == b"this port requires TLS: the URL begins with https or wss\n"
             else:
                 await peer.send(b'{"action":"auth","token":"t"}\n')
-                assert await read_close(peer) == (1002, "this port speaks TLS")
+                assert await read_close(peer) == (1002, "this port requires TLS")
         async with await Peer.connect(port) as peer:
             await peer.send(b"\0\1\2\3")
             assert await peer.read_end() == b""

@@ -33,9 +33,9 @@ def real_hub() -> Hub:
     return Hub([Channel("alerts")], authenticate=JWTAuthenticator(SECRET, algorithms=["HS256"]), grace=0.01)
 
 
-async def ask(port: int, request: bytes) -> Answer:
+async def request(port: int, data: bytes) -> Answer:
     async with await Peer.connect(port) as peer:
-        await peer.send(request)
+        await peer.send(data)
         return await peer.read_answer()
 
 
@@ -83,7 +83,7 @@ async def test_an_invalid_token_is_refused_with_a_status_or_a_close_code(token: 
     async with real_hub() as hub, serving(hub) as port:
         head = upgrade(f"Authorization: Bearer {token}")
 
-        answer = await ask(port, head)
+        answer = await request(port, head)
         closed = await read_close_of(port, upgrade(f"Authorization: Bearer {token}", PAGE))
 
         assert (answer.status, answer.body.decode()) == (401, f"{sentence}\n")
@@ -111,7 +111,7 @@ async def test_refusals_of_the_gateway_and_faults(error: Exception, status: int,
 
     gateway.on_admit = admit
     async with serving(gateway) as port:
-        answer = await ask(port, upgrade())
+        answer = await request(port, upgrade())
         closed, reason = await read_close_of(port, upgrade(PAGE))
 
         assert (answer.status, closed) == (status, code)
@@ -170,7 +170,7 @@ async def test_a_check_that_does_not_begin_in_time_is_answered() -> None:
         for peer in peers:
             await peer.send(upgrade())
         await gateway.until(lambda: gateway.handshakes)
-        assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404  # so all three have been read
+        assert (await request(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404  # so all three have been read
         clock.now += 5.1
 
         for peer in peers:
@@ -280,7 +280,7 @@ async def test_a_page_of_another_site_is_upgraded_and_closed_with_4403() -> None
 
 
 async def test_origins_must_be_a_list() -> None:
-    with pytest.raises(TypeError, match="origins must be a list"):
+    with pytest.raises(TypeError, match="it must be a list of origins"):
         await serve(real_hub(), origins="https://friend.example")
 
 
@@ -288,7 +288,7 @@ async def test_a_client_over_max_clients_is_refused() -> None:
     gateway = FakeGateway()
     async with serving(gateway, limits=Limits(max_clients=1)) as port:
         async with await Peer.open(port) as peer:
-            assert (await ask(port, upgrade())).status == 503
+            assert (await request(port, upgrade())).status == 503
             assert await read_close_of(port, upgrade(PAGE)) == (1013, "more than 1 connections")
             await peer.send_frame(CLOSE)
             await peer.read_end()
@@ -372,10 +372,10 @@ def respond(request: Request) -> Response | None:
 
 async def test_requests_are_answered_by_the_function() -> None:
     async with serving(FakeGateway(), respond=respond) as port:
-        get = await ask(port, b"GET /echo?q HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n")
-        post = await ask(port, b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
-        head = await ask(port, b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n")
-        old = await ask(port, b"GET /echo HTTP/1.0\r\n\r\n")
+        get = await request(port, b"GET /echo?q HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n")
+        post = await request(port, b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi")
+        head = await request(port, b"HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+        old = await request(port, b"GET /echo HTTP/1.0\r\n\r\n")
 
     assert (get.status, get.body, get.headers["x-b"]) == (200, b"GET q 1 ", "c")
     assert get.headers["connection"] == "close"
@@ -399,7 +399,7 @@ async def test_requests_are_answered_by_the_function() -> None:
 async def test_requests_that_cannot_be_answered(request_line: str, status: int) -> None:
     gateway = FakeGateway()
     async with serving(gateway, respond=respond) as port:
-        answer = await ask(port, f"{request_line} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        answer = await request(port, f"{request_line} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
 
         assert answer.status == status
         assert b"secret" not in answer.body
@@ -408,7 +408,7 @@ async def test_requests_that_cannot_be_answered(request_line: str, status: int) 
 
 async def test_without_a_function_every_path_is_404() -> None:
     async with serving(FakeGateway()) as port:
-        assert (await ask(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
+        assert (await request(port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
 
 
 async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
@@ -461,7 +461,7 @@ async def test_a_client_may_wait_for_100_continue_before_its_body() -> None:
 
 async def test_health_on_the_same_port() -> None:
     async with real_hub() as hub, serving(hub, respond=respond_health(hub)) as port:
-        answer = await ask(port, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        answer = await request(port, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
 
         assert (answer.status, answer.body) == (200, b'{"status":"ok"}\n')
 
@@ -471,7 +471,7 @@ async def test_websockets_at_another_path() -> None:
         async with await Peer.open(port, path="/live?x=1") as peer:
             await peer.send_frame(PING)
             assert (await peer.read_frame()).opcode == PONG
-        assert (await ask(port, upgrade())).status == 404
+        assert (await request(port, upgrade())).status == 404
 
 
 async def test_an_error_in_shutdown_concerns_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 
 from ...contracts import Gateway
 from ...exceptions import HubDraining, HubNotRunning, TransportFull
 from ...protocol.formats import Format
-from ...telemetry import ThrottledLogger, log_or_stderr
+from ...telemetry import ThrottledLogger, logger
 from .._origins import Origins
 from .borrowed_task import BorrowedTasks
 from .messages import MessageCache, unpack_binary, unpack_body, unpack_text
+from .server_watch import ServerWatch
 
 NOT_RUNNING: Final = "the hub is not running: add `async with hub:` to the lifespan of the application that mounts it"
+NO_LIFESPAN: Final = (
+    "the hub is not running: {} starts no lifespan here; write `application = WithLifespan(application)` "
+    "(from analytics_hub.transports.asgi), or run the application under another server"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +54,6 @@ class Limits:
                 raise ValueError(f"{field.name} is {value!r}; it must be greater than 0")
 
 
-class _Buffering(Protocol):
-    """A connection with bytes that wait for the server."""
-
-    @property
-    def buffered(self) -> int: ...
-
-
 class AppState:
     """The state of one application."""
 
@@ -65,7 +63,7 @@ class AppState:
         self.limits = limits
         self.client_count = 0
         """Admitted clients: each counts from its admission on, before the server is told to accept it."""
-        self.connections: set[_Buffering] = set()
+        self.watch = ServerWatch()
         self.held = 0
         """Bytes of the requests that are not answered yet."""
         self.borrowed_tasks = BorrowedTasks()
@@ -74,6 +72,7 @@ class AppState:
         self._binary_cache = MessageCache(unpack_binary)
         self._faults = ThrottledLogger(time.monotonic)
         self._has_explained = False
+        self._has_looked_at_costs = False
         self._checks: anyio.Semaphore | None = None
         gateway.add_gauge(self.measure_buffered)
 
@@ -86,7 +85,7 @@ class AppState:
 
     def measure_buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
-        return self.held + sum(connection.buffered for connection in self.connections)
+        return self.held + sum(client.buffered for client in self.watch.clients)
 
     def message_cache(self, format: Format) -> MessageCache:  # noqa: A002 - the name of the thing
         return self._binary_cache if format.is_binary else self._text_cache
@@ -110,10 +109,18 @@ class AppState:
             raise TransportFull(self.limits.max_clients)
 
     def explain_not_running(self) -> None:
-        """Log once how the application enters its hub."""
+        """Log once how the application enters its hub, under the server that runs it."""
         if not self._has_explained:
             self._has_explained = True
-            log_or_stderr(NOT_RUNNING)
+            server = self.watch.server
+            logger.error(NOT_RUNNING if server.has_lifespan else NO_LIFESPAN.format(server.name))
+
+    def explain_costs(self) -> None:
+        """Log once if WebSockets cost more than they would have to."""
+        if not self._has_looked_at_costs:
+            self._has_looked_at_costs = True
+            if message := self.watch.server.costly_websockets:
+                logger.warning("%s", message)
 
     def report_fault(self, kind: str, error: BaseException) -> None:
         """Count and log an exception that ended one connection."""

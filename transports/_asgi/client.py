@@ -14,9 +14,10 @@ from ...core.session import Session
 from ...exceptions import HubClosed
 from ...protocol import CloseCode
 from .app_state import AppState
+from .host_server import abort_connection
 from .messages import MessageCache
 from .scope import Message, Receive, Send
-from .sender import Sender, SenderOwner
+from .sender import STOPPED, Sender, SenderOwner
 from .sender_asyncio import DirectSender
 from .window import Window
 
@@ -41,6 +42,9 @@ class Client(ABC):
         "_all_sent", "_app", "_cache", "_close_reason", "_frames", "_is_close_sent", "_is_closing", "_is_full",
         "_is_gone", "_receive", "_resumed", "_scope", "_send", "_sender", "_session", "_window",
     )  # fmt: skip
+
+    is_response = False
+    """Whether it is served by a response, which its server waits for."""
 
     def __init__(self, app: AppState, cache: MessageCache, receive: Receive, send: Send) -> None:
         self._app = app
@@ -174,7 +178,7 @@ class Client(ABC):
 
     async def serve(self) -> None:
         """Serve this client until it has left. Raises nothing because of the peer or the server."""
-        self._app.connections.add(self)
+        self._app.watch.add(self)
         try:
             await self._run()
         except anyio.get_cancelled_exc_class():
@@ -184,7 +188,11 @@ class Client(ABC):
             raise
         finally:
             self._sender.stop()
-            self._app.connections.discard(self)
+            self._app.watch.remove(self)
+            # What still refers to this client, as a call of the application does, must not keep the connection.
+            self._sender = STOPPED
+            self._session = None
+            self._receive, self._send = _receive_nothing, _send_nothing
 
     async def _run(self) -> None:
         try:
@@ -216,17 +224,20 @@ class Client(ABC):
         return not self._is_gone
 
     async def _close_connection(self, code: int, reason: str) -> None:
-        """Send what waits, then the close message, then wait until the peer has left too."""
+        """Send what waits, then the close message, then wait until the peer of a WebSocket has left too."""
         with anyio.move_on_after(self._app.limits.close_timeout) as scope:
             if self._sender.unsent:
                 self._all_sent = anyio.Event()
                 await self._all_sent.wait()
             await self._send_close(code, reason)
-            while not self._is_gone and await self._listen():
+            # Some servers drop the reason unless the peer of a WebSocket has answered. A response is complete.
+            while not (self.is_response or self._is_gone) and await self._listen():
                 pass
         if scope.cancelled_caught:
             self._app.gateway.count("close-timeout")
             await self._drain()
+            if not self._is_gone:
+                abort_connection()
 
     async def _drain(self) -> None:
         """Receive the rest of what a peer goes on sending: hypercorn never frees a socket with a full queue."""
@@ -251,6 +262,16 @@ class Client(ABC):
             else:
                 self._is_gone = True
                 self._app.report_fault("send-fault", error)
+
+
+async def _receive_nothing() -> Message:
+    """The `receive` of a client that has left."""
+    raise OSError("the peer has left")
+
+
+async def _send_nothing(message: Message) -> None:
+    """The `send` of a client that has left."""
+    raise OSError("the peer has left")
 
 
 def _open_sender(send: Send, owner: SenderOwner, app: AppState) -> Sender:

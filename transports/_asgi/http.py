@@ -10,6 +10,7 @@ import anyio
 
 from ...exceptions import HubError, HubNotRunning
 from ...http import RETRY_SOON, Request, Response
+from .._faults import note_respond_fault
 from .._http.commands import Gate
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
@@ -45,6 +46,8 @@ class EventClient(Client):
 
     __slots__ = ("gate",)
 
+    is_response = True
+
     def __init__(self, app: AppState, receive: Receive, send: Send) -> None:
         super().__init__(app, app.body_cache, receive, send)
         self.gate = Gate()
@@ -79,7 +82,7 @@ async def serve_http(app: AppState, endpoints: Endpoints, scope: Scope, receive:
         if isinstance(answer, EventStream):
             await _serve_events(app, answer, receive, send)
         elif answer is not None:
-            await _respond(app, answer, send, has_body=scope["method"] != "HEAD")
+            await _respond(app, endpoints, answer, send, has_body=scope["method"] != "HEAD")
     except (OSError, RuntimeError):
         pass  # the peer has left
     except Exception as error:  # noqa: BLE001 - of the server or a middleware
@@ -154,15 +157,18 @@ async def _answer(app: AppState, endpoints: Endpoints, request: Request, scope: 
             request, client=find_client(scope), transport="asgi", is_secure=is_secure(scope), scope=scope
         )
     except Exception as error:  # noqa: BLE001 - the boundary: the application's `respond`, or a bug
-        app.report_fault("respond-fault", error)
+        if endpoints.handles(request.path):
+            app.report_fault("respond-fault", error)
+        else:
+            note_respond_fault(app.gateway, error, endpoints.respond, request)
         return _CRASHED
 
 
-async def _respond(app: AppState, response: Response, send: Send, *, has_body: bool) -> None:
+async def _respond(app: AppState, endpoints: Endpoints, response: Response, send: Send, *, has_body: bool) -> None:
     try:
         headers = _encode_head(response)
     except ValueError as error:  # a header of the application
-        app.report_fault("respond-fault", error)
+        note_respond_fault(app.gateway, error, endpoints.respond)
         response = _CRASHED
         headers = _encode_head(response)
     await send({"type": "http.response.start", "status": int(response.status), "headers": headers})

@@ -8,7 +8,7 @@ message to the socket, and no task had to wake up; where one has to wait, the fu
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from .messages import Part
 
@@ -32,3 +32,16 @@ class Sender(Protocol):
 
     def stop(self) -> None:
         """Send nothing more, and cancel the call in progress. Must be called in the end."""
+
+
+class _StoppedSender:
+    """Takes the place of a sender that was stopped, and of all that it refers to."""
+
+    unsent = 0
+
+    def put(self, part: Part) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+STOPPED: Final = _StoppedSender()

@@ -8,7 +8,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ...contracts import Handshake, Peer
-from ...exceptions import AuthenticationUnavailable, HubError, InvalidHandshake, OriginNotAllowed, PathNotFound
+from ...exceptions import AuthenticationUnavailable, HubError, InvalidHandshake, PathNotFound
 from ...protocol.formats import SUBPROTOCOLS, Format, choose_format
 from .._refusal import note_refusal, refusal_headers
 from .app_state import AppState
@@ -59,14 +59,16 @@ class _Opening:
             format = self._check()  # noqa: A001 - the name of the thing
             peer = await self._admit()
         except HubError as error:
-            await self._refuse(error)
+            # Its traceback would keep the headers, in a cycle that only the collector would free.
+            await self._refuse(error.with_traceback(None))
             return None
         return await self._accept(format, peer)
 
     def _check(self) -> Format:
         """The format of the messages. Raises `OriginNotAllowed` or `InvalidHandshake`."""
-        if not self._app.origins.admits(self._headers, is_secure=is_secure(self._scope)):
-            raise OriginNotAllowed
+        origins, has_tls = self._app.origins, is_secure(self._scope)
+        origins.check(self._headers, is_secure=has_tls)
+        self._handshake = origins.without_session(self._handshake, is_secure=has_tls)
         if self._format is None:
             raise InvalidHandshake(f"unknown subprotocols; this server supports {', '.join(SUBPROTOCOLS)}, or none")
         return self._format
@@ -94,6 +96,7 @@ class _Opening:
     async def _accept(self, format: Format, peer: Peer) -> WebSocketClient | None:  # noqa: A002 - as above
         """Accept the connection, which counts from here on; None if the peer has left."""
         app, gateway, wire, max_message = self._app, self._app.gateway, WIRES[format.name], self._app.limits.max_message
+        app.explain_costs()
         app.client_admitted()
         is_accepted = False
         try:

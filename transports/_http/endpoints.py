@@ -69,7 +69,7 @@ class Endpoints:
         limiter: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> None:
         self._gateway = gateway
-        self._respond = respond
+        self.respond: Final = respond
         self._origins = origins if origins is not None else Origins()
         self.max_body: Final = max_body
         self._limiter = limiter
@@ -96,26 +96,30 @@ class Endpoints:
         is TLS up to here; `scope` is that of ASGI.
         """
         if not self.handles(request.path):
-            return None if self._respond is None else self._respond(request)
+            return None if self.respond is None else self.respond(request)
         if (response := self.answer_at_once(request, is_secure=is_secure)) is not None:
             return response
         handshake = Handshake.from_headers(
             request.headers, transport=transport, path=request.path, query=request.query, client=client, scope=scope
         )
+        handshake = self._origins.without_session(handshake, is_secure=is_secure)
         try:
             if request.path == "/ticket" and handshake.token is not None and is_ticket(handshake.token):
                 raise TicketNotExchangeable
             async with self._limiter():
                 peer = await self._authenticate(request, handshake)
         except HubError as error:
-            return self.refuse(request, error)
+            return self.refuse(request, error.with_traceback(None))  # which would keep the headers, in a cycle
         return self._share(request, await self._serve(request, peer))
 
     def answer_at_once(self, request: Request, *, is_secure: bool) -> Response | None:
         """The answer to a request for one of the hub's own paths, if no token has to be checked for it."""
         is_probe = request.path == _HEALTH and "origin" not in request.headers
-        if not is_probe and not self._origins.admits(request.headers, is_secure=is_secure):
-            return self.refuse(request, OriginNotAllowed())
+        if not is_probe:
+            try:
+                self._origins.check(request.headers, is_secure=is_secure)
+            except OriginNotAllowed as error:
+                return self.refuse(request, error)
         if request.method == "OPTIONS":
             return self._share(request, self._answer_preflight(request))
         if request.method not in _METHODS[request.path]:

@@ -15,14 +15,13 @@ from ...contracts import Gateway, Peer, Receipt, Submitted
 from ...exceptions import (
     AuthorizationUnavailable,
     HubError,
-    InvalidChannel,
     InvalidItem,
     JournalError,
     PermissionDenied,
 )
 from ...http import Request, Response, error_response, json_response
 from ...identity import Identity
-from ...protocol.items import check_nesting, find_key
+from ...protocol.items import check_nesting
 from .._refusal import refusal_response
 
 T = TypeVar("T")
@@ -58,15 +57,16 @@ class _Author:
 
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _item: Final = msgspec.json.Decoder(_Item)
-_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Publishing:
-    """Publishes the items of requests. Raises `InvalidChannel` if msgspec cannot decode the schema of a channel."""
+    """Publishes the items of requests."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._decoders = {channel.name: _decoder(channel) for channel in gateway.channels if channel.schema is not None}
+        self._decoders = {
+            channel.name: channel.new_decoder() for channel in gateway.channels if channel.schema is not None
+        }
 
     async def publish(self, request: Request, peer: Peer) -> Response:
         """Publish the item in the body, or each of an array, in order, and answer once all are accepted or refused."""
@@ -128,18 +128,14 @@ class Publishing:
         if not bytes(item.data):
             raise InvalidItem("an item must have data; null is allowed")
         check_nesting(bytes(item.data))
-        if channel.schema is not None:
-            return gateway.submit(item.channel, self._convert(channel, item), type=item.type, key=item.key)
-        key = item.key
-        if key is None and channel.key is not None:
-            key = find_key(channel, _only(channel.key, item.data), None)
-        return gateway.submit(item.channel, item.data, type=item.type, key=key)
+        data = item.data if channel.schema is None else self._convert(channel, item)
+        return gateway.submit(item.channel, data, type=item.type, key=item.key)
 
     def _convert(self, channel: Channel, item: _Item) -> Any:
         """The data as the application itself would publish it, without the fields that the schema does not have."""
         try:
             return self._decoders[channel.name].decode(item.data)
-        except msgspec.ValidationError as error:
+        except ValueError as error:
             raise InvalidItem(f"data for channel {item.channel!r}: {clip(str(error))}") from None
 
 
@@ -151,22 +147,6 @@ async def _map(function: Callable[[T], U], values: Iterable[T]) -> list[U]:
         if number % _TURN == 0:
             await checkpoint()
     return results
-
-
-def _decoder(channel: Channel) -> msgspec.json.Decoder[Any]:
-    try:
-        return msgspec.json.Decoder(channel.schema)
-    except (TypeError, ValueError, NameError) as error:
-        raise InvalidChannel(f"the schema of channel {channel.name!r} cannot be decoded: {error}") from error
-
-
-def _only(field: str, data: msgspec.Raw) -> dict[str, Any]:
-    """Only that field of `data`, if it is an object and has it."""
-    try:
-        value = _fields.decode(data).get(field)
-    except msgspec.ValidationError:
-        return {}
-    return {} if value is None else {field: msgspec.json.decode(value)}
 
 
 async def _receipt_of(outcome: Outcome) -> Receipt | HubError | None:

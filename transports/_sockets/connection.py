@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def has_eof(self) -> bool:
-        """Whether the peer has ended its side, and the protocol goes on writing."""
+        """Whether the peer has ended its side, and the protocol continues writing."""
         return self._reading == _EOF
 
     @property
@@ -206,8 +206,8 @@ class Connection:
         if self._reading == _PAUSED:
             self._reading = _READING
             self._watch()
-            # What was read before the pause makes no descriptor readable.
-            self.loop.call_soon(self)
+            if self.protocol.buffered or (self._tls is not None and (self._tls.is_fed or self._tls.has_ended)):
+                self.loop.call_soon(self)  # what was read before the pause makes no descriptor readable
 
     def confirmed(self, frames: int) -> None:
         """The socket tells what the peer has not taken."""
@@ -290,7 +290,7 @@ class Connection:
         if self.phase >= CLOSING:
             return
         if self._tls is not None:
-            tls, self._tls = self._tls, None  # what still comes is counted, not decrypted
+            tls, self._tls = self._tls, None  # later bytes are counted, not decrypted
             tls.shutdown()
             self._push(tls)
             if self.phase >= CLOSING:  # the peer has gone meanwhile
@@ -368,7 +368,7 @@ class Connection:
         self._deadline = _NEVER
 
     def timer_expired(self) -> None:
-        # A deadline that was moved in the turn that took it from the wheel comes again.
+        # A deadline that was moved in the turn that took it from the wheel passes later.
         if self.phase < LOST and self._deadline <= self.loop.now + 1.0e-6:
             self.protocol.deadline_passed()
 

@@ -22,7 +22,7 @@ class Message:
     data: str | bytes
 
 
-class Decoder(Protocol):
+class MessageDecoder(Protocol):
     """Bytes in, events out, within bounds."""
 
     started: float

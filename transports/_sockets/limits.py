@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
+
+MAX_HEAD: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class StreamLimits:
 class Limits(StreamLimits):
     """The limits of a WebSocket server. Seconds and bytes."""
 
+    max_head: int = MAX_HEAD
+    """The request line and the headers of a request together; the cookies of a whole site may be among them."""
     ping_interval: float = 20.0
     """`message_timeout` is checked as often."""
     silence_timeout: float = 60.0

@@ -1,4 +1,4 @@
-"""Listening sockets, and a listener that survives a lack of descriptors or memory."""
+"""Accepts connections, and survives a lack of descriptors or memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Final
-
-import anyio
 
 from ...telemetry import ThrottledLogger
 from .loop import SelectorLoop
@@ -22,7 +20,6 @@ FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 1.0
 # The process or the machine has run out of a resource for a while; the listening socket itself is intact.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 IN_USE: Final = (
     "Address already in use: another process listens on port {1} of {0}. A hub is one process: where a server or a "
@@ -31,48 +28,6 @@ IN_USE: Final = (
 
 ConnectionAccepted = Callable[[socket.socket, object], None]
 Count = Callable[[str], None]
-
-
-async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`, all on one port; 0 chooses a free one.
-
-    Raises `OSError` if it can listen on none of them, or the port is in use on one. `localhost` often has an IPv6
-    address on machines without IPv6; that one is skipped.
-    """
-    infos = await anyio.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    missing: OSError | None = None
-    for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
-        try:
-            sockets.append(_bind_one(family, (address[0], port, *address[2:]), backlog))
-            port = sockets[0].getsockname()[1]
-        except OSError as error:
-            missing = error
-            if error.errno not in _NO_SUCH_ADDRESS:
-                break
-    if missing is not None and (not sockets or missing.errno not in _NO_SUCH_ADDRESS):
-        for sock in sockets:
-            sock.close()
-        raise missing
-    return sockets
-
-
-def _bind_one(family: socket.AddressFamily, address: tuple[object, ...], backlog: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":  # elsewhere it would let a second process take over the port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(error.errno, IN_USE.format(*address)) from None
-        raise
-    return sock
 
 
 class Listener:

@@ -7,11 +7,21 @@ from typing import Final
 
 SEND_BUFFER: Final = 256 * 1024
 UNSENT_LOW_WATER: Final = 16 * 1024
+PATH_SEND_BUFFER: Final = 128 * 1024
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    """Whether the socket has the options of TCP: a Unix socket has not."""
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def configure(sock: socket.socket) -> None:
     """Set them, and non-blocking mode."""
     sock.setblocking(False)
+    if not is_tcp(sock):
+        # The kernel takes twice as much, so that a write of 256 KiB is taken whole; there is no mark for the unsent.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PATH_SEND_BUFFER)
+        return
     # A flush is one `send`; Nagle's algorithm would hold back its last segment until the peer has acknowledged.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # By default the kernel takes 3.8 MB of frames that the peer has not read, stale by seconds before anything is

@@ -16,15 +16,14 @@ from ...exceptions import AuthenticationUnavailable, HubDraining, HubError
 from ..tls import Certificate
 from .connection import LINGER, OPEN, Connection
 from .protocol import ConnectionProtocol
-from .server import Server
+from .server import Server, ServerT
 from .tls import TLS, NotTLS, is_hello_complete
 
 T = TypeVar("T")
-ServerT = TypeVar("ServerT", bound=Server)
 
 
 class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
-    """Base of the protocols of peers that are not admitted yet. The protocol of an admitted peer replaces it."""
+    """Base of the protocols of peers that are not admitted yet."""
 
     __slots__ = ("_connection", "_handshake", "_scope", "_server", "client")
 
@@ -33,14 +32,12 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
         self._connection = connection
         self._handshake = Handshake()
         self._scope: anyio.CancelScope | None = None
-        """That of the call that is awaited."""
+        """Set while a call is awaited."""
         self.client = client
         """The peer's address as text."""
 
-    def start(self) -> None:
-        """Begin with the handshake of TLS, where there is one."""
+    def connection_made(self) -> None:
         if self._server.ssl_context is None:
-            self._connection.set_protocol(self)
             self.tls_established()
         else:
             self._connection.set_protocol(TLSHandshake(self._server, self._connection, self))
@@ -55,15 +52,15 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
         raise NotImplementedError
 
     def handshake_timed_out(self) -> None:
-        """The deadline has passed, and no call is awaited."""
+        """The deadline has passed, and no call is awaited. TLS may not be established yet."""
         raise NotImplementedError
 
     def reject(self, error: HubError) -> None:
-        """Tell the peer why it is refused, and close the connection."""
+        """Answer with `error`, and close the connection."""
         raise NotImplementedError
 
     def peer_admitted(self, peer: Peer) -> None:
-        """Start the session of `peer`; without an identity it is to send a token."""
+        """Start the session of `peer`; without an identity it must send a token."""
         raise NotImplementedError
 
     # --- events
@@ -72,15 +69,17 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
         if self._connection.phase > OPEN:  # answered, and the peer does not close its side
             self._server.gateway.count("close-timeout")
             self._connection.abort(reset=True)
-        elif self._scope is not None:  # its end answers
+        elif self._scope is not None:  # the peer is answered once the call has ended
             self._scope.cancel()
         else:
-            self._server.note_handshake_timeout()
+            timeout = self._server.limits.handshake_timeout
+            self._server.gateway.note("handshake-timeout", "a connection was not admitted within %g s", timeout)
             self.handshake_timed_out()
 
     def connection_lost(self) -> None:
         self._release()
-        self._server.forget(self._connection)
+        self._server.connections.discard(self._connection)
+        self._server.cancel_check(self._admit)
         if self._scope is not None:
             self._scope.cancel()
 
@@ -92,21 +91,18 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
         self._connection.abort(reset=True)
 
     def _release(self) -> None:
-        """This protocol ends: the peer was admitted or refused, or has gone."""
+        """This protocol ends: another one follows, or the connection was lost."""
         self._server.pending.remove(self._connection)
 
     # --- admission
 
     def request_admission(self) -> None:
-        """The peer has done its part: ask the hub, if there is room for one more client."""
-        server = self._server
-        if server.gateway.is_draining:
-            self.reject(HubDraining())
-        elif server.is_full:
-            self.reject(server.full_error())
+        """The handshake is complete: ask the hub, if there is room for one more client."""
+        if error := self._server.find_refusal():
+            self.reject(error)
         else:
-            server.pending.exempt(self._connection)
-            server.start_check(self._admit)
+            self._server.pending.exempt(self._connection)
+            self._server.start_check(self._admit)
 
     async def _admit(self) -> None:
         if self._connection.phase != OPEN:  # closed while it waited its turn
@@ -146,7 +142,7 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
         return outcome
 
     def hand_over(self, protocol: ConnectionProtocol) -> None:
-        """The connection is that of `protocol` from now on."""
+        """Replace this protocol."""
         self._release()
         self._connection.cancel_deadline()
         self._connection.set_protocol(protocol)
@@ -154,7 +150,7 @@ class PendingProtocol(ConnectionProtocol, Generic[ServerT]):
 
 
 class TLSHandshake(ConnectionProtocol):
-    """The handshake of TLS, before `following`."""
+    """The TLS handshake; the protocol `following` replaces it."""
 
     __slots__ = ("_connection", "_following", "_hello", "_server", "_tls")
 
@@ -210,17 +206,13 @@ class TLSHandshake(ConnectionProtocol):
             self._connection.abort()
 
     def deadline_passed(self) -> None:
-        if self._connection.phase > OPEN:
-            self._server.gateway.count("close-timeout")
-        else:
-            self._server.note_handshake_timeout()
-        self._connection.abort(reset=True)
+        self._following.deadline_passed()
 
     def connection_lost(self) -> None:
         self._following.connection_lost()
 
     def shutdown(self) -> None:
-        self._connection.abort()
+        self._following.shutdown()
 
     def fail(self, error: Exception) -> None:
         self._following.fail(error)

@@ -16,6 +16,9 @@ class ConnectionProtocol:
         """Bytes of the peer that are held."""
         return 0
 
+    def connection_made(self) -> None:
+        """The connection was accepted. Called on its first protocol only."""
+
     def data_received(self, data: bytes) -> None:
         """Bytes of the peer, in order."""
 

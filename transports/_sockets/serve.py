@@ -1,4 +1,4 @@
-"""The life of one `serve`: bind, accept and wait on one loop until cancelled, or until the hub has drained."""
+"""The life of one `serve`: listen, accept and wait on one loop until cancelled, or until the hub has drained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import anyio.abc
 
 from ...contracts import Gateway
 from ...exceptions import HubClosed
-from .listener import Listener, bind
+from .listener import Listener
+from .listening import Place
 from .loop import SelectorLoop
+from .options import is_tcp
 from .poller import open_poller
 from .server import Server
 
@@ -23,8 +25,7 @@ ServerFactory = Callable[[SelectorLoop, anyio.abc.TaskGroup], Server]
 
 async def run(
     gateway: Gateway,
-    host: str,
-    port: int,
+    place: Place,
     make_server: ServerFactory,
     *,
     backlog: int,
@@ -33,12 +34,12 @@ async def run(
 ) -> None:
     """Serve what `make_server` returns until cancelled, or until the hub has shut down and all clients have left.
 
-    Reports the port through `task_status`. Raises `OSError` if it cannot listen, `HubClosed` for a hub that was never
-    entered.
+    Reports the port through `task_status`, 0 for a Unix socket. Raises `OSError` if it cannot listen, `HubClosed` for a
+    hub that was never entered.
     """
     if not (gateway.is_open or gateway.is_draining):
         raise HubClosed("the hub is not running; add `async with hub:` around `serve`")
-    sockets = await bind(host, port, backlog)
+    sockets = await place.listen(backlog)
     async with anyio.create_task_group() as group:
         poller = open_poller(group)
         loop = SelectorLoop(poller, clock)
@@ -54,7 +55,7 @@ async def run(
 
         gateway.add_gauge(server.buffered)
         try:
-            task_status.started(sockets[0].getsockname()[1])
+            task_status.started(sockets[0].getsockname()[1] if is_tcp(sockets[0]) else 0)
             await loop.run(is_finished)
         finally:
             for listener in listeners:

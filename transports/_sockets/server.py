@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeVar
 
 import anyio.abc
 import anyio.lowlevel
 
 from ...contracts import Gateway
-from ...exceptions import HubError, TooManyRequests, TransportFull
+from ...exceptions import HubDraining, HubError, TooManyRequests, TransportFull
 from ...telemetry import ThrottledLogger
 from ..tls import Security
 from .connection import Connection
 from .limits import StreamLimits
 from .loop import SelectorLoop
+from .protocol import ConnectionProtocol
 
 DISCARDED: Final = 16 * 1024
 """Bytes read of a peer that is refused at once: unread bytes in a closed socket destroy what was sent."""
 
+LOCAL_PEER: Final = "127.0.0.1"
+"""The address of the peer of a Unix socket, which is on this machine: by default it is a trusted proxy, as nginx is."""
+
 Check = Callable[[], Awaitable[None]]
 
 
-class Startable(Protocol):
-    """The first protocol of a connection."""
-
-    def start(self) -> None: ...
-
-
-ProtocolFactory = Callable[[Any, Connection, str | None], Startable]
-"""Called with the server, a new connection and the peer's address as text."""
+ProtocolFactory = Callable[[Any, Connection, str | None], ConnectionProtocol]
+"""Returns the first protocol of a connection; called with the server, the connection and the peer's address."""
 
 
 class PendingConnections:
@@ -100,7 +97,7 @@ class Server:
         self._protocol_factory = protocol_factory
         self._throttled = ThrottledLogger(loop.clock)
         self._running_checks = 0
-        self._waiting_checks: deque[Check] = deque()
+        self._waiting_checks: dict[Check, None] = {}
 
     # --- for subclasses
 
@@ -118,15 +115,14 @@ class Server:
         """Whether connections have TLS here."""
         return self.ssl_context is not None
 
-    @property
-    def is_full(self) -> bool:
-        return self.clients >= self.limits.max_clients
-
-    def full_error(self) -> TransportFull:
-        return TransportFull(self.limits.max_clients)
+    def find_refusal(self) -> HubError | None:
+        """Why no further client can be admitted now, if so."""
+        if self.gateway.is_draining:
+            return HubDraining()
+        return TransportFull(self.limits.max_clients) if self.clients >= self.limits.max_clients else None
 
     def connection_accepted(self, sock: socket.socket, address: object) -> None:
-        client = str(address[0]) if isinstance(address, tuple) else None
+        client = str(address[0]) if isinstance(address, tuple) else LOCAL_PEER
         try:
             self.gateway.check_address(client)
         except TooManyRequests as error:
@@ -141,7 +137,8 @@ class Server:
         self.connections.add(connection)
         self.pending.add(connection, client)
         connection.set_deadline(self.limits.handshake_timeout)
-        self._protocol_factory(self, connection, client).start()
+        connection.set_protocol(self._protocol_factory(self, connection, client))
+        connection.protocol.connection_made()
 
     def _reject(self, sock: socket.socket, error: HubError) -> None:
         """Close a connection for which nothing may be kept; the reason is sent where that needs no TLS."""
@@ -152,17 +149,9 @@ class Server:
                 sock.recv(DISCARDED)
         sock.close()
 
-    def forget(self, connection: Connection) -> None:
-        """It was closed."""
-        self.connections.discard(connection)
-
     def buffered(self) -> int:
         """Bytes that wait in the memory of this process, on their way to or from clients."""
         return sum(connection.buffered for connection in self.connections)
-
-    def note_handshake_timeout(self) -> None:
-        timeout = self.limits.handshake_timeout
-        self.gateway.note("handshake-timeout", "a connection was not admitted within %g s", timeout)
 
     def fault(self, kind: str, error: Exception) -> None:
         """Count and log an exception that ended one connection."""
@@ -177,13 +166,18 @@ class Server:
             self._running_checks += 1
             self._group.start_soon(self._run_checks, check)
         else:
-            self._waiting_checks.append(check)
+            self._waiting_checks[check] = None
+
+    def cancel_check(self, check: Check) -> None:
+        """Forget `check` if it still waits its turn: its connection was lost."""
+        self._waiting_checks.pop(check, None)
 
     async def _run_checks(self, check: Check) -> None:
         try:
             await check()
             while self._waiting_checks:
-                check = self._waiting_checks.popleft()
+                check = next(iter(self._waiting_checks))
+                del self._waiting_checks[check]
                 await anyio.lowlevel.checkpoint()  # a check that never waits must not starve the others
                 await check()
         finally:
@@ -199,3 +193,6 @@ class Server:
             except Exception as error:  # noqa: BLE001  # the boundary: a failing close must not block the others
                 self.fault("connection-fault", error)
                 connection.sock.close()
+
+
+ServerT = TypeVar("ServerT", bound=Server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic
 
 from ...contracts import Peer
 from ...core.session import Session
@@ -10,11 +10,9 @@ from ...core.wire import Wire
 from ...exceptions import HubClosed
 from ...protocol import CloseCode
 from .connection import CLOSING, LAST_WRITTEN, LINGER, OPEN, Connection
-from .decoder import Decoder, Message, ProtocolFault
+from .decoder import Message, MessageDecoder, ProtocolFault
 from .protocol import ConnectionProtocol
-from .server import Server
-
-ServerT = TypeVar("ServerT", bound=Server)
+from .server import ServerT
 
 
 class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
@@ -30,7 +28,7 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
         self._server = server
         self._connection = connection
         self._session: Session | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: MessageDecoder | None = None
         self._heard_at = server.loop.now
         server.clients += 1
 
@@ -50,18 +48,18 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
     # --- for subclasses
 
     def encode_close(self, code: int, reason: str) -> bytes:
-        """The close frame, or what stands for it."""
+        """The close frame, or its equivalent."""
         raise NotImplementedError
 
     def close_written(self) -> None:
         """The hub's close frame was written; wait for the peer's."""
         raise NotImplementedError
 
-    def acquire_decoder(self) -> Decoder:
+    def acquire_decoder(self) -> MessageDecoder:
         """A decoder for the message that begins."""
         raise NotImplementedError
 
-    def release_decoder(self, decoder: Decoder) -> None:
+    def release_decoder(self, decoder: MessageDecoder) -> None:
         """The decoder is idle."""
 
     def event_received(self, event: object) -> None:
@@ -108,7 +106,7 @@ class SessionProtocol(ConnectionProtocol, Generic[ServerT]):
         self._connection.abort()
 
     def connection_lost(self) -> None:
-        self._server.forget(self._connection)
+        self._server.connections.discard(self._connection)
         self._server.clients -= 1
         self._decoder = None
         self._end_session()

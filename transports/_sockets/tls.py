@@ -1,8 +1,8 @@
 """TLS between the bytes of a socket and those of the protocol over it; no I/O of its own.
 
-`ssl.SSLSocket` reads on for as long as records come that hold no data: 100,000 key updates, 2.7 MB of a peer without a
+`ssl.SSLSocket` reads on for as long as there are records without data: 100,000 key updates, 2.7 MB of a peer without a
 token, kept one `recv` of it busy for 2.7 s, and every other client with it. So OpenSSL never sees the socket here. It
-gets what one `recv` of ours has brought and is asked until it has no more, and its own records wait behind the frames.
+gets what one `recv` of ours has brought and is called until it has no more, and its own records wait behind the frames.
 No decrypted data is ever left inside, where no selector would report it, and no read waits until it may write. A frame
 of 4 KiB costs 1 µs more that way, beside 5 of `SSLSocket.send`.
 """
@@ -32,7 +32,7 @@ class NotTLS(Exception):
 def is_hello_complete(data: bytes) -> bool:
     """Whether `data`, the first bytes of a peer, holds the first record of a handshake to its end.
 
-    Until it does there is nothing to ask OpenSSL, and a peer that sends half of it costs the bytes it has sent.
+    Until then OpenSSL is not called, and a peer that sends half of it costs the bytes it has sent.
     Raises `NotTLS`, also for a hello that no client sends: longer than `MAX_HELLO`, or split into tiny records.
     """
     if data and data[0] != _HANDSHAKE:

@@ -12,7 +12,7 @@ from ...exceptions import AuthenticationUnavailable, HubError
 from ...protocol import CloseCode
 from .._refusal import note_refusal
 from .._sockets.connection import LINGER, OPEN, Connection
-from .._sockets.decoder import Decoder, Message, ProtocolFault
+from .._sockets.decoder import Message, MessageDecoder, ProtocolFault
 from .._sockets.pending import PendingProtocol
 from .._sockets.session import SessionProtocol
 from .lines import LineDecoder
@@ -23,7 +23,7 @@ LAST_LOOK: Final = 5.0
 """Seconds between two checks whether a peer that has ended its side is still there; each is twice as long."""
 
 _REQUEST: Final = re.compile(r"[A-Z]{3,20} \S+ HTTP/[0-9]")
-_SENTENCE: Final = b"this port speaks newline-delimited JSON, not HTTP\n"
+_SENTENCE: Final = b"this port expects newline-delimited JSON, not HTTP\n"
 _ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
@@ -42,10 +42,13 @@ class PendingLineProtocol(PendingProtocol[LineServer]):
         self.request_admission()
 
     def plain_text_received(self) -> None:
-        self._start_lines().terminate(CloseCode.PROTOCOL_ERROR, "this port speaks TLS")
+        self._start_lines().terminate(CloseCode.PROTOCOL_ERROR, "this port requires TLS")
 
-    def handshake_timed_out(self) -> None:  # its check has not begun
-        self.reject(AuthenticationUnavailable())
+    def handshake_timed_out(self) -> None:
+        if self._connection.is_paused:  # its check has not begun
+            self.reject(AuthenticationUnavailable())
+        else:
+            self._connection.abort(reset=True)
 
     def reject(self, error: HubError) -> None:
         note_refusal(self._server.gateway, error)
@@ -95,7 +98,7 @@ class LineProtocol(SessionProtocol[LineServer]):
         elif self._decoder is not None:
             self._check_message(self._decoder)
 
-    def _check_message(self, decoder: Decoder) -> None:
+    def _check_message(self, decoder: MessageDecoder) -> None:
         timeout = self._server.limits.message_timeout
         age = 0.0 if self._connection.is_paused else self._server.loop.now - decoder.started
         if age < timeout:
@@ -131,7 +134,7 @@ class LineProtocol(SessionProtocol[LineServer]):
 
     def data_received(self, data: bytes) -> None:
         if self._is_new and data.startswith(_TLS):
-            self.terminate_for(ProtocolFault(CloseCode.PROTOCOL_ERROR, "this port does not speak TLS"))
+            self.terminate_for(ProtocolFault(CloseCode.PROTOCOL_ERROR, "this port does not use TLS"))
             return
         had_decoder = self._decoder is not None
         super().data_received(data)
@@ -142,17 +145,17 @@ class LineProtocol(SessionProtocol[LineServer]):
         is_first, self._is_new = self._is_new, False
         if is_first and isinstance(message.data, str) and _REQUEST.match(message.data):
             # A page in a browser can send one too, with commands in its body: nothing more is read.
-            self._server.gateway.note("protocol-fault", "a client broke the protocol: it speaks HTTP")
+            self._server.gateway.note("protocol-fault", "a client broke the protocol: it sent an HTTP request")
             self._end_session()
             self._connection.write_last(_ANSWER)
             self._connection.finish(LINGER)
         else:
             super().message_received(message)
 
-    def acquire_decoder(self) -> Decoder:
+    def acquire_decoder(self) -> MessageDecoder:
         return LineDecoder(self._server.limits.max_message)
 
 
 def _is_done(session: Session) -> bool:
-    """Whether nothing more will be sent to this client unless it asks."""
+    """Whether nothing more will be sent to this client unless it sends a command."""
     return not (session.subscriptions or session.commands or session.is_waiting or session.control_queue)

@@ -10,6 +10,7 @@ from typing import Final
 from ...exceptions import HubError
 from .._refusal import close_item
 from .._sockets.limits import StreamLimits
+from .._sockets.options import is_tcp
 from .._sockets.server import Server
 from .lines import LineWire
 
@@ -30,7 +31,8 @@ class LineServer(Server):
     wire: Final = LineWire()
 
     def configure(self, sock: socket.socket) -> None:
-        configure_liveness(sock, self.limits.silence_timeout)
+        if is_tcp(sock):  # the peer of a Unix socket cannot vanish without its end being reported
+            configure_liveness(sock, self.limits.silence_timeout)
 
     def encode_refusal(self, error: HubError) -> bytes:
         return self.encode_close(error.close_code, error.public_message)

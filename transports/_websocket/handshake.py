@@ -22,6 +22,7 @@ from .deflate import Agreement, negotiate
 from .http11 import Exchange, RequestError
 
 VERSION: Final = "13"
+_SUPPORTED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +54,26 @@ def check_upgrade(request: Request, http_version: str, *, compresses: bool) -> U
     headers = request.headers
     is_upgrade = "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
     if request.method != "GET" and (is_upgrade or request.method != "HEAD"):
-        raise RequestError(
-            HTTPStatus.METHOD_NOT_ALLOWED, "the method of a WebSocket handshake must be GET", [("Allow", "GET")]
-        )
+        message = "the method of a WebSocket handshake must be GET"
+        raise RequestError(message, HTTPStatus.METHOD_NOT_ALLOWED, [("Allow", "GET")])
     if not is_upgrade:
-        raise RequestError(
-            HTTPStatus.UPGRADE_REQUIRED,
-            "this path serves WebSockets: connect with Upgrade: websocket",
-            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
-        )
+        message = "this path serves WebSockets: connect with Upgrade: websocket"
+        raise RequestError(message, HTTPStatus.UPGRADE_REQUIRED, _SUPPORTED)
     if http_version != "1.1":
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket handshake must be HTTP/1.1")
+        raise RequestError("a WebSocket handshake must be HTTP/1.1")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        raise RequestError(HTTPStatus.BAD_REQUEST, "a WebSocket handshake must have no body")
+        raise RequestError("a WebSocket handshake must have no body")
     if (version := headers.get("sec-websocket-version")) != VERSION:
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED,
-            f"Sec-WebSocket-Version must be {VERSION}",
-            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
-        )
+        status = HTTPStatus.BAD_REQUEST if version is None else HTTPStatus.UPGRADE_REQUIRED
+        raise RequestError(f"Sec-WebSocket-Version must be {VERSION}", status, _SUPPORTED)
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
-        raise RequestError(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
+        raise RequestError("Sec-WebSocket-Key must be 16 bytes in base64")
     offered = tuple(_split(headers.get("sec-websocket-protocol", "")))
     chosen = choose_format(offered)
     if chosen is None:
         supported = ", ".join(SUBPROTOCOLS)
-        raise RequestError(HTTPStatus.BAD_REQUEST, f"none of the subprotocols is supported; offer {supported}, or none")
+        raise RequestError(f"none of the subprotocols is supported; offer {supported}, or none")
     offers = headers.get("sec-websocket-extensions", "")
     return Upgrade(key, offered, chosen, negotiate(offers) if compresses else None)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...contracts import Peer
 from ...protocol import CloseCode
-from .._sockets import decoder as base
 from .._sockets.connection import LINGER, OPEN, Connection
-from .._sockets.decoder import Message, ProtocolFault
+from .._sockets.decoder import Message, MessageDecoder, ProtocolFault
 from .._sockets.session import SessionProtocol
 from .frames import Close, Decoder, FrameWire, Ping, encode_close, encode_ping, encode_pong
 from .server import WebSocketServer
@@ -19,11 +17,11 @@ _PING: Final = encode_ping()
 class WebSocketProtocol(SessionProtocol[WebSocketServer]):
     """Runs over a connection once its upgrade was accepted."""
 
-    __slots__ = ("_controls", "_pongs", "_wire")
+    __slots__ = ("_controls", "_pongs", "wire")
 
     def __init__(self, server: WebSocketServer, connection: Connection, wire: FrameWire) -> None:
         super().__init__(server, connection)
-        self._wire = wire
+        self.wire = wire
         self._controls = 0
         """Pings and pongs since the last deadline."""
         self._pongs = b""
@@ -35,10 +33,17 @@ class WebSocketProtocol(SessionProtocol[WebSocketServer]):
         self._connection.set_deadline(self._server.limits.ping_interval)
         self._connection.write(answer)
 
-    def start(self, peer: Peer, trailing: bytes) -> None:
-        self.start_session(self._wire, peer, trailing)
+    def keep_headers(self, size: int) -> None:
+        """The hub keeps `size` bytes of headers until there is a token."""
+        if self._session is not None:
+            self._server.headers_kept(self._session, size)
 
     # --- ending
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._server.session_ended(self._session)
+        super()._end_session()
 
     def encode_close(self, code: int, reason: str) -> bytes:
         return encode_close(code, reason)
@@ -74,9 +79,9 @@ class WebSocketProtocol(SessionProtocol[WebSocketServer]):
     # --- reading
 
     def acquire_decoder(self) -> Decoder:
-        return self._server.acquire_decoder(self._wire.is_compressed)
+        return self._server.acquire_decoder(self.wire.is_compressed)
 
-    def release_decoder(self, decoder: base.Decoder) -> None:
+    def release_decoder(self, decoder: MessageDecoder) -> None:
         assert isinstance(decoder, Decoder)
         self._server.release_decoder(decoder)
 

@@ -6,8 +6,9 @@ from http import HTTPStatus
 from typing import Final
 
 from ...contracts import Handshake, Peer
-from ...exceptions import AuthenticationUnavailable, HubDraining, HubError, OriginNotAllowed
+from ...exceptions import AuthenticationUnavailable, HubError, OriginNotAllowed
 from ...http import RETRY_SOON, Request, Response
+from .._faults import note_respond_fault
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
 from .._refusal import note_refusal
@@ -15,7 +16,7 @@ from .._sockets.connection import OPEN, Connection
 from .._sockets.pending import PendingProtocol
 from .event_stream import EventStreamProtocol
 from .handshake import Upgrade, accept, check_upgrade
-from .http11 import MAX_HEAD, Exchange, RequestError
+from .http11 import Exchange, RequestError
 from .protocol import WebSocketProtocol
 from .server import WebSocketServer, error_answer
 
@@ -23,25 +24,22 @@ LINGER: Final = 1.0
 """Seconds that the peer has to close its side once it has the answer; to read it, it has the `close_timeout`."""
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of all requests that are not answered yet: as many as may be pending could hold ten times as much in bodies."""
+ALWAYS_HELD: Final = 16 * 1024
+"""Bytes that a request may hold even then: with nothing but ordinary headers it is never refused because of others."""
 _METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
-_TOO_LARGE: Final = frozenset(
-    {
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.REQUEST_URI_TOO_LONG,
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    }
-)
 
 
 class HTTPProtocol(PendingProtocol[WebSocketServer]):
     """Serves one request. If that becomes a WebSocket or a stream of events, another protocol replaces it."""
 
-    __slots__ = ("_awaited", "_exchange", "_held", "_upgrade")
+    __slots__ = ("_awaited", "_early", "_exchange", "_held", "_upgrade")
 
     def __init__(self, server: WebSocketServer, connection: Connection, client: str | None) -> None:
         super().__init__(server, connection, client)
-        self._exchange = Exchange()
+        self._exchange = Exchange(server.limits.max_head)
         self._held = 0
+        self._early = b""
+        """What came after the request while the hub is asked about it."""
         self._upgrade: Upgrade | None = None
         """Set once the request is known to be a valid handshake."""
         self._awaited: Request | None = None
@@ -52,9 +50,14 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
     def data_received(self, data: bytes) -> None:
         self._held += len(data)
         self._server.held += len(data)
+        if self._upgrade is not None or self._awaited is not None:
+            # Read only to learn of a peer that leaves; the rest waits in the kernel until its protocol is known.
+            self._early += data
+            self._connection.pause_reading()
+            return
         try:
-            if self._server.held > MAX_HELD and self._held > MAX_HEAD:
-                raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are in progress", [RETRY_SOON])
+            if self._server.held > MAX_HELD and self._held > ALWAYS_HELD:
+                raise RequestError("too many requests are in progress", HTTPStatus.SERVICE_UNAVAILABLE, [RETRY_SOON])
             request = self._exchange.receive(data)
             if request is not None:
                 self._request_received(request)
@@ -84,7 +87,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
 
     def plain_text_received(self) -> None:
-        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port speaks TLS: the URL begins with https or wss\n"))
+        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port requires TLS: the URL begins with https or wss\n"))
+
+    def connection_lost(self) -> None:
+        super().connection_lost()
+        self._server.cancel_check(self._answer_from_hub)
 
     def end_sent(self) -> None:
         self._connection.set_deadline(LINGER)
@@ -97,7 +104,6 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
     # --- requests
 
     def _request_received(self, request: Request) -> None:
-        self._connection.pause_reading()  # what follows waits in the kernel until its protocol is known
         if request.path == self._server.path:
             self._begin_upgrade(request)
         elif self._is_for_hub(request):
@@ -105,18 +111,19 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
         elif request.method not in _METHODS:
             allowed = ", ".join(_METHODS)
             message = f"the method is {request.method}; this port allows {allowed}"
-            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, message, [("Allow", allowed)])
+            raise RequestError(message, HTTPStatus.METHOD_NOT_ALLOWED, [("Allow", allowed)])
         else:
             self._respond(request)
 
     def _respond(self, request: Request) -> None:
+        respond = self._server.respond
+        response = None
         try:
-            response = self._server.respond(request)
-            if response is None:
+            if respond is None or (response := respond(request)) is None:
                 response = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
             answer = self._exchange.answer(response)
         except Exception as error:  # noqa: BLE001  # the application's function, or an invalid header of its answer
-            self._server.fault("respond-fault", error)
+            note_respond_fault(self._server.gateway, error, respond, request, response)
             answer = Exchange().answer(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n"))
         self._send_last(answer)
 
@@ -167,16 +174,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             connection.fail(error)
 
     def _begin_events(self, request: Request, stream: EventStream) -> None:
-        server = self._server
-        if server.gateway.is_draining:  # since the check began
-            self._answer(self._endpoints.refuse(request, HubDraining()))
-        elif server.is_full:
-            self._answer(self._endpoints.refuse(request, server.full_error()))
-        else:
-            head = self._exchange.begin_stream(stream.content_type, stream.headers)
-            protocol = EventStreamProtocol(server, self._connection)
-            self.hand_over(protocol)
-            protocol.start(head, stream)
+        if error := self._server.find_refusal():  # since the check began
+            self._answer(self._endpoints.refuse(request, error))
+            return
+        head = self._exchange.begin_stream(stream.content_type, stream.headers)
+        protocol = EventStreamProtocol(self._server, self._connection)
+        self.hand_over(protocol)
+        protocol.start(head, stream)
 
     # --- upgrades
 
@@ -191,10 +195,13 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             subprotocols=self._upgrade.offered,
             client=self.client,
         )
-        if server.origins.admits(headers, is_secure=server.is_secure):
-            self.request_admission()
-        else:
-            self.reject(OriginNotAllowed())
+        try:
+            server.origins.check(headers, is_secure=server.is_secure)
+        except OriginNotAllowed as error:
+            self.reject(error)
+            return
+        self._handshake = server.origins.without_session(self._handshake, is_secure=server.is_secure)
+        self.request_admission()
 
     def reject(self, error: HubError) -> None:
         note_refusal(self._server.gateway, error)
@@ -205,7 +212,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             self._answer(error_answer(error))
 
     def peer_admitted(self, peer: Peer) -> None:
-        self._accept_upgrade().start(peer, self._exchange.trailing)
+        size = self._held
+        protocol = self._accept_upgrade()
+        protocol.start_session(protocol.wire, peer, self._exchange.trailing + self._early)
+        if peer.identity is None:
+            protocol.keep_headers(size)
 
     def _accept_upgrade(self) -> WebSocketProtocol:
         """Send the answer after which frames follow, and hand over to their protocol."""
@@ -218,7 +229,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
 
 
 def _counter(error: RequestError) -> str:
-    """The counter of a request that is not served."""
-    if error.response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return "refused-crowded"
-    return "refused-size" if error.response.status in _TOO_LARGE else "refused-request"
+    """The counter of a request that is refused."""
+    match error.response.status:
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return "refused-crowded"
+        case 413 | 414 | 431:
+            return "refused-size"
+        case _:
+            return "refused-request"

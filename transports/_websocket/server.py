@@ -7,8 +7,9 @@ from typing import Final
 import anyio.abc
 
 from ...contracts import Gateway
+from ...core.session import Session
 from ...exceptions import HubError
-from ...http import Request, Respond, Response
+from ...http import Respond, Response
 from .._http.endpoints import Endpoints
 from .._origins import Origins
 from .._refusal import refusal_headers
@@ -52,15 +53,26 @@ class WebSocketServer(Server):
         self.compression = compression
         self.held = 0
         """Bytes of the requests that are not answered yet."""
-        self._respond = respond
+        self.respond = respond
+        self._headers: dict[Session, int] = {}
+        """Bytes of the headers that the hub keeps for sessions without a token, for the check of their first one."""
         self._wires: dict[tuple[str, int | None], FrameWire] = {}
         self._decoders: list[Decoder] = []
 
+    def headers_kept(self, session: Session, size: int) -> None:
+        """The hub keeps `size` bytes of headers until the session has an identity, or has ended."""
+        self._headers[session] = size
+
+    def buffered(self) -> int:
+        for session in [session for session in self._headers if session.identity is not None or session.is_closed]:
+            del self._headers[session]
+        return super().buffered() + sum(self._headers.values())
+
+    def session_ended(self, session: Session) -> None:
+        self._headers.pop(session, None)
+
     def encode_refusal(self, error: HubError) -> bytes:
         return Exchange().answer(error_answer(error))
-
-    def respond(self, request: Request) -> Response | None:
-        return None if self._respond is None else self._respond(request)
 
     def find_wire(self, upgrade: Upgrade) -> FrameWire:
         """The one wire of all clients with the same format and compression, so that they share frames."""

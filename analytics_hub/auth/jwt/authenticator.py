@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from ...contracts import Handshake
+from ...contracts import ANONYMOUS, Handshake, cheap
 from ...exceptions import AuthenticationError, TokenFault
 from ...identity import Identity
 from .claims import Claims
@@ -41,6 +41,8 @@ TOKEN_DETAILS: Final[frozenset[str]] = frozenset(get_args(Detail))
 """Every `detail` of an `AuthenticationError` of `JWTAuthenticator`: few, so that each can have a counter."""
 
 Fault: TypeAlias = tuple[TokenFault, Detail]
+_GENUINE: Final = frozenset({"not-yet-valid", "issued-in-future", "expired"})
+"""Details of tokens that were, or will be, valid here."""
 _CLAIMS: Final = msgspec.json.Decoder(Claims)
 
 
@@ -51,13 +53,14 @@ class JWTAuthenticator:
     `crypto`). `key` may be a list of keys, tried in order, so that keys can be replaced without refusing valid tokens,
     or a `JWKS`: the keys of an identity provider. A token must have `sub` and `exp`. If `issuer` or `audience`, one or
     several, are given, a token must match them; a token for an audience is refused where none is configured (RFC 7519
-    §4.1.3). `leeway`, at most 30 s, allows for clocks that differ; a session lasts that much longer than `exp`.
+    §4.1.3). `leeway`, at most 30 s, allows for clocks that differ; a session lasts that much longer than `exp`. With
+    `anonymous`, a peer that sends no token has the identity of `analytics_hub.anonymous`; a bad token is still refused.
 
     Every fault becomes `AuthenticationError`; its `detail`, one of `TOKEN_DETAILS`, is for counters. With a `JWKS` the
     result is an awaitable where a key must be fetched first; `KeySetError` is raised while there are no keys.
     """
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "algorithms")
+    __slots__ = ("_admits_anonymous", "_audience", "_clock", "_issuer", "_keys", "_leeway", "algorithms")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class JWTAuthenticator:
         issuer: str | Collection[str] | None = None,
         audience: str | Collection[str] | None = None,
         leeway: float = 0.0,
+        anonymous: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not 0 <= leeway <= MAX_LEEWAY:  # also refuses NaN
@@ -80,12 +84,16 @@ class JWTAuthenticator:
         self._issuer = _names(issuer)
         self._audience = _names(audience)
         self._leeway = leeway
+        self._admits_anonymous = anonymous
         self._clock = clock
 
     def __repr__(self) -> str:
         return f"JWTAuthenticator({self._keys!r}, algorithms={self.algorithms!r}, leeway={self._leeway!r})"
 
+    @cheap
     def __call__(self, handshake: Handshake) -> Identity | Awaitable[Identity]:
+        if self._admits_anonymous and handshake.token is None:
+            return ANONYMOUS
         token = self._read(handshake.token)
         if not isinstance(token, CompactToken):
             raise AuthenticationError(*token)
@@ -105,7 +113,8 @@ class JWTAuthenticator:
         result = self._identify(token, keys)
         if isinstance(result, Identity):
             return result
-        raise AuthenticationError(*result)
+        fault, detail = result
+        raise AuthenticationError(fault, detail, is_genuine=detail in _GENUINE)
 
     def _read(self, text: str | None) -> CompactToken | Fault:
         if not text:

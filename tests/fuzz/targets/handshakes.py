@@ -11,9 +11,10 @@ import h11
 from hypothesis import strategies as st
 
 from analytics_hub.http import MAX_BODY, Request
+from analytics_hub.transports._sockets.limits import MAX_HEAD
 from analytics_hub.transports._websocket.deflate import negotiate
 from analytics_hub.transports._websocket.handshake import Upgrade, accept, check_upgrade
-from analytics_hub.transports._websocket.http11 import MAX_HEAD, MAX_HEADERS, Exchange, RequestError
+from analytics_hub.transports._websocket.http11 import MAX_HEADERS, Exchange, RequestError
 
 from ..strategies import prefixed
 from ..target import Target, cut
@@ -215,7 +216,7 @@ HEAD: Final = Target(
             _UPGRADE % (b"Origin: https://hub\r\nSec-WebSocket-Protocol: analytics-hub.v1.json, bearer.ey.J\r\n", b""),
             _UPGRADE % (b"Sec-WebSocket-Extensions: %b\r\nCookie: a=b\r\nCookie: c=d\r\n" % _OFFERS[3], b""),
             _UPGRADE % (b"X-Long: " + b"y" * 300 + b"\r\n" + b"A: b\r\n" * 30, b""),
-            (_UPGRADE % (b"X-Long: " + b"y" * 8000 + b"\r\nX-Longer: " + b"z" * 8000, b"\r\n"))[:MAX_HEAD],
+            (_UPGRADE % (b"X-Long: " + b"y" * 16_000 + b"\r\nX-Longer: " + b"z" * 16_000, b"\r\n"))[:MAX_HEAD],
             b"GET /events?channels=alerts&token=ey.J HTTP/1.0\r\n\r\n",
             b"GET http://hub:7999/events?x HTTP/1.1\r\nHost: hub:7999\r\nAccept: text/event-stream\r\n\r\n",
             b"POST /publish HTTP/1.1\r\nHost: hub\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",

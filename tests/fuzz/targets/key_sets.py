@@ -58,7 +58,7 @@ class _Stream:
 
 
 class _Source(Source):
-    """A source whose server sends `data`."""
+    """A source with a server that sends `data`."""
 
     def __init__(self, how: int, data: bytes) -> None:
         super().__init__("https://login.example.com/keys")

@@ -7,6 +7,8 @@ from http.client import HTTPConnection
 from typing import Any, Final, cast
 
 from analytics_hub.client.publisher import HubPublisher
+from analytics_hub.client.requests import HubRequests
+from analytics_hub.client.target import Address
 from analytics_hub.contracts import Receipt
 from analytics_hub.exceptions import HubError
 
@@ -34,17 +36,24 @@ class _Publisher(HubPublisher):
     """A publisher that gets the same answer to every request."""
 
     def __init__(self, answer: bytes) -> None:
-        super().__init__("http://hub:7999", "token", attempts=2, sleep=self._wait, jitter=lambda: 0.5)
-        self._given = answer
+        # A path that may be that of the mount or of the WebSocket, so that another mount is tried.
+        url = "http://hub:7999/live"
+        super().__init__(url, "token", attempts=2, sleep=self._wait, jitter=lambda: 0.5)
+        self._requests = _Requests(Address.parse(url), "token", timeout=1.0)
+        self._requests.given = answer
 
     @staticmethod
     def _wait(seconds: float) -> None:
         assert 0 <= seconds <= LONGEST_WAIT, seconds
 
-    def _connection(self) -> HTTPConnection:
+
+class _Requests(HubRequests):
+    given: bytes
+
+    def _connection(self, target: object) -> HTTPConnection:
         connection = HTTPConnection("hub")
         connection.connect = lambda: None  # type: ignore[method-assign]
-        connection.sock = cast("Any", _Wire(self._given))
+        connection.sock = cast("Any", _Wire(self.given))
         return connection
 
 

@@ -14,14 +14,14 @@ from analytics_hub.client.backoff import RetryDecision
 from analytics_hub.client.exceptions import ConnectionClosed, ConnectionLost, HandshakeRefused, NotAHub
 from analytics_hub.client.protocol import ClientProtocol
 from analytics_hub.client.subscription_state import Options
-from analytics_hub.client.target import Target as Address
+from analytics_hub.client.target import Address
 from analytics_hub.client.websocket import MAX_MESSAGE, MAX_UNSENT, WebSocket
 from analytics_hub.protocol.formats import SUBPROTOCOLS
 
 from ..target import Target, cut, run
 from .items import HELLO, check_ending, check_feed
 
-_ADDRESS: Final = Address.parse("ws://hub:7999")
+_ADDRESS: Final = Address.parse("ws://hub:7999").sockets[0]
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(rb"Sec-WebSocket-Key: (\S+)")
 PROOF: Final = b"{proof}"

@@ -59,7 +59,7 @@ def _check_round_trip(positions: dict[str, tuple[str, int]]) -> None:
 
 
 def check_positions(data: bytes) -> None:
-    """Lines: channel, number, epoch. A cursor keeps the epoch of any journal, or says that the position is lost."""
+    """Lines: channel, number, epoch. A cursor keeps the epoch of any journal, or marks the position as lost."""
     positions: dict[str, tuple[str, int]] = {}
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         name, _, rest = line.partition(" ")

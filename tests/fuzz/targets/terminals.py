@@ -13,7 +13,7 @@ from analytics_hub.cli.publish import MAX_BYTES, MAX_ITEMS, MAX_LINE, LinePublis
 from analytics_hub.cli.rows import as_json, gap_row, row
 from analytics_hub.client.decoding import JSON_CODEC
 from analytics_hub.client.publisher import Outcome
-from analytics_hub.client.target import Target as Address
+from analytics_hub.client.target import Address
 from analytics_hub.client.values import Gap, Item
 from analytics_hub.contracts import Receipt
 from analytics_hub.exceptions import InvalidItem
@@ -90,12 +90,13 @@ def check_url(data: bytes) -> None:
     except ValueError as error:
         assert len(str(error)) <= 200
         return
-    assert 0 < address.port < 65_536
-    assert address.host
-    assert address.host.isascii()
-    assert address.resource.startswith("/"), address.resource
-    assert address.authority.isascii()
-    assert not set(" \r\n\t\0") & set(address.authority + address.resource), address
+    for place in (*address.sockets, *address.mounts):
+        assert 0 < place.port < 65_536
+        assert place.host
+        assert place.host.isascii()
+        assert place.resource.startswith("/"), place.resource
+        assert place.authority.isascii()
+        assert not set(" \r\n\t\0") & set(place.authority + place.resource), place
     if address.token and len(address.token) > 8 and text.count(address.token) == 1:
         assert address.token not in repr(address)
 

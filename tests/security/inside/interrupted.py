@@ -60,7 +60,7 @@ class Interrupter:
 
 async def application() -> None:
     """The program of the README, with a client that connects, is served, and leaves."""
-    with suppress(RuntimeError):  # on asyncio, whose debug mode logs each turn that a busy machine has prolonged
+    with suppress(RuntimeError):  # on asyncio: its debug mode logs each turn that a busy machine has prolonged
         asyncio.get_running_loop().slow_callback_duration = 60.0
     hub = Hub([Channel("events"), Channel("durable", mode="durable")], authenticate=anonymous, grace=0.05)
     async with hub, anyio.create_task_group() as tasks:

@@ -48,7 +48,7 @@ class ReentrantTransport(FakeTransport):
 
 
 class World:
-    """A hub whose transports, journal and hook call it, up to `calls_left` times."""
+    """A hub with transports, a journal and a hook that call it, up to `calls_left` times."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)

@@ -88,7 +88,7 @@ async def forget_members(hub: Hub, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_d17_the_memory_of_100000_channels_returns() -> None:
+async def test_d17_the_memory_of_100000_channels_is_released() -> None:
     """Ten times as many as may exist at a time, each published to once, some with a subscriber."""
     clock = ManualClock()
     channels = [Channel("once:*"), Channel("latest", mode="latest"), Channel("durable", mode="durable", keep_items=1)]

@@ -1,16 +1,18 @@
-"""C06: the time of day may jump, and time may stand still. Only the expiry of tokens and timestamps follow."""
+"""C06: the time of day may jump, and time may stand still. Only the expiry of tokens and timestamps follow.
+
+That they do: `tests/conformance/test_authentication.py`.
+"""
 
 from __future__ import annotations
 
 import pytest
 from anyio.lowlevel import checkpoint
 
-from analytics_hub import Handshake, Hub, Identity, Tuning, anonymous
+from analytics_hub import Handshake, Hub, Tuning, anonymous
 from analytics_hub.testing import ManualClock
 from analytics_hub.transports import websocket
-from analytics_hub.transports.memory import subscribe
 
-from ...hub.rig import FakeTransport, plug_in, read, running
+from ...hub.rig import FakeTransport, plug_in, running
 from ...transports.peer import PING, PONG, TEXT, Peer, Received, serving
 
 pytestmark = pytest.mark.anyio
@@ -83,28 +85,6 @@ async def test_c06_nothing_happens_while_time_stands_still() -> None:
 
         assert '"seq":101,' in transport.text
         assert hub.statistics().channels["events"].ledger.dropped == 0
-
-
-async def test_c06_tokens_and_timestamps_follow() -> None:
-    clock = ManualClock()
-    brief = Identity(id="brief", expires=clock.wall() + 2 * HOUR)
-    async with running(clock=clock, wall_clock=clock.wall) as hub:
-        clock.attach(hub)
-        async with subscribe(hub, "events", identity=brief) as client:
-            for shift, hour in ((-HOUR, 0), (HOUR, 1), (HOUR, 2)):
-                hub.publish("events", hour)
-                clock.advance(1.0)
-                (item,) = await read(client, lambda item: item["type"] == "events")
-                assert int(item["timestamp"][11:13]) == (clock.wall() % 86_400) // HOUR
-                assert client.close_code is None
-                clock.shift_wall(shift)
-                await turns(hub)
-            clock.shift_wall(HOUR)
-            clock.advance(21.0)  # it is checked with each heartbeat
-            async for _ in client:
-                pass
-
-            assert (client.close_code, client.close_reason) == (4401, "expired token")
 
 
 async def test_c06_the_keepalive_of_a_socket_does_not_follow_the_time_of_day() -> None:

@@ -33,12 +33,12 @@ async def ended(transports: Sequence[FakeTransport]) -> None:
         await transport.until(lambda: transport.ended is not None)  # noqa: B023 - awaited at once
 
 
-async def test_c09_a_shutdown_within_a_write() -> None:
+async def test_c09_a_shutdown_within_a_write_ends_every_session_once() -> None:
     """The rest of the flush is written, then all sessions end."""
     async with anyio.create_task_group() as tasks, running() as hub:
 
         def write(frame: bytes) -> None:
-            if b'"last words"' in frame and not hub.is_draining:
+            if b'"last item"' in frame and not hub.is_draining:
                 tasks.start_soon(hub.shutdown)
                 tasks.start_soon(hub.shutdown)
 
@@ -46,11 +46,11 @@ async def test_c09_a_shutdown_within_a_write() -> None:
         for transport in transports:
             plug_in(hub, transport, "events", identity=READER)
         await hub.publish_confirmed("durable", None)
-        hub.publish("events", "last words")
+        hub.publish("events", "last item")
         await ended(transports)
 
         assert {transport.ended for transport in transports} == {RESTARTS}
-        assert all(transport.text.count("last words") == 1 for transport in transports)
+        assert all(transport.text.count("last item") == 1 for transport in transports)
         assert is_empty(hub)
 
 
@@ -65,7 +65,7 @@ class LastJournal(MemoryJournal):
         return oldest
 
 
-async def test_c09_a_shutdown_in_the_journal() -> None:
+async def test_c09_a_shutdown_in_the_journal_ends_within_the_grace() -> None:
     """It waits for itself, and not for longer than the grace."""
     journal = LastJournal()
     async with running(journal=journal) as hub, subscribe(hub, "durable", identity=READER) as client:
@@ -81,7 +81,7 @@ async def test_c09_a_shutdown_in_the_journal() -> None:
         assert is_empty(hub)
 
 
-async def test_c09_a_shutdown_in_authorize_while_others_wait_for_it() -> None:
+async def test_c09_a_shutdown_in_authorize_ends_sessions_that_wait_for_it() -> None:
     opened = anyio.Event()
 
     async def authorize(identity: Identity, *question: str) -> bool:
@@ -106,7 +106,7 @@ async def test_c09_a_shutdown_in_authorize_while_others_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize("serve", [websocket.serve, tcp.serve], ids=["websocket", "tcp"])
-async def test_c09_a_shutdown_during_handshakes(serve: Any) -> None:
+async def test_c09_a_shutdown_during_handshakes_closes_all_connections(serve: Any) -> None:
     """Silent, half sent, being checked: `serve` ends, and each of them is closed."""
     asked = anyio.Event()
 
@@ -140,7 +140,7 @@ async def test_c09_a_shutdown_during_handshakes(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("number", range(6))
-async def test_c09_a_shutdown_while_the_hub_is_exited(number: int) -> None:
+async def test_c09_a_shutdown_while_the_hub_is_exited_ends_sessions_once(number: int) -> None:
     """`shutdown` at the same time as the end of `async with`, some turns of the event loop apart."""
 
     async def shut_down() -> None:

@@ -78,7 +78,7 @@ async def test_c07_a_socket_that_floods_is_read_in_turn() -> None:
 
 @pytest.fixture
 def number(request: pytest.FixtureRequest) -> int:
-    """The loops differ in whose turn it is, and not in the number of writes, so only one of them has 10,000."""
+    """Only one event loop has 10,000, because the loops differ in the order of turns and not in the writes."""
     return 10_000 if request.node.callspec.id == "asyncio" else 6_000
 
 

@@ -94,9 +94,12 @@ async def fail_if_bad(handshake: Handshake, fault: Callable[[], Any]) -> Any:
     return Identity(id="good")
 
 
-@each_fault
+@pytest.mark.parametrize("fault", [run_out_of_memory, exhaust_the_stack, hang])
 async def test_c04_a_failing_authenticate_refuses_one_client(fault: Callable[[], Any]) -> None:
-    """On the memory transport, as a first message, on WebSockets, HTTP, TCP and ASGI."""
+    """On the memory transport, as a first message, on WebSockets, HTTP, TCP and ASGI.
+
+    Other faults: `tests/access/test_authentication.py`.
+    """
     async with running(tuning=SHORT, authenticate=lambda handshake: fail_if_bad(handshake, fault)) as hub:
         reader = plug_in(hub, FakeTransport(), "events", identity=READER)
         with pytest.raises(HubError, match="tokens cannot be checked now"):

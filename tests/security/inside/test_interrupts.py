@@ -14,7 +14,7 @@ from ...project.layout import ROOT
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")  # noqa: PTH112
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_c10_ctrl_c_at_any_moment(backend: str) -> None:
+def test_c10_ctrl_c_at_any_moment_ends_a_program_cleanly(backend: str) -> None:
     """With all warnings of Python and asyncio enabled, each of them an error."""
     ran = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-m", f"{__package__}.interrupted", backend],

@@ -87,7 +87,7 @@ class FailingJournal(MemoryJournal):
 
 
 class World:
-    """A hub around whose engine memory runs short: in transports, wires, the journal and `authenticate`."""
+    """A hub that runs short of memory outside its engine: in transports, wires, the journal and `authenticate`."""
 
     def __init__(self, seed: int) -> None:
         self.shortage = Shortage(seed)
