@@ -24,7 +24,7 @@ ALLOWED_HEADERS: Final = "authorization, content-type, last-event-id"
 """The headers that pages may set."""
 
 EVERY_SITE: Final = "every-site"
-"""In place of a list of origins, for a hub whose data is public."""
+"""In place of a list of origins, for a hub with public data alone."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = re.compile(
