@@ -141,28 +141,13 @@ class Reader:
         self.dropped += count
         self.is_plain = False
 
-    def count_final_loss(self) -> int:
-        """Before the subscription ends: count what it has lost; returns how much of it is abandoned instead.
-
-        In a log that conflates, a loss above an item that the client never gets is not reported: a client that resumes
-        after it would miss that item.
-        """
+    def count_final_loss(self) -> None:
+        """Before the subscription ends: count what it has lost, in every mode."""
         lost = self.lost
-        if not self.log.conflates:
-            if lost:
-                self.drop(lost)
-            return 0
-        abandoned = 0
-        if self.carry:
-            reported = tuple(gap for gap in self.gaps if gap.last < self.carry[0].seq)
-            abandoned = sum(gap.last - gap.first + 1 for gap in self.gaps[len(reported) :])
-            self.gaps = reported
+        if lost and self.log.conflates:
+            self._add_losses(self.log.after(self.position))
         elif lost:
-            last = min(self.log.floor, self.log.after(self.position)[0].seq - 1)
-            abandoned = lost - (last - self.position)
-            if last > self.position:
-                self.drop(last - self.position)
-        return abandoned
+            self.drop(lost)
 
     def _add_losses(self, live: Sequence[Entry]) -> None:
         """In a log that conflates: what is not live up to its floor is lost, and stands between what is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from ..exceptions import HubError, InvalidChannel, PermissionDenied, UnknownChannel
@@ -160,8 +159,7 @@ class Subscriptions:
         reader = detached.readers.pop(name)
         reader.put_back()
         ledger = session.subscriptions.pop(name).ledger(reader).close()
-        if abandoned := reader.count_final_loss():
-            ledger = replace(ledger, dropped=ledger.dropped - abandoned, abandoned=ledger.abandoned + abandoned)
+        reader.count_final_loss()
         while reader.gaps:
             gaps.append(reader.report_gap(detached.held_by, self._current_time.stamp()).data)
         self._close_account(session, reader.log, ledger)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from ..hub import Hub
-from ..protocol.items import check_key, check_mode, encode_data, find_key, find_type
+from ..protocol.items import check_key, check_mode, find_key, find_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,8 @@ class PublishedItem(NamedTuple):
 class Published:
     """What was published, by any thread and over HTTP, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Callable[[object], bytes]) -> None:
+        self._encode = encode
         self.items: list[PublishedItem] = []
 
     def on(self, channel: str) -> list[PublishedItem]:
@@ -48,7 +49,7 @@ class Published:
 
         `data` is compared as subscribers see it: a dataclass equals the dict that they receive.
         """
-        expected = data if data is _ANY else _decoded(data)
+        expected = data if data is _ANY else msgspec.json.decode(self._encode(data))
         found = [
             item
             for item in self.on(channel)
@@ -73,7 +74,7 @@ class Published:
 @contextmanager
 def record(hub: Hub) -> Iterator[Published]:
     """Record what is published to `hub`. Where the hub does not run, that is no error, and nothing is sent."""
-    published = Published()
+    published = Published(hub._encoder.encode)
     recorder = _Recorder(hub, published)
     gateway: Any = hub.gateway
     places: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
@@ -116,7 +117,7 @@ class _Recorder:
 
     def delete(self, channel: str, key: str) -> None:
         self._hub.gateway.declaration(channel)
-        item = PublishedItem(channel, None, key=check_key(key), is_deleted=True)
+        item = PublishedItem(channel, None, key=check_key(key, self._hub._encoder), is_deleted=True)
         if self._hub.is_open or self._is_nested:
             self._delete(channel, key)
         self._items.append(item)
@@ -134,13 +135,14 @@ class _Recorder:
         return receipt
 
     def _make(self, channel: str, data: object, type: str | None, key: str | None) -> PublishedItem:
+        encoder = self._hub._encoder
+        body = encoder.encode(data)
         declared = self._hub.gateway.declaration(channel)
         item = PublishedItem(
-            channel, _decoded(data), find_type(declared, data, type), find_key(declared, data, key, encode_data(data))
+            channel,
+            msgspec.json.decode(body),
+            find_type(declared, data, type),
+            find_key(declared, data, key, body, encoder),
         )
         check_mode(declared, channel, item.key)
         return item
-
-
-def _decoded(data: object) -> Any:
-    return msgspec.json.decode(encode_data(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 from typing import Any, cast
 
 import anyio
@@ -12,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from analytics_hub import Identity
 from analytics_hub.transports._http.commands import ListeningTransport
-from analytics_hub.transports.asgi import HubApp
+from analytics_hub.transports.asgi import HubApp, WithLifespan
 
 from ..hub.rig import HANG
 from ..transports.asgi_peer import Message, bearer, http_scope, scope_for
@@ -232,3 +233,30 @@ async def test_a_lifespan() -> None:
             await sweeper.sweep()
 
     assert number > 6
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")])
+@pytest.mark.parametrize("once", [False, True])
+async def test_the_first_request_of_a_server_without_a_lifespan(once: bool) -> None:
+    """It starts the lifespan for all requests, so that goes on without it."""
+
+    async def ask() -> Peer:
+        peer = Peer({"type": "http.request", "body": b""})
+        await app(request_scope("GET", "/healthz"), peer.receive, peer.send)
+        return peer
+
+    sweeper = Sweeper()
+    for number in count(1):
+        hub = patient_hub()
+        app = WithLifespan(HubApp(hub))
+        was_reached = await cancelled_at(number, ask, once=once)
+        with anyio.fail_after(HANG):
+            assert (await ask()).has_sent("200")
+            assert hub.is_open
+            assert app._lifespan is not None
+            await app._lifespan._end()
+        await sweeper.sweep()
+        if not was_reached:
+            break
+
+    assert number > 3

@@ -40,6 +40,7 @@ SWEPT: Final[dict[str, Callable[..., Any]]] = {
     "Subscription.__aenter__": test_client.test_subscribing_and_reading,
     "Subscription.__aexit__": test_client.test_subscribing_and_reading,
     "Subscription.__anext__": test_client.test_subscribing_and_reading,
+    "WithLifespan.__call__": test_asgi.test_the_first_request_of_a_server_without_a_lifespan,
     "connect": test_hub.test_a_connection,
     "serve": test_sockets.test_websocket,
     "shutdown_hub": test_hub.test_the_shutdown_of_the_hub_of_the_process,

@@ -241,9 +241,10 @@ class Stream:
             assert first > self.seen and count == last - first + 1, (fields, self.seen)
             assert last <= self.history.forgotten, f"{self.name}: {fields}, but all deletions are remembered"
             self.gaps.append(range(first, last + 1))
-            newest = self.history.newest()
-            for skipped in self.history.items[self.seen : first - 1]:
-                self._check_skipped(skipped, newest)
+            if self.end is None:  # else it may stand above items that are abandoned
+                newest = self.history.newest()
+                for skipped in self.history.items[self.seen : first - 1]:
+                    self._check_skipped(skipped, newest)
         else:
             assert first == self.seen + 1 and count == last - first + 1, (fields, self.seen)
             if is_durable:

@@ -123,7 +123,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def serve(connection: Connection, folder: str, channel: str) -> None:
     """Enter a hub, report how often it warns, and leave when told to."""
-    setattr(siblings, "gettempdir", lambda: folder)  # noqa: B010 - the type checkers forbid the plain form
+    setattr(siblings, "gettempdir", lambda: folder)  # noqa: B010 - it is no name that the module exports
     warnings: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
