@@ -17,10 +17,10 @@ pytestmark = pytest.mark.anyio
 
 PADDING = "x" * 1000
 """Makes an item so large that a client that does not read is noticed after some dozens of them."""
-NARROW = Tuning(interval=0.001, rate=None, buffer_items=8)
+NARROW = Tuning(interval=0.001, rate=None, buffer_items=8, burst_items=64)
 
 CHANNELS = (
-    Channel("events", keep_items=64),
+    Channel("events"),
     Channel("table", mode="table", key="lp"),
     Channel("latest", mode="latest"),
     Channel("durable", mode="durable", keep_items=16),
