@@ -76,12 +76,11 @@ class Origins:
         return origin in self._allowed or _is_ours(origin, headers.get("host", ""), is_secure=is_secure)
 
     def share(self, headers: Mapping[str, str]) -> Headers:
-        """The headers of an answer by which the page may read it, if its origin is `allowed`."""
+        """The headers of an answer by which the page may read it, if its origin is `allowed`. It varies by `Origin`."""
         text = headers.get("origin")
         if text is None or parse_origin(text) not in self._allowed:
-            return (("Vary", "Origin"),)
+            return ()
         return (
-            ("Vary", "Origin"),
             ("Access-Control-Allow-Origin", text),
             ("Access-Control-Allow-Credentials", "true"),
         )

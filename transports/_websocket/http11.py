@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from ...http import MAX_BODY, Headers, Request, Response
+from ...http import MAX_BODY, Headers, Request, Response, text_response
 
 # nginx allows 4 x 8 KiB by default, h11 16 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
 MAX_HEAD: Final = 16 * 1024
@@ -37,7 +37,7 @@ class RequestError(Exception):
 
     def __init__(self, message: str, status: int = HTTPStatus.BAD_REQUEST, headers: Headers = ()) -> None:
         super().__init__(message)
-        self.response = Response(status, f"{message}\n".encode(), headers=headers)
+        self.response = text_response(status, message, headers)
 
 
 @dataclass(slots=True)
