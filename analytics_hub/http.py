@@ -60,6 +60,7 @@ MAX_BODY: Final = 144 * 1024
 """Maximum bytes in the body of a request: the largest item that any tuning allows, 128 KiB, and its envelope."""
 
 NO_STORE: Final = ("Cache-Control", "no-store")
+"""In every answer of the hub: caches may keep a 404 or a 405 that has no such header (RFC 9110 §15.1)."""
 NO_SNIFF: Final = ("X-Content-Type-Options", "nosniff")
 RETRY_SOON: Final = ("Retry-After", "1")
 
@@ -87,11 +88,16 @@ def route(path: str, methods: Mapping[str, Handler]) -> Respond:
         if request.path != path:
             return None
         if (handler := handlers.get(request.method)) is None:
-            message = f"the method is {request.method}; {path} allows {allowed}\n"
-            return Response(HTTPStatus.METHOD_NOT_ALLOWED, message.encode(), headers=(("Allow", allowed),))
+            message = f"the method is {request.method}; {path} allows {allowed}"
+            return text_response(HTTPStatus.METHOD_NOT_ALLOWED, message, [("Allow", allowed)])
         return handler(request)
 
     return respond
+
+
+def text_response(status: int, message: str, headers: Headers = ()) -> Response:
+    """A line of text for people, with headers against caching and content sniffing."""
+    return Response(status, f"{message}\n".encode(), headers=(NO_STORE, NO_SNIFF, *headers))
 
 
 def json_response(status: int, value: object, headers: Headers = ()) -> Response:

@@ -119,14 +119,13 @@ class Origins:
         return replace(handshake, headers=headers, scope=None)
 
     def share(self, headers: Mapping[str, str]) -> Headers:
-        """The headers of an answer by which the page may read it, if its origin is `allowed`."""
+        """The headers of an answer by which the page may read it, if its origin is `allowed`. It varies by `Origin`."""
         text = headers.get("origin")
         if self._is_open:
             return (("Vary", "Origin"), ("Access-Control-Allow-Origin", "*"))
         if text is None or parse_origin(text) not in self._allowed:
-            return (("Vary", "Origin"),)
+            return ()
         return (
-            ("Vary", "Origin"),
             ("Access-Control-Allow-Origin", text),
             ("Access-Control-Allow-Credentials", "true"),
         )

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..contracts import Gateway
 from ..exceptions import HubError
-from ..http import Headers, Response, error_response
+from ..http import Headers, Response, error_response, text_response
 from ..protocol import Timestamps, control_item
 
 _TIMESTAMPS: Final = Timestamps()
@@ -27,6 +27,11 @@ def refusal_headers(error: HubError) -> Headers:
 def refusal_response(error: HubError) -> Response:
     """The HTTP answer to a request that is refused with `error`."""
     return error_response(error.http_status, error.http_code, error.public_message, refusal_headers(error))
+
+
+def refusal_text(error: HubError) -> Response:
+    """The HTTP answer to a WebSocket handshake that is refused with `error`: a line of text."""
+    return text_response(error.http_status, error.public_message, refusal_headers(error))
 
 
 def note_refusal(gateway: Gateway, error: HubError) -> None:

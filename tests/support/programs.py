@@ -11,6 +11,7 @@ import pytest
 DEBIAN_PACKAGES = {
     "cc": "gcc libc6-dev",
     "chromium": "chromium",
+    "nginx": "nginx",
     "node": "nodejs npm",
     "redis-server": "redis-server",
 }

@@ -236,7 +236,7 @@ async def test_a_stream_keeps_nothing_of_its_request() -> None:
         assert (await server.read())["status"] == 200
         await read_until(server, "$subscribed")
 
-        assert not [each for each in gc.get_objects() if isinstance(each, Request) and len(each.body) == 100_000]
+        assert not [each for each in gc.get_objects() if type(each) is Request and len(each.body) == 100_000]
 
 
 async def test_a_query_may_have_more_channels_than_a_session() -> None:

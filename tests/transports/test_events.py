@@ -74,7 +74,7 @@ async def test_the_headers_of_a_stream_prevent_caching_and_buffering() -> None:
         answer = await reader.next("$subscribed")
 
         assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert client.headers["cache-control"] == "no-store"
+        assert client.headers["cache-control"] == "no-store, no-transform"
         assert client.headers["x-accel-buffering"] == "no"
         assert not {"content-length", "transfer-encoding"} & set(client.headers)
         assert client.retry is not None

@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from ...exceptions import HubError, HubNotRunning
-from ...http import RETRY_SOON, Request, Response
+from ...http import RETRY_SOON, Request, Response, text_response
 from .._faults import note_respond_fault
 from .._http.commands import Gate
 from .._http.endpoints import Endpoints
@@ -23,6 +23,7 @@ from .scope import (
     Receive,
     Scope,
     Send,
+    encode_head,
     encode_headers,
     find_client,
     find_path,
@@ -35,10 +36,10 @@ MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of the bodies of all requests that are not answered yet."""
 SMALL_BODY: Final = 16 * 1024
 """Bytes of a body that is read even when that limit is reached."""
-_CRASHED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
-_NOT_FOUND: Final = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
-_CROWDED: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests are in progress\n", headers=[RETRY_SOON])
-_TIMEOUT: Final = Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n")
+_CRASHED: Final = text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
+_NOT_FOUND: Final = text_response(HTTPStatus.NOT_FOUND, "nothing is served at this path")
+_CROWDED: Final = text_response(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are in progress", [RETRY_SOON])
+_TIMEOUT: Final = text_response(HTTPStatus.REQUEST_TIMEOUT, "the request took too long")
 
 
 class EventClient(Client):
@@ -166,20 +167,13 @@ async def _answer(app: AppState, endpoints: Endpoints, request: Request, scope: 
 
 async def _respond(app: AppState, endpoints: Endpoints, response: Response, send: Send, *, has_body: bool) -> None:
     try:
-        headers = _encode_head(response)
+        headers = encode_head(response)
     except ValueError as error:  # a header of the application
         note_respond_fault(app.gateway, error, endpoints.respond)
         response = _CRASHED
-        headers = _encode_head(response)
+        headers = encode_head(response)
     await send({"type": "http.response.start", "status": int(response.status), "headers": headers})
     await send({"type": "http.response.body", "body": response.body if has_body else b""})
-
-
-def _encode_head(response: Response) -> list[tuple[bytes, bytes]]:
-    headers = [*response.headers]
-    if response.status != HTTPStatus.NO_CONTENT:  # where headers about content are not allowed (RFC 9110 §8.6)
-        headers += [("content-type", response.content_type), ("content-length", str(len(response.body)))]
-    return encode_headers(headers)
 
 
 async def _serve_events(app: AppState, stream: EventStream, receive: Receive, send: Send) -> None:

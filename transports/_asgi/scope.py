@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
+from ...http import Response
 from ...protocol.credentials import strip_query
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -64,6 +66,14 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, byte
         if not _BREAKS.isdisjoint(name + value):
             raise ValueError("a header contains a line break")
     return encoded
+
+
+def encode_head(response: Response) -> list[tuple[bytes, bytes]]:
+    """The headers of `response`. Raises as `encode_headers` does."""
+    headers = [*response.headers]
+    if response.status != HTTPStatus.NO_CONTENT:  # where headers about content are not allowed (RFC 9110 §8.6)
+        headers += [("content-type", response.content_type), ("content-length", str(len(response.body)))]
+    return encode_headers(headers)
 
 
 def find_client(scope: Scope) -> str | None:

@@ -10,11 +10,11 @@ from anyio.lowlevel import checkpoint
 from ...contracts import Handshake, Peer
 from ...exceptions import AuthenticationUnavailable, HubError, InvalidHandshake, PathNotFound
 from ...protocol.formats import SUBPROTOCOLS, Format, choose_format
-from .._refusal import note_refusal, refusal_headers
+from .._refusal import note_refusal, refusal_text
 from .app_state import AppState
 from .client import WebSocketClient
 from .messages import WIRES
-from .scope import Receive, Scope, Send, encode_headers, find_client, is_secure, pop_query, read_headers
+from .scope import Receive, Scope, Send, encode_head, find_client, is_secure, pop_query, read_headers
 
 
 async def serve_websocket(app: AppState, scope: Scope, receive: Receive, send: Send, *, is_found: bool) -> None:
@@ -134,15 +134,10 @@ class _Opening:
             await send({"type": "websocket.accept", "subprotocol": self._subprotocol})
             await send(close)
         elif "websocket.http.response" in (self._scope.get("extensions") or ()):
-            body = f"{error.public_message}\n".encode()
-            headers = [
-                ("content-type", "text/plain; charset=utf-8"),
-                ("content-length", str(len(body))),
-                *refusal_headers(error),
-            ]
-            start = {"type": "websocket.http.response.start", "status": int(error.http_status)}
-            await send({**start, "headers": encode_headers(headers)})
-            await send({"type": "websocket.http.response.body", "body": body})
+            answer = refusal_text(error)
+            start = {"type": "websocket.http.response.start", "status": int(answer.status)}
+            await send({**start, "headers": encode_head(answer)})
+            await send({"type": "websocket.http.response.body", "body": answer.body})
         else:
             await send(close)  # the server turns it into a 403
 

@@ -42,6 +42,9 @@ _METHODS: Final = {
     "/asyncapi.json": ("GET", "HEAD"),
     _HEALTH: ("GET", "HEAD"),
 }
+_VARIES: Final = "Origin, Sec-Fetch-Site, Authorization, Cookie"
+_VARY: Final = {_HEALTH: "Origin", "/events": f"{_VARIES}, Accept, Last-Event-ID"}
+"""The headers that an answer depends on, for caches that a rule of their operator makes ignore `no-store`."""
 _NEW_WORK: Final = frozenset({"/publish", "/ticket"})
 """Besides streams: what an overloaded hub refuses."""
 _PUBLISH_TIMEOUT: Final = error_response(
@@ -202,5 +205,6 @@ class Endpoints:
         return Response(HTTPStatus.NO_CONTENT, headers=preflight(request.headers, _METHODS[request.path]))
 
     def _share(self, request: Request, answer: AnswerT) -> AnswerT:
-        """Let the page that sent the request read the answer, if it is of an allowed origin."""
-        return replace(answer, headers=[*answer.headers, *self._origins.share(request.headers)])
+        """Name what the answer depends on, and let a page of an allowed origin that sent the request read it."""
+        vary = ("Vary", _VARY.get(request.path, _VARIES))
+        return replace(answer, headers=[*answer.headers, vary, *self._origins.share(request.headers)])

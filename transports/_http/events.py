@@ -18,7 +18,7 @@ from ...channels import clip, shorten
 from ...contracts import Gateway, Peer, Transport
 from ...core.session import Session
 from ...exceptions import HubError
-from ...http import NO_SNIFF, NO_STORE, Headers, Request, Response, error_response
+from ...http import NO_SNIFF, Headers, Request, Response, error_response
 from ...protocol import Position, Selection
 from .commands import MAX_COMMANDS
 from .cursor import decode_cursor
@@ -27,7 +27,11 @@ from .sse import CONTENT_TYPE, WIRE, greet, say_goodbye
 UNREADABLE: Final = Position("unknown", 0)
 """The position for an invalid cursor: no channel has this epoch, so each reports a gap that cannot be counted."""
 _TEMPORARY: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
-_HEADERS: Final = (NO_STORE, NO_SNIFF, ("X-Accel-Buffering", "no"))  # or nginx would keep batches back
+_HEADERS: Final = (
+    ("Cache-Control", "no-store, no-transform"),  # a proxy that compresses would keep events back until they are many
+    NO_SNIFF,
+    ("X-Accel-Buffering", "no"),  # nginx would keep batches back
+)
 
 
 class InvalidQuery(ValueError):

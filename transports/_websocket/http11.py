@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from ...http import MAX_BODY, Headers, Request, Response
+from ...http import MAX_BODY, Headers, Request, Response, text_response
 from .._sockets.limits import MAX_HEAD
 
 # nginx allows 4 x 8 KiB by default, uvicorn 64 KiB while incomplete, `websockets` 8 KiB a line and 128 headers.
@@ -35,7 +35,7 @@ class RequestError(Exception):
 
     def __init__(self, message: str, status: int = HTTPStatus.BAD_REQUEST, headers: Headers = ()) -> None:
         super().__init__(message)
-        self.response = Response(status, f"{message}\n".encode(), headers=headers)
+        self.response = text_response(status, message, headers)
 
 
 @dataclass(slots=True)

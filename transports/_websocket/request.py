@@ -7,18 +7,18 @@ from typing import Final
 
 from ...contracts import Handshake, Peer
 from ...exceptions import AuthenticationUnavailable, HubError, OriginNotAllowed
-from ...http import RETRY_SOON, Request, Response
+from ...http import RETRY_SOON, Request, Response, text_response
 from .._faults import note_respond_fault
 from .._http.endpoints import Endpoints
 from .._http.events import EventStream
-from .._refusal import note_refusal
+from .._refusal import note_refusal, refusal_text
 from .._sockets.connection import OPEN, Connection
 from .._sockets.pending import PendingProtocol
 from .event_stream import EventStreamProtocol
 from .handshake import Upgrade, accept, check_upgrade
 from .http11 import Exchange, RequestError
 from .protocol import WebSocketProtocol
-from .server import WebSocketServer, error_answer
+from .server import WebSocketServer
 
 LINGER: Final = 1.0
 """Seconds that the peer has to close its side once it has the answer; to read it, it has the `close_timeout`."""
@@ -84,10 +84,10 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
         elif self._exchange.is_empty:
             self._connection.abort(reset=True)
         else:
-            self._answer(Response(HTTPStatus.REQUEST_TIMEOUT, b"the request took too long\n"))
+            self._answer(text_response(HTTPStatus.REQUEST_TIMEOUT, "the request took too long"))
 
     def plain_text_received(self) -> None:
-        self._answer(Response(HTTPStatus.BAD_REQUEST, b"this port requires TLS: the URL begins with https or wss\n"))
+        self._answer(text_response(HTTPStatus.BAD_REQUEST, "this port requires TLS: the URL begins with https or wss"))
 
     def connection_lost(self) -> None:
         super().connection_lost()
@@ -120,11 +120,11 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
         response = None
         try:
             if respond is None or (response := respond(request)) is None:
-                response = Response(HTTPStatus.NOT_FOUND, b"nothing is served at this path\n")
+                response = text_response(HTTPStatus.NOT_FOUND, "nothing is served at this path")
             answer = self._exchange.answer(response)
         except Exception as error:  # noqa: BLE001  # the application's function, or an invalid header of its answer
             note_respond_fault(self._server.gateway, error, respond, request, response)
-            answer = Exchange().answer(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n"))
+            answer = Exchange().answer(text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error"))
         self._send_last(answer)
 
     def _answer(self, response: Response) -> None:
@@ -209,7 +209,7 @@ class HTTPProtocol(PendingProtocol[WebSocketServer]):
             # A browser hides the status of a failed handshake from the page, but not a close code.
             self._accept_upgrade().terminate(error.close_code, error.public_message)
         else:
-            self._answer(error_answer(error))
+            self._answer(refusal_text(error))
 
     def peer_admitted(self, peer: Peer) -> None:
         size = self._held

@@ -9,10 +9,10 @@ import anyio.abc
 from ...contracts import Gateway
 from ...core.session import Session
 from ...exceptions import HubError
-from ...http import Respond, Response
+from ...http import Respond
 from .._http.endpoints import Endpoints
 from .._origins import Origins
-from .._refusal import refusal_headers
+from .._refusal import refusal_text
 from .._sockets.limits import Limits
 from .._sockets.loop import SelectorLoop
 from .._sockets.server import ProtocolFactory, Server
@@ -72,7 +72,7 @@ class WebSocketServer(Server):
         self._headers.pop(session, None)
 
     def encode_refusal(self, error: HubError) -> bytes:
-        return Exchange().answer(error_answer(error))
+        return Exchange().answer(refusal_text(error))
 
     def find_wire(self, upgrade: Upgrade) -> FrameWire:
         """The one wire of all clients with the same format and compression, so that they share frames."""
@@ -96,8 +96,3 @@ class WebSocketServer(Server):
         """Take back a decoder that is idle."""
         if len(self._decoders) < SPARE_DECODERS:
             self._decoders.append(decoder)
-
-
-def error_answer(error: HubError) -> Response:
-    """The answer to a peer that is refused, in plain text."""
-    return Response(error.http_status, f"{error.public_message}\n".encode(), headers=refusal_headers(error))
