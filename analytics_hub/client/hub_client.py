@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ..background import BackgroundTask
 from ..exceptions import HubError
 from ..protocol import Position
 from ..protocol.formats import JSON, MSGPACK
@@ -97,7 +96,7 @@ class HubClient:
         self._is_entered = False
         self._is_closed = False
         self._error: HubError | None = None
-        self._task: BackgroundTask
+        self._tasks: TaskGroup | None = None
 
     @property
     def state(self) -> State:
@@ -113,22 +112,33 @@ class HubClient:
             raise ClientClosed("a HubClient can be entered only once; create a new one")
         self._is_entered = True
         token = await self._tokens.get()
-        self._task = BackgroundTask(partial(self._run, token), ended=lambda: None)
-        self._task.start()
+        tasks = self._tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        tasks.start_soon(self._run, token)
         try:
             await self._has_started.wait()
             if self._error is not None:
                 await checkpoint_if_cancelled()  # a cancellation may have ended the client first
                 raise self._error
-        except BaseException:
-            await self._task.stop()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._task.stop()
+    ) -> bool | None:
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
+        if isinstance(exc, anyio.get_cancelled_exc_class()):
+            return await self._tasks.__aexit__(exc_type, exc, traceback)
+        # An exception of the application must not leave in the exception group of an internal task group.
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        except anyio.get_cancelled_exc_class():
+            if exc is None:
+                raise
+        return None
 
     # --- for applications
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -193,26 +192,6 @@ async def test_changed_roles_apply_to_the_open_connection() -> None:
             await client.refresh()
             with pytest.raises(PermissionDenied, match="the server ended the subscription: forbidden"):
                 await anext(items)
-
-
-async def test_the_task_that_leaves_a_client_need_not_be_the_one_that_entered_it(anyio_backend_name: str) -> None:
-    """As in fixtures of pytest-asyncio and unittest; Trio demands that it is the same."""
-    async with serving() as server:
-        client = server.client()
-        if anyio_backend_name == "asyncio":
-            await asyncio.create_task(client.__aenter__())
-        else:
-            await client.__aenter__()
-        async with client.subscribe("events") as items:
-            server.hub.publish("events", 1)
-            assert await read(items, 1) == [1]
-        if anyio_backend_name == "asyncio":
-            await asyncio.create_task(client.__aexit__(None, None, None))
-        else:
-            await client.__aexit__(None, None, None)
-
-        assert client.state == "closed"
-        await server.until_empty()
 
 
 async def test_a_cancelled_reader_loses_nothing() -> None:
